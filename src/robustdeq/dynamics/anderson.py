@@ -1,0 +1,101 @@
+"""Anderson acceleration, type II, in the difference form of Walker and Ni (2011)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .solver import Map, Solver, SolverState, check_count, check_number, newest
+
+
+@dataclass(frozen=True)
+class AndersonState(SolverState):
+    """dz, dg: (B, M, D) differences of the newest iterates and of their residuals, oldest first."""
+
+    dz: Tensor | None = None
+    dg: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Anderson(Solver):
+    """Least squares over the newest residuals g = f(z) - z.
+
+    gamma = argmin ||g - dG gamma||;  z <- z + mixing g - (dZ + mixing dG) gamma.
+
+    memory: how many residual differences are kept.
+    ridge: Tikhonov term on the columns of dG, which are scaled to unit length first. None: 10 machine epsilons.
+    mixing: step along the residual, in (0, 1].
+    A sample whose small system is singular takes a plain mixing step instead.
+    """
+
+    name: ClassVar[str] = "anderson"
+    memory: int = 5
+    ridge: float | None = None
+    mixing: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_count("Anderson", "memory", self.memory)
+        check_number("Anderson", "mixing", self.mixing, 0, 1, low_open=True)
+        if self.ridge is not None:
+            check_number("Anderson", "ridge", self.ridge, 0)
+
+    def init(self, z: Tensor) -> AndersonState:
+        z = super().init(z).z
+        empty = z.new_zeros(z.shape[0], 0, z.shape[1])
+        return AndersonState(z, dz=empty, dg=empty)
+
+    def step(self, f: Map, state: AndersonState) -> AndersonState:
+        z = state.z
+        f_z = f(z)
+        g = f_z - z
+        dz, dg = state.dz, state.dg
+        if state.z_prev is not None:
+            dz = newest(dz, z - state.z_prev, self.memory)
+            dg = newest(dg, g - (state.f_prev - state.z_prev), self.memory)
+        moved = z + self.mixing * g
+        if dg.shape[1]:
+            gamma = self._coefficients(dg, g)
+            moved = moved - torch.einsum("bm,bmd->bd", gamma, dz + self.mixing * dg)
+        return AndersonState(moved, state.t + 1, z, f_z, dz, dg)
+
+    def transposed_inverse(self, state: AndersonState, w: Tensor) -> Tensor:
+        """B = -mixing I + (dZ + mixing dG) (dG^T dG)^-1 dG^T, transposed (the ridge included)."""
+        out = -self.mixing * w
+        if state.dg.shape[1]:
+            columns = state.dz + self.mixing * state.dg
+            small = torch.einsum("bmd,bd->bm", columns, w)
+            gram, scale, usable = self._gram(state.dg)
+            solved = _solve(gram, torch.where(usable, scale * small, 0.0))
+            out = out + torch.einsum("bmd,bm->bd", state.dg, (scale * solved).to(w.dtype))
+        return out
+
+    def _coefficients(self, dg: Tensor, g: Tensor) -> Tensor:
+        """gamma (B, M); zero where the system is singular or not finite."""
+        gram, scale, usable = self._gram(dg)
+        right = scale * torch.einsum("bmd,bd->bm", dg, g)
+        return (scale * _solve(gram, torch.where(usable, right, 0.0))).to(g.dtype)
+
+    def _gram(self, dg: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gram matrix of the unit columns plus the ridge, the columns' scales, and which samples can use it (B, 1).
+
+        Columns shrink by orders of magnitude as a solve converges; unit columns keep the system well scaled. An unusable
+        matrix is replaced by the identity before anything is solved, so that no gradient passes through a singular one.
+        """
+        work = torch.promote_types(dg.dtype, torch.float32)
+        norm = dg.norm(dim=2).to(work)
+        scale = torch.where(norm > 0, 1 / torch.where(norm > 0, norm, 1.0), 0.0)
+        unit = dg.to(work) * scale.unsqueeze(2)
+        eye = torch.eye(dg.shape[1], dtype=work, device=dg.device)
+        ridge = 10 * torch.finfo(work).eps if self.ridge is None else self.ridge
+        gram = unit @ unit.mT + ridge * eye + torch.diag_embed((norm == 0).to(work))
+        info = torch.linalg.cholesky_ex(gram.detach()).info
+        usable = (info == 0) & gram.detach().isfinite().all(dim=(1, 2))
+        return torch.where(usable[:, None, None], gram, eye), scale, usable[:, None]
+
+
+def _solve(gram: Tensor, right: Tensor) -> Tensor:
+    factor = torch.linalg.cholesky_ex(gram).L
+    return torch.cholesky_solve(right.unsqueeze(2), factor).squeeze(2)

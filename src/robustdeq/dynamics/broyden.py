@@ -1,0 +1,71 @@
+"""Broyden's "good" method in inverse form with limited memory (SPEC: P23 sec. 2, MDEQ)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .solver import Map, Solver, SolverState, check_count, newest
+
+
+@dataclass(frozen=True)
+class BroydenState(SolverState):
+    """u, v: (B, M, D); the estimate of the inverse Jacobian of g is B = -I + sum_i u_i v_i^T."""
+
+    u: Tensor | None = None
+    v: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Broyden(Solver):
+    """z <- z - B g(z), B ~ (J_g)^-1 updated by one secant pair a step.
+
+    memory: how many columns are kept; the oldest is dropped *before* an update, so the newest secant equation always
+    holds. A degenerate denominator adds a zero column for that sample.
+    """
+
+    name: ClassVar[str] = "broyden"
+    memory: int = 16
+
+    def __post_init__(self) -> None:
+        check_count("Broyden", "memory", self.memory)
+
+    def init(self, z: Tensor) -> BroydenState:
+        z = super().init(z).z
+        empty = z.new_zeros(z.shape[0], 0, z.shape[1])
+        return BroydenState(z, u=empty, v=empty)
+
+    def step(self, f: Map, state: BroydenState) -> BroydenState:
+        z = state.z
+        f_z = f(z)
+        g = f_z - z
+        u, v = state.u, state.v
+        if state.z_prev is not None:
+            u, v = self._update(u, v, z - state.z_prev, g - (state.f_prev - state.z_prev))
+        return BroydenState(z - _apply(u, v, g), state.t + 1, z, f_z, u, v)
+
+    def transposed_inverse(self, state: BroydenState, w: Tensor) -> Tensor:
+        return _apply(state.v, state.u, w)
+
+    def _update(self, u: Tensor, v: Tensor, s: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
+        keep = slice(max(0, u.shape[1] - self.memory + 1), None)
+        u, v = u[:, keep], v[:, keep]
+        v_new = _apply(v, u, s)
+        denominator = (v_new * dg).sum(dim=1, keepdim=True)
+        with torch.no_grad():
+            scale = v_new.norm(dim=1, keepdim=True) * dg.norm(dim=1, keepdim=True)
+            usable = denominator.abs() > torch.finfo(s.dtype).eps * scale
+        u_new = (s - _apply(u, v, dg)) / torch.where(usable, denominator, 1.0)
+        u = newest(u, torch.where(usable, u_new, 0.0), self.memory)
+        v = newest(v, torch.where(usable, v_new, 0.0), self.memory)
+        return u, v
+
+
+def _apply(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    """(-I + sum_i u_i v_i^T) w. u, v: (B, M, D); w: (B, D). With u and v exchanged it is the transpose."""
+    if not u.shape[1]:
+        return -w
+    return torch.einsum("bmd,bm->bd", u, torch.einsum("bmd,bd->bm", v, w)) - w

@@ -1,0 +1,144 @@
+"""The only loop of a solve: steps, tolerance, per-sample status, regulators, observers, resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .solver import Map, Solver, SolverState, check_count, check_number, residual
+from .trajectory import Status, Trajectory
+
+Regulator = Callable[[SolverState], Map | None]
+"""Called between two steps with the state; returns the map of the next steps, or None to keep the present one."""
+
+Observer = Callable[[SolverState], None]
+"""Called after every step with the new state; must not change it."""
+
+
+def drive(
+    solver: Solver,
+    f: Map,
+    start: Tensor | SolverState | Trajectory,
+    steps: int,
+    *,
+    tolerance: float | None = None,
+    record: bool = False,
+    regulate: Regulator | None = None,
+    observers: Sequence[Observer] = (),
+    divergence: float = 1e4,
+    throw: bool = False,
+) -> Trajectory:
+    """Take up to ``steps`` solver steps from ``start``.
+
+    start: z^[0] (B, D); or a ``SolverState``; or a ``Trajectory`` to resume, whose record is continued.
+    tolerance: relative residual at which a sample stops. A sample that converged, diverged or is not finite keeps its
+        state from then on, whatever the others do. None: every sample takes every step, and nothing synchronises with
+        the host.
+    record: keep every z^[t], residual and status. Without it and without a tolerance only the final state is returned.
+    divergence: a sample has diverged when ||g(z^[t])|| exceeds this many times ||z^[0]|| + ||f(z^[0])||.
+    throw: raise ``SolveError`` when a sample diverged or is not finite.
+    """
+    check_count("drive", "steps", steps, 0)
+    if tolerance is not None:
+        check_number("drive", "tolerance", tolerance, 0)
+    check_number("drive", "divergence", divergence, 1, low_open=True)
+    if throw and not (record or tolerance is not None):
+        raise ValueError("drive: throw=True needs a monitored solve; pass record=True or a tolerance.")
+
+    state = _state(solver, start)
+    monitor = _Monitor.of(start, state, tolerance, divergence) if record or tolerance is not None else None
+    states = list(start.states) if isinstance(start, Trajectory) else []
+    for taken in range(steps):
+        if monitor is not None and tolerance is not None and monitor.all_stopped():
+            break
+        state_next = solver.step(f, state)
+        if monitor is not None:
+            monitor.watch(state, state_next)
+            state_next = monitor.hold(state, state_next)
+        state = state_next
+        if record:
+            states.append(state.z)
+        for observer in observers:
+            observer(state)
+        if regulate is not None and taken + 1 < steps:
+            f = regulate(state) or f
+    if monitor is None:
+        return Trajectory(state)
+    trajectory = monitor.report(state, tuple(states))
+    if throw:
+        trajectory.check()
+    return trajectory
+
+
+def _state(solver: Solver, start: Tensor | SolverState | Trajectory) -> SolverState:
+    if isinstance(start, Trajectory):
+        return start.state
+    return start if isinstance(start, SolverState) else solver.init(start)
+
+
+@dataclass
+class _Monitor:
+    """Per-sample bookkeeping of one solve; nothing here carries a graph or mixes samples."""
+
+    tolerance: float | None
+    divergence: float
+    status: Tensor
+    evaluations: Tensor
+    residuals: list[Tensor]
+    best: Tensor
+    best_residual: Tensor
+    scale: Tensor | None
+
+    @classmethod
+    def of(cls, start, state: SolverState, tolerance: float | None, divergence: float) -> _Monitor:
+        if isinstance(start, Trajectory) and start.status is not None:
+            return cls(
+                tolerance, divergence, start.status, start.evaluations, list(start.residuals), start.best,
+                start.best_residual, start.scale,
+            )  # fmt: skip
+        z = state.z.detach()
+        status = torch.full((len(z),), int(Status.BUDGET_SPENT), device=z.device)
+        infinite = torch.full((len(z),), torch.inf, dtype=z.dtype, device=z.device)
+        return cls(tolerance, divergence, status, torch.zeros_like(status), [], z, infinite, None)
+
+    @torch.no_grad()
+    def watch(self, old: SolverState, new: SolverState) -> None:
+        """Judge the state the step started from."""
+        z, f_z = old.z.detach(), new.f_prev.detach()
+        running = self.status == Status.BUDGET_SPENT
+        self.evaluations = self.evaluations + running
+        r = residual(f_z, z)
+        self.residuals.append(r)
+        better = r < self.best_residual
+        self.best = torch.where(better[:, None], z, self.best)
+        self.best_residual = torch.where(better, r, self.best_residual)
+        if self.scale is None:
+            self.scale = z.norm(dim=1) + f_z.norm(dim=1)
+
+        diverged = (f_z - z).norm(dim=1) > self.divergence * (self.scale + 1e-9)
+        finite = f_z.isfinite().all(dim=1) & new.z.detach().isfinite().all(dim=1)
+        found = torch.where(diverged, int(Status.DIVERGED), self.status)
+        found = torch.where(finite, found, int(Status.NON_FINITE))
+        if self.tolerance is not None:
+            found = torch.where(r <= self.tolerance, int(Status.CONVERGED), found)
+        self.status = torch.where(running, found, self.status)
+
+    def hold(self, old: SolverState, new: SolverState) -> SolverState:
+        """With a tolerance, a stopped sample stays where it was judged."""
+        if self.tolerance is None:
+            return new
+        running = (self.status == Status.BUDGET_SPENT)[:, None]
+        return replace(new, z=torch.where(running, new.z, old.z))
+
+    def all_stopped(self) -> bool:
+        return not bool((self.status == Status.BUDGET_SPENT).any())
+
+    def report(self, state: SolverState, states: tuple[Tensor, ...]) -> Trajectory:
+        size = len(self.status)
+        residuals = torch.stack(self.residuals) if self.residuals else self.best_residual.new_zeros(0, size)
+        return Trajectory(
+            state, states, residuals, self.status, self.evaluations, self.best, self.best_residual, self.scale
+        )

@@ -1,0 +1,30 @@
+"""Damped fixed-point iteration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from .solver import Map, Solver, SolverState, check_number
+
+
+@dataclass(frozen=True)
+class Picard(Solver):
+    """z <- (1 - a) z + a f(z), with a = ``damping`` in (0, 1]; a = 1 is the undamped iteration."""
+
+    name: ClassVar[str] = "picard"
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("Picard", "damping", self.damping, 0, 1, low_open=True)
+
+    def step(self, f: Map, state: SolverState) -> SolverState:
+        z = state.z
+        f_z = f(z)
+        moved = f_z if self.damping == 1 else z + self.damping * (f_z - z)
+        return SolverState(moved, state.t + 1, z, f_z)
+
+    def transposed_inverse(self, state: SolverState, w: Tensor) -> Tensor:
+        return -self.damping * w

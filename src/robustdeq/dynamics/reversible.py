@@ -1,0 +1,48 @@
+"""The reversible two-step iteration of McCallum, Arora and Foster (2025, arXiv 2509.12917)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .solver import Map, Solver, SolverState, check_number
+
+
+@dataclass(frozen=True)
+class Reversible(Solver):
+    """z^[t+1] = (1 - b) z^[t-1] + b f(z^[t]), with z^[-1] = z^[0] and b = ``mixing`` in (0, 1).
+
+    It runs backwards, so its unrolled gradient needs memory that does not grow with the number of steps. Rounding grows
+    like (1 - b)^-N on the way back; ``max_steps`` says how far a dtype can be trusted.
+    """
+
+    name: ClassVar[str] = "reversible"
+    mixing: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_number("Reversible", "mixing", self.mixing, 0, 1, low_open=True, high_open=True)
+
+    def step(self, f: Map, state: SolverState) -> SolverState:
+        z = state.z
+        before = z if state.z_prev is None else state.z_prev
+        f_z = f(z)
+        return SolverState((1 - self.mixing) * before + self.mixing * f_z, state.t + 1, z, f_z)
+
+    def reverse_step(self, f: Map, state: SolverState) -> SolverState:
+        """Undo one step: from (z^[t], z^[t+1]) to (z^[t-1], z^[t]), with one evaluation of ``f``."""
+        if state.z_prev is None:
+            raise ValueError("reverse_step: this state is at t=0; allowed: a state that has taken at least one step.")
+        before = self.undo(state.z, f(state.z_prev))
+        return SolverState(state.z_prev, state.t - 1, before if state.t > 1 else None)
+
+    def undo(self, z_next: Tensor, f_z: Tensor) -> Tensor:
+        """z^[t-1] from z^[t+1] and f(z^[t]), all (B, D)."""
+        return (z_next - self.mixing * f_z) / (1 - self.mixing)
+
+    def max_steps(self, dtype: torch.dtype, error: float = 1e-3) -> int:
+        """Largest N whose way back amplifies one rounding of ``dtype`` to at most ``error`` (relative)."""
+        return int(math.log(error / torch.finfo(dtype).eps) / -math.log(1 - self.mixing))

@@ -1,0 +1,93 @@
+"""What a solve returns: the iterates, their residuals, and one status per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from .solver import SolverState
+
+
+class Status(IntEnum):
+    """How a sample's solve ended."""
+
+    CONVERGED = 0
+    BUDGET_SPENT = 1
+    DIVERGED = 2
+    NON_FINITE = 3
+
+    @property
+    def remedy(self) -> str:
+        return {
+            Status.CONVERGED: "nothing to do",
+            Status.BUDGET_SPENT: "allow more steps, or loosen the tolerance",
+            Status.DIVERGED: "damp the solver, or regularise the Jacobian in training",
+            Status.NON_FINITE: "look for NaN in the input or the weights, or solve in float32 or float64",
+        }[self]
+
+
+class SolveError(RuntimeError):
+    """Some samples failed to be solved; raised only where asked for (``throw=True``)."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The neural dynamics of a batch (T steps, B samples, D state size).
+
+    state: the solver's state after the last step; ``drive`` resumes from this trajectory.
+    states: states[t-1] is z^[t], (B, D); empty unless recorded.
+    residuals: (T, B) relative residual of the state each step started from: residuals[t-1] belongs to z^[t-1].
+    status: (B,) int64, values of ``Status``.
+    evaluations: (B,) int64, evaluations of f spent on each sample.
+    best: (B, D) the evaluated state with the smallest residual; best_residual: (B,).
+    scale: (B,) ||z^[0]|| + ||f(z^[0])||, the yardstick for divergence.
+    inputs: inputs[t-1] is the image that step t used, (B, C, H, W); None unless a regulator changed it.
+    readout: turns a packed state into logits.
+
+    Without monitoring (see ``drive``) only ``state`` is set.
+    """
+
+    state: SolverState
+    states: tuple[Tensor, ...] = ()
+    residuals: Tensor | None = None
+    status: Tensor | None = None
+    evaluations: Tensor | None = None
+    best: Tensor | None = None
+    best_residual: Tensor | None = None
+    scale: Tensor | None = None
+    inputs: tuple[Tensor, ...] | None = None
+    readout: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def z(self) -> Tensor:
+        """(B, D) the last state."""
+        return self.state.z
+
+    def logits(self, t: int) -> Tensor:
+        """readout(z^[t]), (B, K), for t in 1..T."""
+        if self.readout is None:
+            raise ValueError("logits: this trajectory has no readout; take it from model.trajectory(x).")
+        if not isinstance(t, int) or not 1 <= t <= len(self.states):
+            raise ValueError(f"logits: t={t!r}; allowed: 1..{len(self.states)}.")
+        return self.readout(self.states[t - 1])
+
+    def reading(self, readout: Callable[[Tensor], Tensor]) -> Trajectory:
+        """The same trajectory with a readout."""
+        return replace(self, readout=readout)
+
+    def check(self) -> None:
+        """Raise ``SolveError`` if any sample diverged or is not finite."""
+        if self.status is None:
+            raise ValueError("check: this solve was not monitored; pass record=True or a tolerance.")
+        lines = []
+        for status in (Status.DIVERGED, Status.NON_FINITE):
+            rows = torch.nonzero(self.status == status).flatten().tolist()
+            if rows:
+                shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+                lines.append(f"{len(rows)} of {len(self.status)} samples {status.name.lower()} ({shown}): {status.remedy}.")
+        if lines:
+            raise SolveError("\n".join(lines))

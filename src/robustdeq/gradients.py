@@ -1,0 +1,216 @@
+"""How a gradient passes a solve. Every rule has the same value in eval mode, z^[N]; they differ in the backward pass.
+
+A rule is called with the solver, the map f(.; u) of one forward, the start z^[0] (B, D) and the number of steps N, and
+returns the packed state (B, D) to be read out. In train mode it may return another state (Phantom: h_K, as in the papers).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from .dynamics import SOLVERS, Broyden, Map, Reversible, Solver, SolverState, drive
+from .dynamics.solver import check_count, check_number
+from .options import build, registry
+
+
+class Gradient(ABC):
+    """A rule for differentiating a solve, chosen by name; it never changes whether a gradient exists (law 5)."""
+
+    def __call__(self, solver: Solver, f: Map, z: Tensor, steps: int, *, training: bool = False) -> Tensor:
+        if not training and not torch.is_grad_enabled():
+            return drive(solver, f, z, steps).z
+        return self.solve(solver, f, z, steps, training)
+
+    @abstractmethod
+    def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
+        """The state to be read out, with this rule's graph behind it."""
+
+
+@dataclass(frozen=True)
+class Unrolled(Gradient):
+    """Through the solver: the exact gradient of readout(z^[N]), the solver's own coefficients included. The default.
+
+    segment: recompute the steps in the backward pass in segments of this length, for long solves; None keeps the graph of
+        every step. The reversible solver is run backwards instead, with memory independent of N, when the map names the
+        tensors it closes over (as the models' do).
+    """
+
+    name: ClassVar[str] = "unrolled"
+    segment: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.segment is not None:
+            check_count("Unrolled", "segment", self.segment)
+
+    def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
+        tensors = getattr(f, "tensors", None)
+        if isinstance(solver, Reversible) and tensors is not None and torch.is_grad_enabled():
+            return _ReversibleSolve.apply(solver, f, steps, z, *tensors)
+        if self.segment is None:
+            return drive(solver, f, z, steps).z
+        state = solver.init(z)
+        for start in range(0, steps, self.segment):
+            count = min(self.segment, steps - start)
+            state = checkpoint(_advance, solver, f, state, count, use_reentrant=False)
+        return state.z
+
+
+@dataclass(frozen=True)
+class Phantom(Gradient):
+    """The papers' training gradient: from z^[N] without a graph, h_0 = f(z^[N]), then K damped steps with a graph.
+
+    Train mode returns h_K; eval mode returns the value z^[N] with the gradient of h_K. (SPEC section 2)
+    """
+
+    name: ClassVar[str] = "phantom"
+    unroll: int = 5
+    damping: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_count("Phantom", "unroll", self.unroll)
+        check_number("Phantom", "damping", self.damping, 0, 1, low_open=True)
+
+    def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
+        with torch.no_grad():
+            final = drive(solver, f, z, steps).z
+        h = phantom_state(f, final, self.unroll, self.damping)
+        return h if training else _Reroute.apply(h, final, None)
+
+
+@dataclass(frozen=True)
+class Implicit(Gradient):
+    """Implicit function theorem at z^[N]: solve (I - J^T) w = dL/dz by a solver of the same kind. Exact at a fixed point.
+
+    solver: name, options or object of the adjoint solver; steps: its steps (P22: 7 Broyden steps).
+    """
+
+    name: ClassVar[str] = "implicit"
+    solver: Solver = Broyden()
+    steps: int = 7
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "solver", build("solver", self.solver, SOLVERS))
+        check_count("Implicit", "steps", self.steps)
+
+    def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
+        with torch.no_grad():
+            final = drive(solver, f, z, steps).z
+        at = final.requires_grad_()
+        h = f(at)
+
+        def adjoint(grad: Tensor) -> Tensor:
+            def step(w: Tensor) -> Tensor:
+                return grad + torch.autograd.grad(h, at, w, retain_graph=True)[0]
+
+            return drive(self.solver, step, torch.zeros_like(grad), self.steps).z
+
+        return _Reroute.apply(h, final.detach(), adjoint)
+
+
+@dataclass(frozen=True)
+class SimultaneousAdjoint(Gradient):
+    """The adjoint state moved along with the forward iterate (P22 sec. 4.1), one vector-Jacobian product a step.
+
+    w <- w - B_t^T (J_g(z^[t])^T w + dL/dz), with the forward solver's own estimate B_t of the inverse Jacobian of g.
+    The forward states and estimates are kept and replayed when dL/dz is known.
+    """
+
+    name: ClassVar[str] = "simultaneous"
+
+    def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
+        solver.transposed_inverse(solver.init(z), z)  # an unsuitable solver is refused before the solve
+        moves: list[SolverState] = []
+        with torch.no_grad():
+            final = drive(solver, f, z, steps, observers=[moves.append]).z
+
+        def adjoint(grad: Tensor) -> Tensor:
+            w = torch.zeros_like(grad)
+            for move in moves:
+                with torch.enable_grad():
+                    at = move.z_prev.detach().requires_grad_()
+                    h = f(at)
+                transported = torch.autograd.grad(h, at, w)[0] - w
+                w = w - solver.transposed_inverse(move, transported + grad)
+            return w
+
+        return _Reroute.apply(f(final), final, adjoint)
+
+
+GRADIENTS = registry(Unrolled, Phantom, Implicit, SimultaneousAdjoint)
+
+
+def phantom_state(f: Map, z: Tensor, unroll: int, damping: float) -> Tensor:
+    """h_0 = f(z), then ``unroll`` times h <- (1 - damping) h + damping f(h); z (B, D) is taken without its graph."""
+    h = f(z.detach())
+    for _ in range(unroll):
+        h = (1 - damping) * h + damping * f(h)
+    return h
+
+
+def _advance(solver: Solver, f: Map, state: SolverState, steps: int) -> SolverState:
+    return drive(solver, f, state, steps).state
+
+
+class _Reroute(torch.autograd.Function):
+    """The value of ``value``, the graph of ``h``; the gradient is passed through ``transform`` on its way."""
+
+    @staticmethod
+    def forward(ctx, h: Tensor, value: Tensor, transform: Callable[[Tensor], Tensor] | None) -> Tensor:
+        ctx.transform = transform
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        return (grad if ctx.transform is None else ctx.transform(grad)), None, None
+
+
+class _ReversibleSolve(torch.autograd.Function):
+    """N reversible steps; the backward pass recovers the states by running the iteration backwards.
+
+    With a_t = dL/dz^[t]: a_t += b J_t^T a_{t+1} and a_{t-1} += (1 - b) a_{t+1}; the tensors that f closes over collect
+    b (df/dtheta)^T a_{t+1}. Only the last two states are kept.
+    """
+
+    @staticmethod
+    def forward(ctx, solver: Reversible, f: Map, steps: int, z: Tensor, *tensors: Tensor) -> Tensor:
+        allowed = solver.max_steps(z.dtype)
+        if steps > allowed:
+            raise ValueError(
+                f"reversible solver: steps={steps} cannot be run backwards in {z.dtype}; allowed: at most {allowed} "
+                f"with mixing={solver.mixing}."
+            )
+        state = drive(solver, f, z, steps).state
+        ctx.solver, ctx.f, ctx.steps = solver, f, steps
+        ctx.save_for_backward(state.z, state.z if state.z_prev is None else state.z_prev, *tensors)
+        return state.z.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        b = ctx.solver.mixing
+        z, z_prev, *tensors = ctx.saved_tensors
+        wanted = [i for i, tensor in enumerate(tensors) if ctx.needs_input_grad[4 + i]]
+        sums: list[Tensor | None] = [None] * len(tensors)
+        a_next, a_here = grad, torch.zeros_like(grad)
+        for t in reversed(range(ctx.steps)):  # undo the step z^[t] -> z^[t+1]
+            with torch.enable_grad():
+                at = z_prev.detach().requires_grad_()
+                f_z = ctx.f(at)
+            pulled = torch.autograd.grad(
+                f_z, [at, *(tensors[i] for i in wanted)], b * a_next, allow_unused=True, materialize_grads=True
+            )
+            for i, piece in zip(wanted, pulled[1:]):
+                sums[i] = piece if sums[i] is None else sums[i] + piece
+            a_next, a_here = a_here + pulled[0], (1 - b) * a_next
+            if t:
+                z, z_prev = z_prev, ctx.solver.undo(z, f_z.detach())
+        return None, None, None, a_next + a_here, *sums

@@ -1,0 +1,262 @@
+"""The multiscale DEQ classifier of the papers: injection, cell, readout and presets (SPEC section 7).
+
+Legend: S scales, finest first; C_i channels of scale i; u enters scale 0 only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..dynamics.solver import check_count, check_number
+from .classifier import Cell, DEQClassifier, StateLayout
+
+GROUPS = 8
+POST_GROUPS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class MDEQConfig:
+    """Everything that makes an MDEQ classifier.
+
+    image_shape: (C, H, W). channels: C_i of every scale. head_channels: h_i of the readout's bottlenecks.
+    features: F, channels before the classifier. stem_stride: stride of the injection's second convolution; scale i has the
+    resolution H / stem_stride / 2^i. expansion: width of a branch's hidden layer over C_i. dropout: probability of
+    dropping a channel in the cell, one mask for all steps of a forward. solver, steps, gradient: see DEQClassifier.
+    """
+
+    image_shape: Sequence[int] = (3, 32, 32)
+    num_classes: int = 10
+    channels: Sequence[int] = (32, 64, 128, 256)
+    head_channels: Sequence[int] = (14, 28, 56, 112)
+    features: int = 1680
+    stem_stride: int = 1
+    expansion: int = 5
+    dropout: float = 0.22
+    solver: Any = "broyden"
+    steps: int = 8
+    gradient: Any = field(default="unrolled")
+
+    def __post_init__(self) -> None:
+        check_number("mdeq", "dropout", self.dropout, 0, 1, high_open=True)
+        for name in ("num_classes", "features", "stem_stride", "expansion"):
+            check_count("mdeq", name, getattr(self, name))
+        if len(self.channels) != len(self.head_channels) or not self.channels:
+            raise ValueError(f"mdeq: channels={self.channels!r}, head_channels={self.head_channels!r}; allowed: one of each a scale.")
+        if any(c < GROUPS or c % GROUPS for c in self.channels):
+            raise ValueError(f"mdeq: channels={self.channels!r}; allowed: multiples of {GROUPS} (group normalisation).")
+        coarsest = self.stem_stride * 2 ** (len(self.channels) - 1)
+        if len(self.image_shape) != 3 or any(n < 1 or n % coarsest for n in self.image_shape[1:]):
+            raise ValueError(f"mdeq: image_shape={self.image_shape!r}; allowed: (channels, height, width), sides divisible by {coarsest}.")
+
+    @property
+    def state_shapes(self) -> list[tuple[int, int, int]]:
+        _, height, width = self.image_shape
+        scales = [(c, self.stem_stride * 2**i) for i, c in enumerate(self.channels)]
+        return [(c, height // by, width // by) for c, by in scales]
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "mdeq-nano": dict(
+        image_shape=(1, 8, 8), channels=(16, 32), head_channels=(8, 16), features=64, stem_stride=2, dropout=0.0,
+        solver={"name": "picard", "damping": 0.5},
+    ),
+    "mdeq-small": dict(
+        channels=(16, 32, 64), head_channels=(8, 16, 32), features=256, stem_stride=2, dropout=0.0,
+        solver={"name": "picard", "damping": 0.5},
+    ),
+    "mdeq-large": dict(),
+    "mdeq-xl": dict(channels=(72, 144, 288, 576), head_channels=(20, 40, 80, 160), features=1800),
+}  # fmt: skip
+
+
+def build_mdeq(config: MDEQConfig) -> DEQClassifier:
+    """The classifier of a config, with fresh weights from torch's global generator."""
+    layout = StateLayout(config.state_shapes)
+    return DEQClassifier(
+        Injection(config.image_shape[0], config.channels[0], config.stem_stride),
+        MDEQCell(layout, config.expansion, config.dropout),
+        MDEQReadout(layout, config.head_channels, config.features, config.num_classes),
+        config.state_shapes,
+        solver=config.solver,
+        steps=config.steps,
+        gradient=config.gradient,
+        image_shape=config.image_shape,
+    )
+
+
+class WNConv2d(nn.Module):
+    """Convolution without bias whose weight is g v / ||v||, the norm taken per output filter; ``weight`` is made by the caller."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
+        super().__init__()
+        self.padding = kernel // 2
+        self.weight_v = nn.Parameter(0.01 * torch.randn(channels_out, channels_in, kernel, kernel))
+        self.weight_g = nn.Parameter(self.weight_v.detach().flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+
+    @property
+    def weight(self) -> Tensor:
+        return torch._weight_norm(self.weight_v, self.weight_g, 0)
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, padding=self.padding)
+
+
+class Injection(nn.Sequential):
+    """u = inject(x): two 3x3 convolutions and a 1x1, each with BatchNorm and ReLU. (B, C, H, W) to (B, C_0, H/s, W/s)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+        )  # fmt: skip
+
+
+class Branch(nn.Module):
+    """One residual block of a scale: h = drop(conv2(ReLU(GN(conv1(z))))) + u;  b = GN(ReLU(GN(h) + z))."""
+
+    def __init__(self, channels: int, expansion: int) -> None:
+        super().__init__()
+        hidden = expansion * channels
+        self.conv1, self.gn1 = WNConv2d(channels, hidden, 3), nn.GroupNorm(GROUPS, hidden)
+        self.conv2, self.gn2 = WNConv2d(hidden, channels, 3), nn.GroupNorm(GROUPS, channels)
+        self.gn3 = nn.GroupNorm(GROUPS, channels)
+
+    def before_injection(self, z: Tensor, weight1: Tensor, weight2: Tensor, mask: Tensor | None) -> Tensor:
+        h = self.conv2(F.relu(self.gn1(self.conv1(z, weight1))), weight2)
+        return h if mask is None else h * mask
+
+    def after_injection(self, h: Tensor, z: Tensor) -> Tensor:
+        return self.gn3(F.relu(self.gn2(h) + z))
+
+
+class Transfer(nn.Sequential):
+    """T_ji: the output of branch j brought to the channels and the resolution of scale i."""
+
+    def __init__(self, channels: Sequence[int], source: int, target: int) -> None:
+        layers: list[nn.Module] = []
+        if source < target:
+            for stage in range(target - source):
+                out = channels[target] if stage == target - source - 1 else channels[source]
+                layers += [nn.ReLU()] if stage else []
+                layers += [nn.Conv2d(channels[source], out, 3, 2, padding=1, bias=False), nn.GroupNorm(GROUPS, out)]
+        elif source > target:
+            layers = [
+                nn.Conv2d(channels[source], channels[target], 1, bias=False),
+                nn.GroupNorm(GROUPS, channels[target]),
+                nn.Upsample(scale_factor=2 ** (source - target), mode="nearest"),
+            ]
+        super().__init__(*layers)
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+
+
+class Prepared(NamedTuple):
+    """What f knows of z before u arrives: branch 0 up to the injection, z_0, and every scale's sum over branches j >= 1."""
+
+    h: Tensor
+    z: Tensor
+    sums: list[Tensor | None]
+
+
+class MDEQCell(Cell):
+    """f(z; u): a branch at every scale, then fusion of all scales. Packed (B, D) to packed (B, D).
+
+    u, (B, C_0, H_0, W_0), enters scale 0 only; so the branches of all other scales, and their share of the fusion, belong
+    to ``prepare``.
+    """
+
+    def __init__(self, layout: StateLayout, expansion: int, dropout: float) -> None:
+        super().__init__()
+        channels = [shape[0] for shape in layout.shapes]
+        scales = range(len(channels))
+        self.layout, self.dropout = layout, dropout
+        self.branches = nn.ModuleList(Branch(c, expansion) for c in channels)
+        self.fusion = nn.ModuleList(nn.ModuleList(Transfer(channels, j, i) for j in scales) for i in scales)
+        self.post = nn.ModuleList(WNConv2d(c, c, 1) for c in channels)
+        self.post_norm = nn.ModuleList(nn.GroupNorm(POST_GROUPS, c, affine=False) for c in channels)
+
+    def constants(self, z: Tensor) -> tuple[Tensor | None, ...]:
+        """Per scale, in order: both branch weights, the weight of the post-fusion convolution, the dropout mask."""
+        out: list[Tensor | None] = []
+        for branch, post in zip(self.branches, self.post):
+            out += [branch.conv1.weight, branch.conv2.weight, post.weight, self._mask(z, branch.gn2.num_channels)]
+        return tuple(out)
+
+    def _mask(self, z: Tensor, channels: int) -> Tensor | None:
+        if not self.training or not self.dropout:
+            return None
+        keep = torch.full((len(z), channels, 1, 1), 1 - self.dropout, dtype=z.dtype, device=z.device)
+        return torch.bernoulli(keep) / (1 - self.dropout)
+
+    def prepare(self, z: Tensor, constants: Any = None) -> Prepared:
+        constants = self.constants(z) if constants is None else constants
+        parts = self.layout.unpack(z)
+        hidden = [
+            branch.before_injection(part, constants[4 * i], constants[4 * i + 1], constants[4 * i + 3])
+            for i, (branch, part) in enumerate(zip(self.branches, parts))
+        ]
+        outputs = [self.branches[j].after_injection(hidden[j], parts[j]) for j in range(1, len(parts))]
+        sums = [_sum([row[j](b) for j, b in enumerate(outputs, start=1)]) for row in self.fusion]
+        return Prepared(hidden[0], parts[0], sums)
+
+    def finish(self, prepared: Prepared, u: Tensor, constants: Any = None) -> Tensor:
+        constants = self.constants(prepared.z) if constants is None else constants
+        b = self.branches[0].after_injection(prepared.h + u, prepared.z)
+        parts = []
+        for i, (row, rest) in enumerate(zip(self.fusion, prepared.sums)):
+            y = row[0](b) if rest is None else row[0](b) + rest
+            parts.append(self.post_norm[i](self.post[i](F.relu(y), constants[4 * i + 2])))
+        return self.layout.pack(parts)
+
+
+class Bottleneck(nn.Module):
+    """Readout block of one scale: (B, C_i, H_i, W_i) to (B, 4 h_i, H_i, W_i)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden, affine=False)
+        self.conv2, self.bn2 = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False), nn.BatchNorm2d(hidden, affine=False)
+        self.conv3, self.bn3 = nn.Conv2d(hidden, 4 * hidden, 1, bias=False), nn.BatchNorm2d(4 * hidden, affine=False)
+        self.shortcut = nn.Sequential(nn.Conv2d(channels, 4 * hidden, 1, bias=False), nn.BatchNorm2d(4 * hidden))
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = F.relu(self.bn1(self.conv1(z)))
+        h = F.relu(self.bn2(self.conv2(h)))
+        return F.relu(self.bn3(self.conv3(h)) + self.shortcut(z))
+
+
+class MDEQReadout(nn.Module):
+    """Packed state (B, D) to logits (B, K): a bottleneck a scale, joined from fine to coarse, then a linear classifier."""
+
+    def __init__(self, layout: StateLayout, hidden: Sequence[int], features: int, num_classes: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.blocks = nn.ModuleList(Bottleneck(shape[0], h) for shape, h in zip(layout.shapes, hidden))
+        self.down = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(4 * a, 4 * b, 3, 2, padding=1), nn.BatchNorm2d(4 * b), nn.ReLU())
+            for a, b in zip(hidden, hidden[1:])
+        )
+        self.final = nn.Sequential(nn.Conv2d(4 * hidden[-1], features, 1), nn.BatchNorm2d(features), nn.ReLU())
+        self.classifier = nn.Linear(features, num_classes)
+
+    def forward(self, z: Tensor) -> Tensor:
+        parts = self.layout.unpack(z)
+        y = self.blocks[0](parts[0])
+        for block, down, part in zip(list(self.blocks)[1:], self.down, parts[1:]):
+            y = block(part) + down(y)
+        return self.classifier(self.final(y).mean(dim=(2, 3)))
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor | None:
+    total = None
+    for term in terms:
+        total = term if total is None else total + term
+    return total
