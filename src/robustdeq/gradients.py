@@ -1,7 +1,8 @@
 """How a gradient passes a solve. Every rule has the same value in eval mode, z^[N]; they differ in the backward pass.
 
 A rule is called with the solver, the map f(.; u) of one forward, the start z^[0] (B, D) and the number of steps N, and
-returns the packed state (B, D) to be read out. In train mode it may return another state (Phantom: h_K, as in the papers).
+returns the packed state (B, D) to be read out. In train mode it may return another state (Phantom: h_K, as in the
+papers).
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ class Gradient(ABC):
 class Unrolled(Gradient):
     """Through the solver: the exact gradient of readout(z^[N]), the solver's own coefficients included. The default.
 
-    segment: recompute the steps in the backward pass in segments of this length, for long solves; None keeps the graph of
-        every step. The reversible solver is run backwards instead, with memory independent of N, when the map names the
-        tensors it closes over (as the models' do).
+    segment: recompute the steps in the backward pass in segments of this length, for long solves; None keeps the graph
+        of every step. The reversible solver is run backwards instead, with memory independent of N, when the map can be
+        cut off from the graph of what it closes over: ``f.tensors`` names those tensors, and ``f.detached()`` is the
+        same map over leaves of its own, in the same order.
     """
 
     name: ClassVar[str] = "unrolled"
@@ -51,9 +53,8 @@ class Unrolled(Gradient):
             check_count("Unrolled", "segment", self.segment)
 
     def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
-        tensors = getattr(f, "tensors", None)
-        if isinstance(solver, Reversible) and tensors is not None and torch.is_grad_enabled():
-            return _ReversibleSolve.apply(solver, f, steps, z, *tensors)
+        if isinstance(solver, Reversible) and hasattr(f, "detached") and torch.is_grad_enabled():
+            return _ReversibleSolve.apply(solver, f.detached(), steps, z, *f.tensors)
         if self.segment is None:
             return drive(solver, f, z, steps).z
         state = solver.init(z)
@@ -87,13 +88,13 @@ class Phantom(Gradient):
 
 @dataclass(frozen=True)
 class Implicit(Gradient):
-    """Implicit function theorem at z^[N]: solve (I - J^T) w = dL/dz by a solver of the same kind. Exact at a fixed point.
+    """Implicit function theorem at z^[N]: solve (I - J^T) w = dL/dz by a solver. Exact at a fixed point.
 
     solver: name, options or object of the adjoint solver; steps: its steps (P22: 7 Broyden steps).
     """
 
     name: ClassVar[str] = "implicit"
-    solver: Solver = Broyden()
+    solver: Solver = Broyden()  # noqa: RUF009 - immutable
     steps: int = 7
 
     def __post_init__(self) -> None:
@@ -103,16 +104,16 @@ class Implicit(Gradient):
     def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
         with torch.no_grad():
             final = drive(solver, f, z, steps).z
-        at = final.requires_grad_()
+        at = final.detach().requires_grad_()  # a new tensor, even where the map gave back one of its own
         h = f(at)
 
         def adjoint(grad: Tensor) -> Tensor:
             def step(w: Tensor) -> Tensor:
-                return grad + torch.autograd.grad(h, at, w, retain_graph=True)[0]
+                return grad + torch.autograd.grad(h, at, w, retain_graph=True, materialize_grads=True)[0]
 
             return drive(self.solver, step, torch.zeros_like(grad), self.steps).z
 
-        return _Reroute.apply(h, final.detach(), adjoint)
+        return _Reroute.apply(h, final, adjoint)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class SimultaneousAdjoint(Gradient):
                 with torch.enable_grad():
                     at = move.z_prev.detach().requires_grad_()
                     h = f(at)
-                transported = torch.autograd.grad(h, at, w)[0] - w
+                transported = torch.autograd.grad(h, at, w, materialize_grads=True)[0] - w
                 w = w - solver.transposed_inverse(move, transported + grad)
             return w
 
@@ -177,7 +178,10 @@ class _ReversibleSolve(torch.autograd.Function):
     """N reversible steps; the backward pass recovers the states by running the iteration backwards.
 
     With a_t = dL/dz^[t]: a_t += b J_t^T a_{t+1} and a_{t-1} += (1 - b) a_{t+1}; the tensors that f closes over collect
-    b (df/dtheta)^T a_{t+1}. Only the last two states are kept.
+    b (df/dtheta)^T a_{t+1}. Only the last two states are kept, and z^[0]: there a cell is least smooth (at zero a ReLU
+    has its kink and a normalisation its steepest slope), so a rounded one would not do. ``f`` closes over leaves of its
+    own: a weight made from a parameter once a forward would otherwise be differentiated through at every step, and
+    again by the outer graph.
     """
 
     @staticmethod
@@ -190,15 +194,16 @@ class _ReversibleSolve(torch.autograd.Function):
             )
         state = drive(solver, f, z, steps).state
         ctx.solver, ctx.f, ctx.steps = solver, f, steps
-        ctx.save_for_backward(state.z, state.z if state.z_prev is None else state.z_prev, *tensors)
+        ctx.save_for_backward(z, state.z, state.z if state.z_prev is None else state.z_prev, *tensors)
         return state.z.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         b = ctx.solver.mixing
-        z, z_prev, *tensors = ctx.saved_tensors
-        wanted = [i for i, tensor in enumerate(tensors) if ctx.needs_input_grad[4 + i]]
+        start, z, z_prev, *_ = ctx.saved_tensors  # the rest are saved so that a change in place is noticed
+        tensors = ctx.f.tensors
+        wanted = [i for i in range(len(tensors)) if ctx.needs_input_grad[4 + i]]
         sums: list[Tensor | None] = [None] * len(tensors)
         a_next, a_here = grad, torch.zeros_like(grad)
         for t in reversed(range(ctx.steps)):  # undo the step z^[t] -> z^[t+1]
@@ -212,5 +217,5 @@ class _ReversibleSolve(torch.autograd.Function):
                 sums[i] = piece if sums[i] is None else sums[i] + piece
             a_next, a_here = a_here + pulled[0], (1 - b) * a_next
             if t:
-                z, z_prev = z_prev, ctx.solver.undo(z, f_z.detach())
+                z, z_prev = z_prev, (ctx.solver.undo(z, f_z.detach()) if t > 1 else start)
         return None, None, None, a_next + a_here, *sums

@@ -81,16 +81,18 @@ class Anderson(Solver):
     def _gram(self, dg: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gram matrix of the unit columns plus the ridge, the columns' scales, and which samples can use it (B, 1).
 
-        Columns shrink by orders of magnitude as a solve converges; unit columns keep the system well scaled. An unusable
-        matrix is replaced by the identity before anything is solved, so that no gradient passes through a singular one.
+        Columns shrink by orders of magnitude as a solve converges; unit columns keep the system well scaled. A column
+        so short that its square loses digits counts as zero. An unusable matrix is replaced by the identity before
+        anything is solved, so that no gradient passes through a singular one.
         """
         work = torch.promote_types(dg.dtype, torch.float32)
         norm = dg.norm(dim=2).to(work)
-        scale = torch.where(norm > 0, 1 / torch.where(norm > 0, norm, 1.0), 0.0)
+        long = norm > (torch.finfo(work).tiny / torch.finfo(work).eps) ** 0.5
+        scale = torch.where(long, 1 / torch.where(long, norm, 1.0), 0.0)
         unit = dg.to(work) * scale.unsqueeze(2)
         eye = torch.eye(dg.shape[1], dtype=work, device=dg.device)
         ridge = 10 * torch.finfo(work).eps if self.ridge is None else self.ridge
-        gram = unit @ unit.mT + ridge * eye + torch.diag_embed((norm == 0).to(work))
+        gram = unit @ unit.mT + ridge * eye + torch.diag_embed((~long).to(work))
         info = torch.linalg.cholesky_ex(gram.detach()).info
         usable = (info == 0) & gram.detach().isfinite().all(dim=(1, 2))
         return torch.where(usable[:, None, None], gram, eye), scale, usable[:, None]

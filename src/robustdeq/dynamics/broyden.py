@@ -53,6 +53,7 @@ class Broyden(Solver):
     def _update(self, u: Tensor, v: Tensor, s: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
         keep = slice(max(0, u.shape[1] - self.memory + 1), None)
         u, v = u[:, keep], v[:, keep]
+        s, dg = _unit(s, dg)
         v_new = _apply(v, u, s)
         denominator = (v_new * dg).sum(dim=1, keepdim=True)
         with torch.no_grad():
@@ -62,6 +63,18 @@ class Broyden(Solver):
         u = newest(u, torch.where(usable, u_new, 0.0), self.memory)
         v = newest(v, torch.where(usable, v_new, 0.0), self.memory)
         return u, v
+
+
+def _unit(s: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
+    """The secant pair at length 1, or zero where s is (nearly) zero. (B, D)
+
+    u v^T is the same for a pair of any length, so the length is a constant to the gradient; left at its own length, a
+    short pair overflows in the backward pass, which divides by the length three times.
+    """
+    with torch.no_grad():
+        length = s.norm(dim=1, keepdim=True)
+        scale = torch.where(length > torch.finfo(s.dtype).tiny, 1 / length, 0.0)
+    return s * scale, dg * scale
 
 
 def _apply(u: Tensor, v: Tensor, w: Tensor) -> Tensor:

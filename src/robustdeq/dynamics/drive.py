@@ -33,7 +33,8 @@ def drive(
 ) -> Trajectory:
     """Take up to ``steps`` solver steps from ``start``.
 
-    start: z^[0] (B, D); or a ``SolverState``; or a ``Trajectory`` to resume, whose record is continued.
+    start: z^[0] (B, D); or a ``SolverState``, from which a new record begins; or a ``Trajectory`` to resume, recorded
+        and judged as before. A sample that has converged goes on if it misses the present tolerance.
     tolerance: relative residual at which a sample stops. A sample that converged, diverged or is not finite keeps its
         state from then on, whatever the others do. None: every sample takes every step, and nothing synchronises with
         the host.
@@ -45,12 +46,15 @@ def drive(
     if tolerance is not None:
         check_number("drive", "tolerance", tolerance, 0)
     check_number("drive", "divergence", divergence, 1, low_open=True)
-    if throw and not (record or tolerance is not None):
+    past = start if isinstance(start, Trajectory) else None
+    monitored = record or tolerance is not None or (past is not None and past.status is not None)
+    if throw and not monitored:
         raise ValueError("drive: throw=True needs a monitored solve; pass record=True or a tolerance.")
 
     state = _state(solver, start)
-    monitor = _Monitor.of(start, state, tolerance, divergence) if record or tolerance is not None else None
-    states = list(start.states) if isinstance(start, Trajectory) else []
+    states = _past_states(past, record)
+    record = record or bool(states)
+    monitor = _Monitor.of(past, state, tolerance, divergence) if monitored else None
     for taken in range(steps):
         if monitor is not None and tolerance is not None and monitor.all_stopped():
             break
@@ -65,18 +69,30 @@ def drive(
             observer(state)
         if regulate is not None and taken + 1 < steps:
             f = regulate(state) or f
-    if monitor is None:
-        return Trajectory(state)
-    trajectory = monitor.report(state, tuple(states))
+    trajectory = Trajectory(state) if monitor is None else monitor.report(state, tuple(states))
+    if past is not None and past.readout is not None:
+        trajectory = trajectory.reading(past.readout)
     if throw:
         trajectory.check()
     return trajectory
 
 
 def _state(solver: Solver, start: Tensor | SolverState | Trajectory) -> SolverState:
-    if isinstance(start, Trajectory):
-        return start.state
-    return start if isinstance(start, SolverState) else solver.init(start)
+    state = start.state if isinstance(start, Trajectory) else start
+    if not isinstance(state, SolverState):
+        return solver.init(state)
+    own = type(solver.init(state.z))
+    if type(state) is not own:
+        raise ValueError(f"drive: {type(solver).__name__} from a {type(state).__name__}; allowed: a {own.__name__}.")
+    return state
+
+
+def _past_states(past: Trajectory | None, record: bool) -> list[Tensor]:
+    """The states recorded so far, one for every residual."""
+    states = [] if past is None else list(past.states)
+    if record and past is not None and past.residuals is not None and len(states) != len(past.residuals):
+        raise ValueError("drive: record=True, but this trajectory's states were not kept; allowed: record it all.")
+    return states
 
 
 @dataclass
@@ -93,23 +109,25 @@ class _Monitor:
     scale: Tensor | None
 
     @classmethod
-    def of(cls, start, state: SolverState, tolerance: float | None, divergence: float) -> _Monitor:
-        if isinstance(start, Trajectory) and start.status is not None:
+    def of(cls, past: Trajectory | None, state: SolverState, tolerance: float | None, divergence: float) -> _Monitor:
+        if past is not None and past.status is not None:
+            missed = past.best_residual > (-1.0 if tolerance is None else tolerance)
+            again = (past.status == Status.CONVERGED) & missed
+            status = torch.where(again, int(Status.BUDGET_SPENT), past.status)
             return cls(
-                tolerance, divergence, start.status, start.evaluations, list(start.residuals), start.best,
-                start.best_residual, start.scale,
+                tolerance, divergence, status, past.evaluations, list(past.residuals), past.best, past.best_residual,
+                past.scale,
             )  # fmt: skip
         z = state.z.detach()
         status = torch.full((len(z),), int(Status.BUDGET_SPENT), device=z.device)
         infinite = torch.full((len(z),), torch.inf, dtype=z.dtype, device=z.device)
         return cls(tolerance, divergence, status, torch.zeros_like(status), [], z, infinite, None)
 
-    @torch.no_grad()
     def watch(self, old: SolverState, new: SolverState) -> None:
         """Judge the state the step started from."""
         z, f_z = old.z.detach(), new.f_prev.detach()
         running = self.status == Status.BUDGET_SPENT
-        self.evaluations = self.evaluations + running
+        self.evaluations = self.evaluations + (running if self.tolerance is not None else 1)
         r = residual(f_z, z)
         self.residuals.append(r)
         better = r < self.best_residual

@@ -45,4 +45,4 @@ class Reversible(Solver):
 
     def max_steps(self, dtype: torch.dtype, error: float = 1e-3) -> int:
         """Largest N whose way back amplifies one rounding of ``dtype`` to at most ``error`` (relative)."""
-        return int(math.log(error / torch.finfo(dtype).eps) / -math.log(1 - self.mixing))
+        return max(0, int(math.log(error / torch.finfo(dtype).eps) / -math.log(1 - self.mixing)))

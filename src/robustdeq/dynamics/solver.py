@@ -53,12 +53,12 @@ class Solver(ABC):
     def transposed_inverse(self, state: SolverState, w: Tensor) -> Tensor:
         """B^T w, where B ~ (J_g)^-1 is the estimate that moved ``state.z_prev`` to ``state.z``. w: (B, D)."""
         raise ValueError(
-            f"{type(self).__name__} keeps no estimate of the inverse Jacobian; use the picard, anderson or broyden solver."
+            f"{type(self).__name__} has no estimate of the inverse Jacobian; allowed: picard, anderson, broyden."
         )
 
 
 def residual(f_z: Tensor, z: Tensor) -> Tensor:
-    """Relative residual r = ||f(z) - z|| / (||f(z)|| + 1e-9), undamped and per sample (SPEC: P23 sec. 2). (B, D) -> (B,)"""
+    """Relative residual r = ||f(z) - z|| / (||f(z)|| + 1e-9), undamped and per sample (P23 sec. 2). (B, D) -> (B,)"""
     return (f_z - z).norm(dim=1) / (f_z.norm(dim=1) + 1e-9)
 
 
@@ -68,7 +68,14 @@ def newest(columns: Tensor, column: Tensor, limit: int) -> Tensor:
 
 
 def check_number(
-    owner: str, name: str, value: float, low: float, high: float = math.inf, *, low_open: bool = False, high_open: bool = False
+    owner: str,
+    name: str,
+    value: float,
+    low: float,
+    high: float = math.inf,
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
 ) -> None:
     """Raise a ValueError unless ``value`` is a finite number in the stated interval."""
     ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -75,9 +75,9 @@ class Trajectory:
             raise ValueError(f"logits: t={t!r}; allowed: 1..{len(self.states)}.")
         return self.readout(self.states[t - 1])
 
-    def reading(self, readout: Callable[[Tensor], Tensor]) -> Trajectory:
-        """The same trajectory with a readout."""
-        return replace(self, readout=readout)
+    def reading(self, readout: Callable[[Tensor], Tensor], inputs: tuple[Tensor, ...] | None = None) -> Trajectory:
+        """The same trajectory with a readout, and with the inputs that a regulator chose."""
+        return replace(self, readout=readout, inputs=inputs)
 
     def check(self) -> None:
         """Raise ``SolveError`` if any sample diverged or is not finite."""
@@ -88,6 +88,7 @@ class Trajectory:
             rows = torch.nonzero(self.status == status).flatten().tolist()
             if rows:
                 shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
-                lines.append(f"{len(rows)} of {len(self.status)} samples {status.name.lower()} ({shown}): {status.remedy}.")
+                found = f"{len(rows)} of {len(self.status)} samples {status.name.lower()} ({shown})"
+                lines.append(f"{found}: {status.remedy}.")
         if lines:
             raise SolveError("\n".join(lines))

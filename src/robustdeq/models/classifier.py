@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..dynamics import SOLVERS, Map, Solver, Trajectory, drive
 from ..dynamics.solver import check_count
 from ..gradients import GRADIENTS, Gradient
 from ..options import build
+from .checks import check_counts, check_images, check_range
 from .hub import HubModule
 
 
@@ -23,10 +25,10 @@ class StateLayout:
     """Where the parts of a state lie in a packed row of D numbers."""
 
     def __init__(self, shapes: Sequence[Sequence[int]]) -> None:
-        self.shapes = tuple(tuple(int(n) for n in shape) for shape in shapes)
+        if not isinstance(shapes, Sequence) or not shapes:
+            raise ValueError(f"state_shapes={shapes!r}; allowed: a list of at least one shape.")
+        self.shapes = tuple(check_counts("state_shapes", "shape", shape) for shape in shapes)
         self.sizes = tuple(math.prod(shape) for shape in self.shapes)
-        if not self.sizes or min(self.sizes) < 1:
-            raise ValueError(f"state_shapes={shapes!r}; allowed: at least one shape of positive sizes.")
         self.size = sum(self.sizes)
 
     def pack(self, parts: Sequence[Tensor]) -> Tensor:
@@ -81,18 +83,27 @@ class PlainCell(Cell):
         return self.module(prepared, u)
 
 
+class Tally:
+    """Counts evaluations of f, one for each sample of a batch."""
+
+    def __init__(self) -> None:
+        self.evaluations = 0
+
+
 class CellMap:
     """f(.; u) of one forward, with the cell's constants made once.
 
-    ``at(u)`` is the same map for another injection. ``prepare(z)`` is remembered for the last z only, so a regulator that
-    tries several injections at one state, and the solver step that follows, pay for it once.
+    ``at(u)`` is the same map for another injection. ``prepare(z)`` is remembered for the last z only, so a regulator
+    that tries several injections at one state, and the solver step that follows, pay for it once.
     """
 
-    def __init__(self, cell: Cell, u: Any, constants: Any) -> None:
+    def __init__(self, cell: Cell, u: Any, constants: Any, tally: Tally | None = None) -> None:
         self.cell, self.u, self.constants = cell, u, constants
+        self.tally = Tally() if tally is None else tally
         self._seen: tuple[Tensor, Any] | None = None
 
     def __call__(self, z: Tensor) -> Tensor:
+        self.tally.evaluations += len(z)
         return self.cell.finish(self.prepare(z), self.u, self.constants)
 
     def prepare(self, z: Tensor) -> Any:
@@ -102,7 +113,7 @@ class CellMap:
 
     def at(self, u: Any, z: Tensor | None = None, prepared: Any = None) -> CellMap:
         """The map for the injection ``u``; ``prepared`` is what ``prepare(z)`` gave, where it is known."""
-        other = CellMap(self.cell, u, self.constants)
+        other = CellMap(self.cell, u, self.constants, self.tally)
         if z is not None:
             other._seen = (z, prepared)
         return other
@@ -110,8 +121,17 @@ class CellMap:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors this map closes over that may need a gradient."""
-        given = [self.u] if isinstance(self.u, Tensor) else list(self.u)
-        return (*given, *(c for c in self.constants or () if c is not None), *self.cell.parameters())
+        made = [leaf for leaf in tree_leaves((self.u, self.constants)) if isinstance(leaf, Tensor)]
+        return (*made, *self.cell.parameters())
+
+    def detached(self) -> CellMap:
+        """The same map, cut off from the graphs that made u and the constants; its ``tensors`` are leaves."""
+        u, constants = tree_map(_leaf, (self.u, self.constants))
+        return CellMap(self.cell, u, constants)
+
+
+def _leaf(tensor: Any) -> Any:
+    return tensor.detach().requires_grad_(tensor.requires_grad) if isinstance(tensor, Tensor) else tensor
 
 
 class DEQClassifier(HubModule):
@@ -125,8 +145,8 @@ class DEQClassifier(HubModule):
     steps: N. gradient: ``unrolled | phantom | implicit | simultaneous``, likewise, or a Gradient.
     image_shape: (C, H, W) that images must have; None accepts any.
 
-    In eval mode the value is readout(z^[N]) with N evaluations of f, with and without a gradient. In train mode it is what
-    the gradient prescribes.
+    In eval mode the value is readout(z^[N]) with N evaluations of f, with and without a gradient. In train mode it is
+    what the gradient prescribes.
     """
 
     def __init__(
@@ -151,18 +171,23 @@ class DEQClassifier(HubModule):
         self.gradient: Gradient = build("gradient", gradient, GRADIENTS)
         self.steps = steps
         self.image_shape = None if image_shape is None else tuple(image_shape)
+        self.tally = Tally()
 
-    def forward(self, x: Tensor, steps: int | None = None) -> Tensor:
-        """Logits (B, K) of images x (B, C, H, W) in [0, 1]. steps: read z^[steps] instead of z^[N]."""
+    def forward(self, x: Tensor, steps: int | None = None, gradient: Gradient | None = None) -> Tensor:
+        """Logits (B, K) of images x (B, C, H, W) in [0, 1].
+
+        steps: read z^[steps] instead of z^[N]. gradient: a rule to use instead of the model's own.
+        """
         check_images(x, self.image_shape)
         steps = self.steps if steps is None else steps
         check_count("DEQClassifier", "steps", steps)
-        z = self.gradient(self.solver, self.map(x), self.zeros(x), steps, training=self.training)
+        rule = self.gradient if gradient is None else gradient
+        z = rule(self.solver, self.map(x), self.zeros(x), steps, training=self.training)
         return self.readout(z)
 
     def map(self, x: Tensor) -> CellMap:
         """f(.; inject(x)), with what stays the same during a solve computed once."""
-        return CellMap(self.cell, self.inject(x), self.cell.constants(self.zeros(x)))
+        return CellMap(self.cell, self.inject(x), self.cell.constants(self.zeros(x)), self.tally)
 
     def zeros(self, x: Tensor) -> Tensor:
         """z^[0], packed (B, D), of the images' dtype and device."""
@@ -177,7 +202,9 @@ class DEQClassifier(HubModule):
         return self.layout.unpack(z)
 
     @torch.no_grad()
-    def trajectory(self, x: Tensor, steps: int | None = None, *, tolerance: float | None = None, throw: bool = False) -> Trajectory:
+    def trajectory(
+        self, x: Tensor, steps: int | None = None, *, tolerance: float | None = None, throw: bool = False
+    ) -> Trajectory:
         """The neural dynamics of images x, recorded, without a graph.
 
         steps: how many (default N). tolerance: relative residual at which a sample stops (default: none stops).
@@ -188,31 +215,6 @@ class DEQClassifier(HubModule):
         check_count("trajectory", "steps", steps)
         found = drive(self.solver, self.map(x), self.zeros(x), steps, tolerance=tolerance, record=True, throw=throw)
         return found.reading(self.readout)
-
-
-def check_images(x: Tensor, shape: Sequence[int] | None = None) -> None:
-    """Raise a ValueError unless x is a floating batch (B, C, H, W) in [0, 1], of the given (C, H, W) if there is one.
-
-    The range is looked at on the CPU only, since a look costs a synchronisation on a GPU; attacks and evaluation check it
-    once at their door on every device.
-    """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"images are {given}; allowed: a floating-point tensor in [0, 1] (uint8 / 255).")
-    if x.dim() != 4 or (shape is not None and tuple(x.shape[1:]) != tuple(shape)):
-        wanted = "(batch, channels, height, width)" if shape is None else f"(batch, {', '.join(map(str, shape))})"
-        raise ValueError(f"images have shape {tuple(x.shape)}; allowed: {wanted}.")
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        check_range(x)
-
-
-def check_range(x: Tensor, slack: float = 1e-5) -> None:
-    """Raise a ValueError if a pixel lies outside [0, 1] by more than rounding. A NaN is left to the solver's status."""
-    if not x.numel():
-        return
-    low, high = (float(v) for v in x.detach().aminmax())
-    if low < -slack or high > 1 + slack:
-        raise ValueError(f"images lie in [{low:.4g}, {high:.4g}]; allowed: [0, 1] (divide 8-bit pixels by 255).")
 
 
 __all__ = ["Cell", "CellMap", "DEQClassifier", "Map", "PlainCell", "StateLayout", "check_images", "check_range"]

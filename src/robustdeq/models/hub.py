@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
+
+M = TypeVar("M", bound="HubModule")
 
 
 class HubModule(nn.Module, PyTorchModelHubMixin, library_name="robustdeq"):
@@ -17,22 +19,28 @@ class HubModule(nn.Module, PyTorchModelHubMixin, library_name="robustdeq"):
 
     config: dict[str, Any] | None = None
 
+    def __new__(cls, *args: Any, **kwargs: Any):
+        """Nothing but the object: the mixin would keep the arguments as a second config."""
+        return object.__new__(cls)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         from .zoo import save_model
 
         save_model(self, save_directory)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, revision=None, cache_dir=None, force_download=False, local_files_only=False,
-                         token=None, map_location="cpu", strict=True, **options: Any):  # fmt: skip
-        from .zoo import load_model
+    def from_pretrained(cls: type[M], pretrained_model_name_or_path: str | Path, *, map_location: Any = "cpu",
+                        revision: str | None = None, cache_dir: str | Path | None = None, force_download: bool = False,
+                        local_files_only: bool = False, token: str | bool | None = None,
+                        **overrides: Any) -> M:  # fmt: skip
+        """``load_model`` with the hub's own options. Raises a ValueError if the model is of another class than this."""
+        from .zoo import load_model, model_folder
 
-        folder = Path(model_id)
-        if not folder.is_dir():
-            folder = Path(
-                snapshot_download(
-                    model_id, revision=revision, cache_dir=cache_dir, force_download=force_download, token=token,
-                    local_files_only=local_files_only, allow_patterns=["config.json", "model.safetensors"],
-                )
-            )  # fmt: skip
-        return load_model(folder, **options).to(map_location)
+        folder = model_folder(
+            pretrained_model_name_or_path, revision=revision, cache_dir=cache_dir, force_download=force_download,
+            local_files_only=local_files_only, token=token,
+        )  # fmt: skip
+        model = load_model(folder, **overrides)
+        if not isinstance(model, cls):
+            raise ValueError(f"{folder} holds a {type(model).__name__}; allowed: a {cls.__name__} (or use load_model).")
+        return model.to(map_location)

@@ -6,14 +6,19 @@ Legend: S scales, finest first; C_i channels of scale i; u enters scale 0 only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..dynamics import SOLVERS
 from ..dynamics.solver import check_count, check_number
+from ..gradients import GRADIENTS
+from ..options import build
+from .checks import check_counts, check_dtype
 from .classifier import Cell, DEQClassifier, StateLayout
 
 GROUPS = 8
@@ -25,8 +30,8 @@ class MDEQConfig:
     """Everything that makes an MDEQ classifier.
 
     image_shape: (C, H, W). channels: C_i of every scale. head_channels: h_i of the readout's bottlenecks.
-    features: F, channels before the classifier. stem_stride: stride of the injection's second convolution; scale i has the
-    resolution H / stem_stride / 2^i. expansion: width of a branch's hidden layer over C_i. dropout: probability of
+    features: F, channels before the classifier. stem_stride: stride of the injection's second convolution; scale i has
+    the resolution H / stem_stride / 2^i. expansion: width of a branch's hidden layer over C_i. dropout: probability of
     dropping a channel in the cell, one mask for all steps of a forward. solver, steps, gradient: see DEQClassifier.
     """
 
@@ -40,19 +45,25 @@ class MDEQConfig:
     dropout: float = 0.22
     solver: Any = "broyden"
     steps: int = 8
-    gradient: Any = field(default="unrolled")
+    gradient: Any = "unrolled"
 
     def __post_init__(self) -> None:
         check_number("mdeq", "dropout", self.dropout, 0, 1, high_open=True)
-        for name in ("num_classes", "features", "stem_stride", "expansion"):
+        for name in ("num_classes", "features", "stem_stride", "expansion", "steps"):
             check_count("mdeq", name, getattr(self, name))
-        if len(self.channels) != len(self.head_channels) or not self.channels:
-            raise ValueError(f"mdeq: channels={self.channels!r}, head_channels={self.head_channels!r}; allowed: one of each a scale.")
-        if any(c < GROUPS or c % GROUPS for c in self.channels):
+        for name, length in (("image_shape", 3), ("channels", None), ("head_channels", None)):
+            object.__setattr__(self, name, check_counts("mdeq", name, getattr(self, name), length))
+        if len(self.channels) != len(self.head_channels):
+            given = f"channels={self.channels!r}, head_channels={self.head_channels!r}"
+            raise ValueError(f"mdeq: {given}; allowed: one of each a scale.")
+        if any(c % GROUPS for c in self.channels):
             raise ValueError(f"mdeq: channels={self.channels!r}; allowed: multiples of {GROUPS} (group normalisation).")
         coarsest = self.stem_stride * 2 ** (len(self.channels) - 1)
-        if len(self.image_shape) != 3 or any(n < 1 or n % coarsest for n in self.image_shape[1:]):
-            raise ValueError(f"mdeq: image_shape={self.image_shape!r}; allowed: (channels, height, width), sides divisible by {coarsest}.")
+        if any(n % coarsest for n in self.image_shape[1:]):
+            wanted = f"(channels, height, width), sides divisible by {coarsest}"
+            raise ValueError(f"mdeq: image_shape={self.image_shape!r}; allowed: {wanted}.")
+        build("solver", self.solver, SOLVERS)
+        build("gradient", self.gradient, GRADIENTS)
 
     @property
     def state_shapes(self) -> list[tuple[int, int, int]]:
@@ -91,7 +102,7 @@ def build_mdeq(config: MDEQConfig) -> DEQClassifier:
 
 
 class WNConv2d(nn.Module):
-    """Convolution without bias whose weight is g v / ||v||, the norm taken per output filter; ``weight`` is made by the caller."""
+    """Convolution without bias; its weight g v / ||v||, the norm taken per output filter, is made by the caller."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
         super().__init__()
@@ -101,14 +112,14 @@ class WNConv2d(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        return torch._weight_norm(self.weight_v, self.weight_g, 0)
+        return torch._weight_norm(self.weight_v, self.weight_g, 0)  # pyright: ignore[reportPrivateImportUsage]
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(x, weight, padding=self.padding)
 
 
 class Injection(nn.Sequential):
-    """u = inject(x): two 3x3 convolutions and a 1x1, each with BatchNorm and ReLU. (B, C, H, W) to (B, C_0, H/s, W/s)."""
+    """u = inject(x): convolutions 3x3, 3x3, 1x1, each with BatchNorm and ReLU. (B, C, H, W) to (B, C_0, H/s, W/s)."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__(
@@ -116,6 +127,11 @@ class Injection(nn.Sequential):
             nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
             nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
         )  # fmt: skip
+        self.stride = stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        check_dtype(input, cast(Tensor, self[0].weight))
+        return super().forward(input)
 
 
 class Branch(nn.Module):
@@ -159,7 +175,7 @@ class Transfer(nn.Sequential):
 
 
 class Prepared(NamedTuple):
-    """What f knows of z before u arrives: branch 0 up to the injection, z_0, and every scale's sum over branches j >= 1."""
+    """What f knows of z before u arrives: branch 0 up to the injection; z_0; every scale's sum over branches j >= 1."""
 
     h: Tensor
     z: Tensor
@@ -169,8 +185,8 @@ class Prepared(NamedTuple):
 class MDEQCell(Cell):
     """f(z; u): a branch at every scale, then fusion of all scales. Packed (B, D) to packed (B, D).
 
-    u, (B, C_0, H_0, W_0), enters scale 0 only; so the branches of all other scales, and their share of the fusion, belong
-    to ``prepare``.
+    u, (B, C_0, H_0, W_0), enters scale 0 only; so the branches of all other scales, and their share of the fusion,
+    belong to ``prepare``.
     """
 
     def __init__(self, layout: StateLayout, expansion: int, dropout: float) -> None:
@@ -178,10 +194,11 @@ class MDEQCell(Cell):
         channels = [shape[0] for shape in layout.shapes]
         scales = range(len(channels))
         self.layout, self.dropout = layout, dropout
-        self.branches = nn.ModuleList(Branch(c, expansion) for c in channels)
-        self.fusion = nn.ModuleList(nn.ModuleList(Transfer(channels, j, i) for j in scales) for i in scales)
-        self.post = nn.ModuleList(WNConv2d(c, c, 1) for c in channels)
-        self.post_norm = nn.ModuleList(nn.GroupNorm(POST_GROUPS, c, affine=False) for c in channels)
+        # Any, since a ModuleList does not tell a type checker what is in it
+        self.branches: Any = nn.ModuleList(Branch(c, expansion) for c in channels)
+        self.fusion: Any = nn.ModuleList(nn.ModuleList(Transfer(channels, j, i) for j in scales) for i in scales)
+        self.post: Any = nn.ModuleList(WNConv2d(c, c, 1) for c in channels)
+        self.post_norm: Any = nn.ModuleList(nn.GroupNorm(POST_GROUPS, c, affine=False) for c in channels)
 
     def constants(self, z: Tensor) -> tuple[Tensor | None, ...]:
         """Per scale, in order: both branch weights, the weight of the post-fusion convolution, the dropout mask."""
@@ -234,7 +251,7 @@ class Bottleneck(nn.Module):
 
 
 class MDEQReadout(nn.Module):
-    """Packed state (B, D) to logits (B, K): a bottleneck a scale, joined from fine to coarse, then a linear classifier."""
+    """Packed state (B, D) to logits (B, K): a bottleneck a scale, joined from fine to coarse, then a classifier."""
 
     def __init__(self, layout: StateLayout, hidden: Sequence[int], features: int, num_classes: int) -> None:
         super().__init__()
@@ -242,7 +259,7 @@ class MDEQReadout(nn.Module):
         self.blocks = nn.ModuleList(Bottleneck(shape[0], h) for shape, h in zip(layout.shapes, hidden))
         self.down = nn.ModuleList(
             nn.Sequential(nn.Conv2d(4 * a, 4 * b, 3, 2, padding=1), nn.BatchNorm2d(4 * b), nn.ReLU())
-            for a, b in zip(hidden, hidden[1:])
+            for a, b in pairwise(hidden)
         )
         self.final = nn.Sequential(nn.Conv2d(4 * hidden[-1], features, 1), nn.BatchNorm2d(features), nn.ReLU())
         self.classifier = nn.Linear(features, num_classes)

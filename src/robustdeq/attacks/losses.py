@@ -1,0 +1,73 @@
+"""What an attack maximises: functions of logits (B, K) and labels (B,) to one number a sample, (B,)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Goal:
+    """y: (B,) true labels. target: (B,) wrong labels of a targeted loss. clean: (B, K) log-probabilities of the image."""
+
+    y: Tensor
+    target: Tensor | None = None
+    clean: Tensor | None = None
+
+    def rows(self, keep: Tensor) -> Goal:
+        """The goal of the kept samples."""
+        return Goal(*(None if part is None else part[keep] for part in (self.y, self.target, self.clean)))
+
+
+def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
+    return F.cross_entropy(logits, goal.y, reduction="none")
+
+
+def kl(logits: Tensor, goal: Goal) -> Tensor:
+    """KL(p(x) || p(x')), the attack of TRADES."""
+    assert goal.clean is not None
+    return F.kl_div(logits.log_softmax(1), goal.clean, reduction="none", log_target=True).sum(1)
+
+
+def dlr(logits: Tensor, goal: Goal) -> Tensor:
+    """Difference of logits ratio (Croce and Hein 2020, eq. 6); the denominator is 1 with fewer than three classes."""
+    top = logits.topk(min(3, logits.shape[1]), dim=1).values
+    other = top[:, 1].where(logits.argmax(1) == goal.y, top[:, 0])
+    scale = top[:, 0] - top[:, 2] + 1e-12 if logits.shape[1] > 2 else 1.0
+    return -(_pick(logits, goal.y) - other) / scale
+
+
+def dlr_targeted(logits: Tensor, goal: Goal) -> Tensor:
+    """Targeted difference of logits ratio (Croce and Hein 2020, eq. 7); needs four classes."""
+    assert goal.target is not None
+    top = logits.topk(4, dim=1).values
+    return -(_pick(logits, goal.y) - _pick(logits, goal.target)) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def ce_targeted(logits: Tensor, goal: Goal) -> Tensor:
+    """Log-probability of the target: a confident wrong class."""
+    assert goal.target is not None
+    return -F.cross_entropy(logits, goal.target, reduction="none")
+
+
+def _pick(logits: Tensor, index: Tensor) -> Tensor:
+    return logits.gather(1, index[:, None]).squeeze(1)
+
+
+Loss = Callable[[Tensor, Goal], Tensor]
+LOSSES: dict[str, Loss] = {
+    "ce": cross_entropy,
+    "kl": kl,
+    "dlr": dlr,
+    "dlr-targeted": dlr_targeted,
+    "ce-targeted": ce_targeted,
+}
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """argmax, (B,); -1, a class of nobody, where a logit is not finite."""
+    return torch.where(logits.isfinite().all(dim=1), logits.argmax(1), -1)

@@ -1,0 +1,176 @@
+"""Projected gradient descent (Madry et al. 2018), with the losses, starts and restarts that evaluation and training need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..dynamics.solver import check_count, check_number
+from ..models.classifier import check_images, check_range
+from ..models.modes import images_only
+from ..options import choose
+from ..seeds import generator
+from .losses import LOSSES, Goal, predictions
+from .threat import Threat
+
+STARTS = {"uniform": "uniform in the ball", "gaussian": "x + 0.001 N(0, 1), as TRADES", "clean": "the image itself"}
+
+
+@dataclass(frozen=True)
+class PGD:
+    """x_adv = attack(model, x, y): ``steps`` ascents of length ``step_size`` on a loss, projected to the threat model.
+
+    threat: ``Linf(eps)`` or ``L2(eps)``. loss: ``ce | kl | dlr | dlr-targeted | ce-targeted``. targets: a targeted loss
+    aims at this many of the likeliest wrong classes, one after the other. start: ``uniform | gaussian | clean``.
+    keep: ``worst`` gives a misclassified iterate where one was met, else the one of highest loss, and a sample that is
+    broken is not worked on any more; ``last`` gives the last iterate of one run, as training needs it.
+
+    The gradient is taken through whatever module is given. A view (see ``attacks.views``) names the model that is really
+    deployed, and that model alone decides what counts as misclassified.
+    """
+
+    threat: Threat
+    step_size: float = 2 / 255
+    steps: int = 10
+    restarts: int = 1
+    seed: int = 0
+    loss: str = "ce"
+    targets: int = 9
+    start: str = "uniform"
+    keep: str = "worst"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.threat, Threat):
+            raise ValueError(f"PGD: threat={self.threat!r}; allowed: Linf(eps) or L2(eps).")
+        check_number("PGD", "step_size", self.step_size, 0)
+        for name, low in (("steps", 0), ("restarts", 1), ("seed", 0), ("targets", 1)):
+            check_count("PGD", name, getattr(self, name), low)
+        choose("loss", self.loss, LOSSES)
+        choose("start", self.start, STARTS)
+        choose("keep", self.keep, {"worst": 0, "last": 0})
+        if self.keep == "last" and (self.restarts > 1 or self.targeted):
+            raise ValueError("PGD: keep='last' goes with one restart and an untargeted loss; allowed otherwise: 'worst'.")
+
+    @property
+    def targeted(self) -> bool:
+        return self.loss.endswith("targeted")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:
+        """Adversarial images (B, C, H, W) for images x in [0, 1] and labels y (B,) int64; no gradient is left behind.
+
+        indices: (B,) the samples' numbers in their data set. The random start of a sample depends on the seed and on its
+        number alone, so it is the same in any batch; without numbers the place in the batch stands for it.
+        """
+        check_images(x)
+        check_range(x)
+        check_labels(x, y)
+        x = x.detach()
+        with images_only(model):
+            if self.keep == "last":
+                goal = next(self._goals(model, x, y))
+                return self._last(model, x, goal, self._begin(x, 0, indices))
+            return self._worst(model, x, y, indices)
+
+    def _worst(self, model: nn.Module, x: Tensor, y: Tensor, indices: Tensor | None) -> Tensor:
+        best = x.clone()
+        best_loss = x.new_full((len(x),), -torch.inf)
+        for restart in range(self.restarts):
+            begin = self._begin(x, restart, indices)
+            for goal in self._goals(model, x, y):
+                rows = torch.nonzero(best_loss < torch.inf).flatten()
+                if not len(rows):
+                    return best
+                found, loss = self._run(model, x[rows], goal.rows(rows), begin[rows])
+                better = loss > best_loss[rows]
+                best[rows[better]], best_loss[rows[better]] = found[better], loss[better]
+        return best
+
+    def _run(self, model: nn.Module, x: Tensor, goal: Goal, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+        """One run from ``x_adv``: the kept images and their losses (B,), infinite where the deployed model errs."""
+        kept, kept_loss = x_adv.clone(), x.new_full((len(x),), -torch.inf)
+        rows = torch.arange(len(x), device=x.device)
+        for step in range(self.steps + 1):
+            logits, loss, slope = self._slope(model, x_adv, goal, wanted=step < self.steps)
+            wrong = self._deployed(model, x_adv, logits) != goal.y
+            loss = loss.nan_to_num(-torch.inf).masked_fill(wrong, torch.inf)
+            better = loss > kept_loss[rows]
+            kept[rows[better]], kept_loss[rows[better]] = x_adv[better], loss[better]
+            if wrong.any():
+                stands = ~wrong
+                rows, x, x_adv, goal, slope = rows[stands], x[stands], x_adv[stands], goal.rows(stands), slope[stands]
+            if not len(rows) or step == self.steps:
+                break
+            x_adv = self.threat.project(x, self.threat.ascend(x_adv, slope, self.step_size))
+        return kept, kept_loss
+
+    def _last(self, model: nn.Module, x: Tensor, goal: Goal, x_adv: Tensor) -> Tensor:
+        for _ in range(self.steps):
+            _, _, slope = self._slope(model, x_adv, goal, wanted=True)
+            x_adv = self.threat.project(x, self.threat.ascend(x_adv, slope, self.step_size))
+        return x_adv
+
+    def _slope(self, model: nn.Module, x_adv: Tensor, goal: Goal, *, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, losses, and d loss / d x_adv (zeros when not wanted; zero where it is not finite)."""
+        at = x_adv.detach().requires_grad_(wanted)
+        with torch.set_grad_enabled(wanted):
+            logits = model(at)
+            loss = LOSSES[self.loss](logits, goal)
+        slope = torch.autograd.grad(loss.sum(), at)[0] if wanted else torch.zeros_like(at)
+        return logits.detach(), loss.detach(), slope.nan_to_num(0, 0, 0)
+
+    def _deployed(self, model: nn.Module, x_adv: Tensor, logits: Tensor) -> Tensor:
+        if getattr(model, "faithful", True):
+            return predictions(logits)
+        with torch.no_grad():
+            return predictions(model.deployed(x_adv))
+
+    def _goals(self, model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Goal]:
+        """One goal, or one for each target. The logits of the image are computed once an attack."""
+        if self.loss not in ("kl", "dlr-targeted", "ce-targeted"):
+            yield Goal(y)
+            return
+        with torch.no_grad():
+            logits = model(x)
+        if self.loss == "kl":
+            yield Goal(y, clean=logits.log_softmax(1))
+            return
+        classes = logits.shape[1]
+        if self.loss == "dlr-targeted" and classes < 4:
+            raise ValueError(f"PGD: loss='dlr-targeted' on {classes} classes; allowed: at least 4, or loss='ce-targeted'.")
+        wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+        for rank in range(min(self.targets, classes - 1)):
+            yield Goal(y, target=wrong[:, rank])
+
+    def _begin(self, x: Tensor, restart: int, indices: Tensor | None) -> Tensor:
+        if self.start == "clean":
+            return x
+        if self.start == "gaussian":
+            return self.threat.project(x, x + 0.001 * numbered(torch.randn, x, self.seed, restart, indices))
+        return self.threat.spread(x, numbered(torch.rand, x, self.seed, restart, indices))
+
+
+def numbered(draw, x: Tensor, seed: int, restart: int, indices: Tensor | None) -> Tensor:
+    """Random numbers of the shape of x; those of a sample depend on (seed, restart, its index) alone.
+
+    Without indices one generator serves the whole batch. Drawn on the CPU, so that every device sees the same numbers.
+    """
+    if indices is None:
+        return draw(x.shape, generator=generator(seed, restart, 0)).to(x)
+    rows = [draw(x.shape[1:], generator=generator(seed, restart, 1 + index)) for index in indices.tolist()]
+    return torch.stack(rows).to(x) if rows else torch.empty_like(x)
+
+
+def check_labels(x: Tensor, y: Tensor, classes: int | None = None) -> None:
+    """Raise a ValueError unless y is (B,) int64, of one label an image, in 0..classes-1."""
+    if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
+        given = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"labels are {given}; allowed: int64 of shape ({len(x)},).")
+    if not len(y):
+        return
+    low, high = (int(v) for v in y.aminmax())
+    if low < 0 or (classes is not None and high >= classes):
+        top = "the number of classes - 1" if classes is None else classes - 1
+        raise ValueError(f"labels lie in {low}..{high}; allowed: 0..{top}.")

@@ -1,0 +1,91 @@
+"""Threat models: the ball around an image, always cut with the box [0, 1]. Images are (B, C, H, W)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..dynamics.solver import check_number
+from ..options import registry
+
+
+@dataclass(frozen=True)
+class Threat(ABC):
+    """All x' with ||x' - x|| <= eps and pixels in [0, 1]."""
+
+    eps: float
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_number(type(self).__name__, "eps", self.eps, 0)
+
+    @abstractmethod
+    def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """||x_adv - x|| per sample, (B,)."""
+
+    @abstractmethod
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """A point of the ball and the box near ``x_adv``."""
+
+    @abstractmethod
+    def ascend(self, x_adv: Tensor, slope: Tensor, size: float) -> Tensor:
+        """The steepest step of length ``size`` up the slope, before projection."""
+
+    @abstractmethod
+    def spread(self, x: Tensor, uniform: Tensor) -> Tensor:
+        """A random point of the ball from ``uniform`` numbers in [0, 1) of the images' shape."""
+
+    def contains(self, x: Tensor, x_adv: Tensor, slack: float = 1e-6) -> Tensor:
+        """(B,) bool: inside the ball and the box up to rounding; False for a NaN."""
+        inside = self.distance(x, x_adv) <= self.eps + slack
+        low, high = x_adv.flatten(1).aminmax(dim=1)
+        return inside & (low >= -slack) & (high <= 1 + slack)
+
+
+@dataclass(frozen=True)
+class Linf(Threat):
+    """max |x' - x| <= eps, in pixel units of [0, 1]."""
+
+    name: ClassVar[str] = "Linf"
+
+    def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        return (x_adv - x).flatten(1).abs().amax(dim=1)
+
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(x_adv, x - self.eps), x + self.eps).clamp(0, 1)
+
+    def ascend(self, x_adv: Tensor, slope: Tensor, size: float) -> Tensor:
+        return x_adv + size * slope.sign()
+
+    def spread(self, x: Tensor, uniform: Tensor) -> Tensor:
+        return self.project(x, x + self.eps * (2 * uniform - 1))
+
+
+@dataclass(frozen=True)
+class L2(Threat):
+    """||x' - x||_2 <= eps, in pixel units of [0, 1]."""
+
+    name: ClassVar[str] = "L2"
+
+    def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        return (x_adv - x).flatten(1).norm(dim=1)
+
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        shift = x_adv - x
+        length = shift.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        shift = shift * (self.eps / length.clamp_min(1e-12)).clamp_max(1)
+        return (x + shift).clamp(0, 1)
+
+    def ascend(self, x_adv: Tensor, slope: Tensor, size: float) -> Tensor:
+        length = slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        return x_adv + size * slope / length.clamp_min(1e-12)
+
+    def spread(self, x: Tensor, uniform: Tensor) -> Tensor:
+        return self.project(x, x + (2 * uniform - 1) * self.eps * (3 / uniform[0].numel()) ** 0.5)
+
+
+THREATS = registry(Linf, L2)

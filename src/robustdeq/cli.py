@@ -1,0 +1,339 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .options import check_options, choose
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(kw_only=True)
+class Train:
+    """Train one model of a recipe and save it.
+
+    For example:
+      robustdeq train digits --out runs/mine
+      robustdeq train digits --states random --objective trades --out runs/trades
+      robustdeq train digits --gradient phantom --attack-gradient phantom --out runs/papers
+
+    A killed run goes on from its last epoch when the same command is given again.
+    """
+
+    recipe: tyro.conf.Positional[str]
+    """Name of a recipe: digits."""
+    out: Path
+    """Folder for the checkpoints and the model (out/model)."""
+    objective: str = "pgd-at"
+    """pgd-at | trades"""
+    states: str = "final"
+    """Which z^[t] the loss looks at: final | random"""
+    gradient: str = "unrolled"
+    """Of the update: unrolled | phantom | implicit | simultaneous"""
+    attack_gradient: str = "unrolled"
+    """Of the attack in training; the same choices."""
+    solver: str | None = None
+    """picard | anderson | broyden | reversible; default: the recipe's."""
+    clean: bool = False
+    """Train without attacks."""
+    seed: int = 0
+    device: Device = "cpu"
+
+    def run(self) -> None:
+        from dataclasses import replace
+
+        from .models import create_model, save_model
+        from .recipes import load_data, recipe
+        from .training import Trainer
+
+        chosen = recipe(self.recipe)
+        phases = chosen.training.phases
+        if self.clean:
+            phases = tuple(replace(phase, attack_steps=0) for phase in phases)
+        config = replace(
+            chosen.training, phases=phases, objective=self.objective, states=self.states, gradient=self.gradient,
+            attack_gradient=self.attack_gradient, seed=self.seed,
+        )  # fmt: skip
+        options = dict(chosen.model_options) | ({} if self.solver is None else {"solver": self.solver})
+        data = load_data(chosen.data)
+        model = create_model(chosen.model, len(data.train.classes), seed=self.seed, **options).to(_device(self.device))
+        trainer = Trainer(model, data.train.to(self.device), config, self.out)
+        with _bar("training") as progress:
+            trainer.run(progress)
+        save_model(model, self.out / "model")
+        print(f"{self.out / 'model'}: accuracy on attacked training images {100 * trainer.history[-1]['accuracy_adv']:.1f}%")
+
+
+@dataclass(kw_only=True)
+class _OnModel:
+    """Options of the verbs that look at a saved model."""
+
+    model: tyro.conf.Positional[str]
+    """A folder that save_model or `robustdeq train` wrote, or a hub id."""
+    out: Path
+    """Folder for what is found."""
+    data: str = "digits"
+    """Data set whose test split is used: digits."""
+    eps: float | None = None
+    """Radius of the L-inf ball, pixels in [0, 1]; default 0.15 for digits."""
+    subset: int | None = None
+    """Take only the first so many test images (they are in random order)."""
+    batch_size: int = 100
+    seed: int = 0
+    device: Device = "cpu"
+
+    def load(self):
+        """The model, the images and the labels on the device, and the threat."""
+        from .attacks import Linf
+        from .models import load_model
+        from .recipes import DEFAULT_EPS, load_data
+
+        test = load_data(self.data).test
+        if self.subset is not None:
+            if not 1 <= self.subset <= len(test):
+                raise ValueError(f"--subset {self.subset}; allowed: 1..{len(test)}.")
+            test = test.take(slice(self.subset))
+        threat = Linf(DEFAULT_EPS[self.data] if self.eps is None else self.eps)
+        device = _device(self.device)
+        return load_model(self.model).to(device), test.images().to(device), test.labels.to(device), threat
+
+
+@dataclass(kw_only=True)
+class Evaluate(_OnModel):
+    """Attack a model and count what stands; print a table with exact 95% intervals.
+
+    For example:
+      robustdeq evaluate runs/mine/model --suite quick --out runs/mine/quick
+      robustdeq evaluate runs/mine/model --suite standard --subset 100 --out runs/mine/standard
+      robustdeq evaluate runs/mine/model --defend --suite quick --out runs/mine/defended
+
+    An interrupted evaluation goes on from its last batch when the same command is given again.
+    """
+
+    suite: str = "quick"
+    """quick (PGD-20 with every gradient) | standard (quick and AutoAttack)"""
+    defend: bool = False
+    """Put input entropy reduction on the model, with the ball of --eps."""
+
+    def run(self) -> None:
+        from .evaluation import evaluate
+        from .files import write_text
+        from .regulation import EntropyReduction
+
+        model, x, y, threat = self.load()
+        if self.defend:
+            model = EntropyReduction(eps=threat.eps, step_size=threat.eps / 4)(model)
+        with _bar(self.suite) as progress:
+            found = evaluate(
+                model, x, y, suite=self.suite, threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
+                progress=progress,
+            )  # fmt: skip
+        write_text(self.out / "table.md", found.table() + "\n")
+        print(found.table())
+
+
+@dataclass(kw_only=True)
+class Attack(_OnModel):
+    """Make adversarial images with PGD and save them (images.safetensors: images, adversarial, labels, predictions).
+
+    For example:
+      robustdeq attack runs/mine/model --out runs/mine/attacked
+      robustdeq attack runs/mine/model --steps 50 --loss dlr --gradient phantom --subset 100 --out runs/mine/attacked
+
+    """
+
+    steps: int = 20
+    step_size: float | None = None
+    """In pixels of [0, 1]; default a quarter of eps."""
+    restarts: int = 1
+    loss: str = "ce"
+    """ce | kl | dlr | dlr-targeted | ce-targeted"""
+    gradient: str = "unrolled"
+    """unrolled | phantom | implicit | simultaneous"""
+
+    def run(self) -> None:
+        from .attacks import PGD, ThroughGradient
+        from .evaluation import attack_images
+        from .models import DEQClassifier
+
+        model, x, y, threat = self.load()
+        size = threat.eps / 4 if self.step_size is None else self.step_size
+        attack = PGD(threat, size, self.steps, restarts=self.restarts, seed=self.seed, loss=self.loss)
+        view = ThroughGradient(model, self.gradient) if isinstance(model, DEQClassifier) else model
+        with _bar("attack") as progress:
+            file, right, stands = attack_images(view, attack, model, x, y, self.out, self.batch_size, progress)
+        print(f"{file}: {right} of {len(y)} images are classified correctly, {stands} after the attack")
+
+
+@dataclass(kw_only=True)
+class Reproduce:
+    """Train the rows of a recipe's table, evaluate them, and write table, results and figures.
+
+    For example:
+      robustdeq reproduce digits
+      robustdeq reproduce digits --full --out runs/digits-full
+      robustdeq reproduce digits --seed 1 --out runs/digits-1
+
+    Given again, it picks up what is done.
+    """
+
+    recipe: tyro.conf.Positional[str]
+    """Name of a recipe: digits."""
+    out: Path | None = None
+    """Output folder; default runs/RECIPE."""
+    full: bool = False
+    """AutoAttack standard on every test image instead of the recipe's short form (hours on a CPU)."""
+    jobs: int = field(default_factory=lambda: max(1, min(3, os.cpu_count() or 1)))
+    """Rows that run at the same time, each in a process of its own."""
+    seed: int = 0
+    device: Device = "cpu"
+
+    def run(self) -> None:
+        from .dynamics.solver import check_count
+        from .recipes import recipe
+        from .reproduction import Settings, reproduce
+
+        check_count("reproduce", "jobs", self.jobs)
+        check_count("reproduce", "seed", self.seed, 0)
+        recipe(self.recipe)
+        out = Path("runs") / self.recipe if self.out is None else self.out
+        settings = Settings(
+            recipe=self.recipe, out=out, seed=self.seed, device=str(_device(self.device)), jobs=self.jobs, full=self.full
+        )
+        with _bars() as report:
+            table = reproduce(settings, report)
+        print(table)
+        print(f"{out}: table.md, results.json, models/, figures/")
+
+
+@dataclass(kw_only=True)
+class Convert:
+    """Turn a checkpoint of the papers' authors into a model folder (config.json, model.safetensors).
+
+    For example:
+      robustdeq convert checkpoint.pth --out models/deq-large
+
+    """
+
+    file: tyro.conf.Positional[Path]
+    """A checkpoint with the authors' keys; it is read without unpickling code."""
+    out: Path
+    """Folder to be written."""
+
+    def run(self) -> None:
+        from .models import load_official, save_model
+
+        model = load_official(self.file)
+        save_model(model, self.out)
+        print(f"{self.out}: {sum(p.numel() for p in model.parameters()):,} parameters")
+
+
+COMMANDS: dict[str, type] = {cls.__name__.lower(): cls for cls in (Train, Evaluate, Attack, Reproduce, Convert)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: 0 done, 2 a mistake in what was given, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_overview())
+            return 0 if arguments else 2
+        _command(*arguments).run()
+    except (ValueError, FloatingPointError) as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+    except KeyboardInterrupt:
+        print("robustdeq: interrupted; the same command goes on from what is done.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _overview() -> str:
+    lines = ["usage: robustdeq COMMAND [options]", "", "Train, attack, defend and evaluate deep equilibrium models.", ""]
+    lines += [f"  {name:<11}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join([*lines, "", "robustdeq COMMAND --help shows the options of a command, with examples."])
+
+
+def _command(name: str, *arguments: str):
+    """The command object. A mistake becomes a ValueError of one or two lines instead of a box."""
+    command = choose("command", name, COMMANDS)
+    flags = [f"--{field.name.replace('_', '-')}" for field in fields(command) if "Positional" not in str(field.type)]
+    given = [word.split("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
+    check_options(f"robustdeq {name}", given, [*flags, "--help"])
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(command, prog=f"robustdeq {name}", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ValueError(f"{name}: {_plain(complaint.getvalue())}") from None
+
+
+def _plain(box: str) -> str:
+    """The sentences of a box that tyro drew."""
+    lines = [re.sub(r"[^\x20-\x7e]", "", line).strip(" |") for line in box.splitlines()]
+    return " ".join(line for line in lines if line)
+
+
+def _fail(message: str) -> int:
+    print(f"robustdeq: {message}", file=sys.stderr)
+    return 2
+
+
+def _device(name: str):
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but this torch sees no CUDA device; allowed here: cpu.")
+    return torch.device(name)
+
+
+def _columns():
+    return (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+
+
+@contextlib.contextmanager
+def _bar(name: str) -> Iterator:
+    """One progress bar, fed with (done, total, text)."""
+    with Progress(*_columns(), console=Console(stderr=True)) as bars:
+        task = bars.add_task(name)
+        yield lambda done, total, text: bars.update(task, completed=done, total=total, description=f"{name}: {text}")
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator:
+    """A progress bar for every row, fed with (row, text, done, total). Without a terminal, a line for every stage."""
+    console = Console(stderr=True)
+    tasks: dict[str, tuple[object, str]] = {}
+    with Progress(*_columns(), console=console) as bars:
+
+        def report(row: str, text: str, done: int, total: int) -> None:
+            stage = text.split(":")[0]
+            if row not in tasks:
+                tasks[row] = (bars.add_task(row), "")
+            task, previous = tasks[row]
+            if stage != previous and not console.is_terminal:
+                console.print(f"{row}: {stage}")
+            tasks[row] = (task, stage)
+            bars.update(task, completed=done, total=total, description=f"{row} · {text}")
+
+        yield report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Input entropy reduction along the neural dynamics (P23 sec. 3.2; SPEC section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..dynamics import Map, SolverState, Trajectory, drive
+from ..dynamics.solver import check_count, check_number
+from ..models.classifier import CellMap, DEQClassifier, check_images
+from ..models.modes import evaluating
+
+
+@dataclass(frozen=True)
+class EntropyReduction:
+    """The defence, to be put on a model: ``defended = EntropyReduction(...)(model)``.
+
+    After every ``every`` solver steps, except the last, the input takes ``updates`` signed gradient steps that lower the
+    entropy of the prediction, z held fixed; it stays within ``eps`` (L-inf) of the image and within [0, 1].
+
+    eps, step_size: in pixel units of [0, 1]. updates: R, 0 leaves the model as it is. every: T_f.
+    """
+
+    eps: float = 8 / 255
+    step_size: float = 2 / 255
+    updates: int = 10
+    every: int = 2
+
+    def __post_init__(self) -> None:
+        check_number("EntropyReduction", "eps", self.eps, 0, 1)
+        check_number("EntropyReduction", "step_size", self.step_size, 0, 1)
+        check_count("EntropyReduction", "updates", self.updates, 0)
+        check_count("EntropyReduction", "every", self.every)
+
+    def __call__(self, model: DEQClassifier) -> RegulatedClassifier:
+        return RegulatedClassifier(model, self)
+
+
+@dataclass(frozen=True)
+class SmoothSign:
+    """sign(g) in the forward pass, the slope of tanh(g / (temperature * mean |g|)) in the backward pass."""
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("SmoothSign", "temperature", self.temperature, 0, low_open=True)
+
+    def __call__(self, g: Tensor) -> Tensor:
+        scale = self.temperature * g.detach().abs().mean(dim=(1, 2, 3), keepdim=True) + 1e-12
+        soft = torch.tanh(g / scale)
+        return g.detach().sign() + (soft - soft.detach())
+
+
+class RegulatedClassifier(nn.Module):
+    """A DEQ classifier defended by input entropy reduction: logits = defended(x), x (B, C, H, W) in [0, 1].
+
+    The defence belongs to inference: the model is in eval mode during a forward. The plain gradient of ``forward`` holds
+    x' - x constant (BPDA, the "frozen" threat setting); ``through`` an update rule it passes the updates as well.
+    """
+
+    def __init__(self, model: DEQClassifier, method: EntropyReduction) -> None:
+        super().__init__()
+        if not isinstance(model, DEQClassifier):
+            raise ValueError(f"EntropyReduction: the model is a {type(model).__name__}; allowed: a DEQClassifier.")
+        if method.every > model.steps:
+            raise ValueError(f"EntropyReduction: every={method.every}; allowed: 1..{model.steps}, the model's number of steps.")
+        self.model, self.method = model, method
+
+    def forward(self, x: Tensor, *, through: SmoothSign | None = None) -> Tensor:
+        trajectory, _ = self._solve(x, record=False, through=through)
+        with evaluating(self.model):
+            return self.model.readout(trajectory.z)
+
+    @torch.no_grad()
+    def trajectory(self, x: Tensor) -> Trajectory:
+        """The regulated dynamics; ``inputs[t-1]`` is the x' (B, C, H, W) that step t used."""
+        trajectory, inputs = self._solve(x, record=True, through=None)
+        return trajectory.reading(self.model.readout, inputs)
+
+    def _solve(self, x: Tensor, record: bool, through: SmoothSign | None) -> tuple[Trajectory, tuple[Tensor, ...]]:
+        model = self.model
+        check_images(x, model.image_shape)
+        with evaluating(model):
+            f = model.map(x)
+            regulator = _Regulator(model, self.method, x, f, through)
+            trajectory = drive(model.solver, f, model.zeros(x), model.steps, regulate=regulator, record=record)
+        return trajectory, regulator.inputs(model.steps)
+
+
+class _Regulator:
+    """Changes the input of one forward between two solver steps. x' is never reset between the blocks of updates."""
+
+    def __init__(self, model: DEQClassifier, method: EntropyReduction, x: Tensor, f: CellMap, through: SmoothSign | None) -> None:
+        self.model, self.method, self.x, self.f, self.through = model, method, x, f, through
+        self.adjusted = x
+        self.changes: list[tuple[int, Tensor]] = [(0, x)]
+
+    def __call__(self, state: SolverState) -> Map | None:
+        if state.t % self.method.every or not self.method.updates:
+            return None
+        prepared = self.f.prepare(state.z)
+        adjusted = self.adjusted
+        for _ in range(self.method.updates):
+            adjusted = self._update(adjusted, prepared)
+        if self.through is None:
+            adjusted = adjusted.detach() + (self.x - self.x.detach())  # this value, the gradient of x
+        self.adjusted = adjusted
+        self.changes.append((state.t, adjusted))
+        self.f = self.f.at(self.model.inject(adjusted), state.z, prepared)
+        return self.f
+
+    def _update(self, adjusted: Tensor, prepared: object) -> Tensor:
+        """One signed step down the entropy; z, and so ``prepared``, is held fixed."""
+        exact = self.through is not None
+        with torch.enable_grad():
+            at = adjusted if exact and adjusted.requires_grad else adjusted.detach().requires_grad_()
+            z = self.f.cell.finish(prepared, self.model.inject(at), self.f.constants)
+            total = entropy(self.model.readout(z)).sum()
+            (slope,) = torch.autograd.grad(total, at, create_graph=exact)
+        sign = slope.sign() if self.through is None else self.through(slope)
+        eps, x = self.method.eps, self.x if exact else self.x.detach()
+        moved = at - self.method.step_size * sign if exact else adjusted.detach() - self.method.step_size * sign
+        return torch.minimum(torch.maximum(moved, x - eps), x + eps).clamp(0, 1)
+
+    def inputs(self, steps: int) -> tuple[Tensor, ...]:
+        """The x' of every step 1..steps."""
+        changed = dict(self.changes)
+        used, current = [], self.x
+        for t in range(steps):
+            current = changed.get(t, current)
+            used.append(current)
+        return tuple(used)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Shannon entropy of softmax(logits) in nats, per sample. (B, K) -> (B,)"""
+    log_p = logits.log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)

@@ -1,0 +1,49 @@
+"""The state of a run as one safetensors file: tensors in the body, everything else as JSON in the header."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from ..files import write_bytes
+from ..models.zoo import load_strictly
+
+SCHEMA = 1
+
+
+def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> None:
+    """Write model, optimizer state and ``facts`` (JSON) under a temporary name, then rename."""
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
+    tensors = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
+    write_bytes(path, save(tensors, metadata={"robustdeq": json.dumps({"schema": SCHEMA, **facts})}))
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> dict[str, Any]:
+    """Put a run's state back and return its facts; a ValueError names what does not fit, and then nothing was changed."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("robustdeq", "null"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); remove it to start this run anew.") from error
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is not a checkpoint of this version (schema {SCHEMA}); remove it to start this run anew.")
+    differing = [key for key in config if facts.get("config", {}).get(key) != config[key]]
+    if differing:
+        raise ValueError(f"{path} is of a run with another {', '.join(differing)}; give another output folder, or the same config.")
+    load_strictly(model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, str(path))
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, slot = key.split(".", 2)
+            state.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return facts

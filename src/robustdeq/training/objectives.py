@@ -1,0 +1,110 @@
+"""What a training step minimises: clean, PGD-AT or TRADES, read at the states that a sampler draws (SPEC section 3)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attacks import PGD, Threat
+from ..dynamics.solver import check_number
+from ..gradients import Gradient
+from ..models.classifier import DEQClassifier
+from ..options import registry
+
+
+@dataclass(frozen=True)
+class Losses:
+    """total: the scalar to be minimised. correct, correct_adv: (B,) bool, on the clean and on the attacked images."""
+
+    total: Tensor
+    correct: Tensor
+    correct_adv: Tensor
+
+
+class Reader(nn.Module):
+    """A model as one forward of training sees it: its state drawn anew each time, its gradient chosen.
+
+    draw: gives the number of solver steps of a forward. Any other classifier is left as it is.
+    """
+
+    def __init__(self, model: nn.Module, draw: Callable[[], int], gradient: Gradient | None) -> None:
+        super().__init__()
+        self.model, self.draw, self.gradient = model, draw, gradient
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(self.model, DEQClassifier):
+            return self.model(x)
+        return self.model(x, steps=self.draw(), gradient=self.gradient)
+
+
+class Objective(ABC):
+    """``losses`` makes the attack in eval mode with ``attacker`` and the losses in train mode with ``updated``."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def attack(self, threat: Threat, steps: int, step_size: float, seed: int) -> PGD:
+        """The attack of one training step."""
+
+    @abstractmethod
+    def losses(self, attack: PGD, attacker: nn.Module, updated: nn.Module, x: Tensor, y: Tensor) -> Losses:
+        """x (B, C, H, W) in [0, 1], y (B,) int64."""
+
+
+@dataclass(frozen=True)
+class PGDAT(Objective):
+    """Cross-entropy at the images of a PGD attack from a uniform start (Madry et al. 2018).
+
+    With one attack step it is FGSM with a random start; with none it is training on clean images.
+    """
+
+    name: ClassVar[str] = "pgd-at"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("PGDAT", "label_smoothing", self.label_smoothing, 0, 1, high_open=True)
+
+    def attack(self, threat: Threat, steps: int, step_size: float, seed: int) -> PGD:
+        return PGD(threat, step_size, steps, seed=seed, start="uniform" if steps else "clean", keep="last")
+
+    def losses(self, attack: PGD, attacker: nn.Module, updated: nn.Module, x: Tensor, y: Tensor) -> Losses:
+        x_adv = attack(attacker, x, y)
+        logits = updated(x_adv)
+        correct = logits.detach().argmax(1) == y
+        return Losses(F.cross_entropy(logits, y, label_smoothing=self.label_smoothing), correct, correct)
+
+
+@dataclass(frozen=True)
+class TRADES(Objective):
+    """CE(x) + weight KL(p(x) || p(x_adv)) (Zhang et al. 2019); the attack starts at x + 0.001 N(0, 1) and climbs the KL."""
+
+    name: ClassVar[str] = "trades"
+    weight: float = 6.0
+
+    def __post_init__(self) -> None:
+        check_number("TRADES", "weight", self.weight, 0)
+
+    def attack(self, threat: Threat, steps: int, step_size: float, seed: int) -> PGD:
+        return PGD(threat, step_size, steps, seed=seed, loss="kl", start="gaussian" if steps else "clean", keep="last")
+
+    def losses(self, attack: PGD, attacker: nn.Module, updated: nn.Module, x: Tensor, y: Tensor) -> Losses:
+        x_adv = attack(attacker, x, y)
+        logits, logits_adv = updated(x), updated(x_adv)
+        divergence = F.kl_div(logits_adv.log_softmax(1), logits.log_softmax(1), reduction="batchmean", log_target=True)
+        correct, correct_adv = (found.detach().argmax(1) == y for found in (logits, logits_adv))
+        return Losses(F.cross_entropy(logits, y) + self.weight * divergence, correct, correct_adv)
+
+
+OBJECTIVES = registry(PGDAT, TRADES)
+
+
+def clean_accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Share of correct predictions in eval mode."""
+    with torch.no_grad():
+        return float((model(x).argmax(1) == y).float().mean())

@@ -1,0 +1,3 @@
+from problems import one_thread
+
+__all__ = ["one_thread"]
