@@ -8,15 +8,25 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .attacks import PGD, Linf, ThroughGradient
+from .dynamics.solver import check_count
+from .evaluation import attack_images, evaluate
+from .files import write_text
+from .models import DEQClassifier, create_model, load_model, load_official, save_model
 from .options import check_options, choose
+from .recipes import DEFAULT_EPS, load_data, recipe
+from .regulation import EntropyReduction
+from .reproduction import JobError, Settings, reproduce
+from .training import Trainer
 
 Device = Literal["cpu", "cuda"]
 
@@ -34,7 +44,7 @@ class Train:
     """
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe: digits."""
+    """digits | smoke"""
     out: Path
     """Folder for the checkpoints and the model (out/model)."""
     objective: str = "pgd-at"
@@ -53,12 +63,6 @@ class Train:
     device: Device = "cpu"
 
     def run(self) -> None:
-        from dataclasses import replace
-
-        from .models import create_model, save_model
-        from .recipes import load_data, recipe
-        from .training import Trainer
-
         chosen = recipe(self.recipe)
         phases = chosen.training.phases
         if self.clean:
@@ -74,7 +78,8 @@ class Train:
         with _bar("training") as progress:
             trainer.run(progress)
         save_model(model, self.out / "model")
-        print(f"{self.out / 'model'}: accuracy on attacked training images {100 * trainer.history[-1]['accuracy_adv']:.1f}%")
+        share = 100 * trainer.history[-1]["accuracy_adv"]
+        print(f"{self.out / 'model'}: accuracy on attacked training images {share:.1f}%")
 
 
 @dataclass(kw_only=True)
@@ -97,10 +102,6 @@ class _OnModel:
 
     def load(self):
         """The model, the images and the labels on the device, and the threat."""
-        from .attacks import Linf
-        from .models import load_model
-        from .recipes import DEFAULT_EPS, load_data
-
         test = load_data(self.data).test
         if self.subset is not None:
             if not 1 <= self.subset <= len(test):
@@ -129,10 +130,6 @@ class Evaluate(_OnModel):
     """Put input entropy reduction on the model, with the ball of --eps."""
 
     def run(self) -> None:
-        from .evaluation import evaluate
-        from .files import write_text
-        from .regulation import EntropyReduction
-
         model, x, y, threat = self.load()
         if self.defend:
             model = EntropyReduction(eps=threat.eps, step_size=threat.eps / 4)(model)
@@ -165,10 +162,6 @@ class Attack(_OnModel):
     """unrolled | phantom | implicit | simultaneous"""
 
     def run(self) -> None:
-        from .attacks import PGD, ThroughGradient
-        from .evaluation import attack_images
-        from .models import DEQClassifier
-
         model, x, y, threat = self.load()
         size = threat.eps / 4 if self.step_size is None else self.step_size
         attack = PGD(threat, size, self.steps, restarts=self.restarts, seed=self.seed, loss=self.loss)
@@ -191,7 +184,7 @@ class Reproduce:
     """
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe: digits."""
+    """digits | smoke"""
     out: Path | None = None
     """Output folder; default runs/RECIPE."""
     full: bool = False
@@ -202,16 +195,17 @@ class Reproduce:
     device: Device = "cpu"
 
     def run(self) -> None:
-        from .dynamics.solver import check_count
-        from .recipes import recipe
-        from .reproduction import Settings, reproduce
-
         check_count("reproduce", "jobs", self.jobs)
         check_count("reproduce", "seed", self.seed, 0)
         recipe(self.recipe)
         out = Path("runs") / self.recipe if self.out is None else self.out
         settings = Settings(
-            recipe=self.recipe, out=out, seed=self.seed, device=str(_device(self.device)), jobs=self.jobs, full=self.full
+            recipe=self.recipe,
+            out=out,
+            seed=self.seed,
+            device=str(_device(self.device)),
+            jobs=self.jobs,
+            full=self.full,
         )
         with _bars() as report:
             table = reproduce(settings, report)
@@ -234,8 +228,6 @@ class Convert:
     """Folder to be written."""
 
     def run(self) -> None:
-        from .models import load_official, save_model
-
         model = load_official(self.file)
         save_model(model, self.out)
         print(f"{self.out}: {sum(p.numel() for p in model.parameters()):,} parameters")
@@ -256,6 +248,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+    except JobError as error:
+        print(f"robustdeq: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("robustdeq: interrupted; the same command goes on from what is done.", file=sys.stderr)
         return 130
@@ -263,7 +258,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _overview() -> str:
-    lines = ["usage: robustdeq COMMAND [options]", "", "Train, attack, defend and evaluate deep equilibrium models.", ""]
+    lines = [
+        "usage: robustdeq COMMAND [options]",
+        "",
+        "Train, attack, defend and evaluate deep equilibrium models.",
+        "",
+    ]
     lines += [f"  {name:<11}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", "robustdeq COMMAND --help shows the options of a command, with examples."])
 
@@ -296,15 +296,19 @@ def _fail(message: str) -> int:
 
 
 def _device(name: str):
-    import torch
-
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda, but this torch sees no CUDA device; allowed here: cpu.")
     return torch.device(name)
 
 
 def _columns():
-    return (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
 
 
 @contextlib.contextmanager

@@ -49,4 +49,6 @@ def check_options(owner: str, given: Iterable[str], allowed: Iterable[str]) -> N
     allowed = list(allowed)
     for name in given:
         if name not in allowed:
-            raise ValueError(f"{owner}: unknown option {name!r}{suggestion(name, allowed)}; allowed: {', '.join(allowed)}.")
+            raise ValueError(
+                f"{owner}: unknown option {name!r}{suggestion(name, allowed)}; allowed: {', '.join(allowed)}."
+            )

@@ -24,7 +24,8 @@ class Recipe:
 
     data: a name of ``LOAD``. model: a preset, with options. training: of the baseline row. defence: input entropy
     reduction of the defended rows. auto_attacks: which of AutoAttack's attacks a short run makes, on the first
-    ``auto_points`` test images; a full run makes the standard suite on all of them.
+    ``auto_points`` test images; a full run makes the standard suite on all of them. test_points: how many of the test
+    images, which are in random order, are used at all; None takes all.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Recipe:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     auto_attacks: tuple[str, ...] = ("apgd-ce", "apgd-t")
     auto_points: int = 100
+    test_points: int | None = None
 
     @property
     def rows(self) -> dict[str, TrainConfig]:
@@ -71,7 +73,26 @@ def digits_recipe() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"digits": digits_recipe}
+def smoke_recipe() -> Recipe:
+    """The digits recipe cut down until it only shows that every part runs; its numbers mean nothing."""
+    full = digits_recipe()
+    phases = (
+        Phase(epochs=1, attack_steps=1, step_size=full.training.eps, solver_steps=2),
+        Phase(epochs=1, attack_steps=2, step_size=full.training.eps / 2, solver_steps=4),
+    )
+    return replace(
+        full,
+        name="smoke",
+        summary="every part of digits in half a minute; the numbers mean nothing",
+        training=replace(full.training, phases=phases),
+        model_options={"steps": 4},
+        auto_attacks=("apgd-ce",),
+        auto_points=4,
+        test_points=24,
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"digits": digits_recipe, "smoke": smoke_recipe}
 
 
 def recipe(name: str) -> Recipe:

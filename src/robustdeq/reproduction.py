@@ -1,8 +1,8 @@
 """The main job: train the rows of the paper's table, evaluate them, write table, results and figures.
 
 One job a trained model; jobs run in processes of their own and share nothing but the output folder, which holds:
-recipe.json, models/ROW/, training/ROW/, evaluation/ROW[ + entropy reduction]/, analysis/ROW.json, and at the end table.md,
-results.json and figures/. Whatever is there already is not done again.
+recipe.json, models/ROW/, training/ROW/, evaluation/ROW[-entropy-reduction]/, analysis/ROW.json, and at the end
+table.md, results.json and figures/. Whatever is there already is not done again.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Empty
@@ -24,7 +24,7 @@ from torch import Tensor
 from .analysis import entropy_along, entropy_figure, state_accuracy, state_figure
 from .attacks import PGD, AutoAttack, Frozen
 from .data import Splits
-from .evaluation import Entry, Evaluation, Share, environment, evaluate, quick, standard
+from .evaluation import Entry, Evaluation, Share, environment, evaluate, standard
 from .files import write_json, write_text
 from .models import create_model, load_model, save_model
 from .models.classifier import DEQClassifier
@@ -36,7 +36,8 @@ Report = Callable[[str, str, int, int], None]
 """Called with the row, what it is doing, and how much of how much is done."""
 
 DEFENDED = " + entropy reduction"
-SHORT_STATES = 100
+FAILED = "failed"
+BATCH = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,58 +80,78 @@ def _claim(settings: Settings, chosen: Recipe) -> None:
             raise ValueError(f"{file} cannot be read ({error}); give another --out.") from error
         differing = [key for key in plan if known.get(key) != plan[key]]
         if differing:
-            raise ValueError(f"{settings.out} holds a run with another {', '.join(differing)}; give another --out, or remove it.")
+            raise ValueError(
+                f"{settings.out} holds a run with another {', '.join(differing)}; give another --out, or remove it."
+            )
     elif any(settings.out.iterdir()):
         raise ValueError(f"{settings.out} is not empty and holds no recipe.json; give an empty --out.")
     write_json(file, plan)
+
+
+class JobError(RuntimeError):
+    """A row could not be finished; the message says why."""
 
 
 def _run_jobs(settings: Settings, rows: list[str], report: Report) -> None:
     """Every row in a process of its own, ``jobs`` at a time; progress comes back through a queue."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // settings.jobs)
-    with context.Manager() as manager:
-        queue = manager.Queue()
-        pool = ProcessPoolExecutor(settings.jobs, mp_context=context)
-        try:
-            pending: set[Future] = {pool.submit(_row, settings, row, threads, queue) for row in rows}
-            while pending:
-                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                _drain(queue, report)
-                for future in done:
-                    future.result()
-        except BaseException:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    queue = context.Queue()
+    waiting, running = list(rows), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < settings.jobs:
+                row = waiting.pop(0)
+                running[row] = context.Process(target=_row, args=(settings, row, threads, queue), daemon=True)
+                running[row].start()
+            time.sleep(0.1)
+            ended = {row: process.exitcode for row, process in running.items() if process.exitcode is not None}
+            _drain(queue, report)
+            for row, code in ended.items():
+                running.pop(row).join()
+                if code:
+                    raise JobError(
+                        f"{row}: the job ended with exit code {code}; the same command goes on from what is done."
+                    )
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.join()
 
 
 def _drain(queue: Any, report: Report) -> None:
     while True:
         try:
-            report(*queue.get_nowait())
+            row, text, done, total = queue.get_nowait()
         except Empty:
             return
+        if text == FAILED:
+            raise JobError(f"{row}: {done}")
+        report(row, text, done, total)
 
 
 def _row(settings: Settings, row: str, threads: int, queue: Any) -> None:
     """One job: train, evaluate, evaluate the defended model, analyse."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # a killed run leaves no orphans
     torch.set_num_threads(threads)
-    chosen = settings.resolved()
-    data = load_data(chosen.data)
 
     def progress(stage: str) -> Callable[[int, int, str], None]:
         return lambda done, total, text: queue.put((row, f"{stage}: {text}", done, total))
 
-    job = _Job(settings, chosen, row, data)
-    model = job.train(progress("training"))
-    bare = job.evaluate(model, progress("evaluation"))
-    if job.defended:
-        job.evaluate_defended(model, bare, progress("through the defence"))
-    job.analyse(model, bare, progress("analysis"))
-    queue.put((row, "done", 1, 1))
+    try:
+        chosen = settings.resolved()
+        job = _Job(settings, chosen, row, load_data(chosen.data))
+        model = job.train(progress("training"))
+        bare = job.evaluate(model, progress("evaluation"))
+        if job.defended:
+            job.evaluate_defended(model, bare, progress("through the defence"))
+        job.analyse(model, bare, progress("analysis"))
+        queue.put((row, "done", 1, 1))
+    except (ValueError, FloatingPointError, OSError) as error:
+        queue.put((row, FAILED, str(error), 0))
+    except KeyboardInterrupt:
+        os._exit(130)
 
 
 class _Job:
@@ -141,8 +162,8 @@ class _Job:
         self.config = chosen.rows[row]
         self.threat = self.config.parts()[-1]
         self.data = data
-        self.x = data.test.images().to(settings.device)
-        self.y = data.test.labels.to(settings.device)
+        test = data.test.take(slice(chosen.test_points))
+        self.x, self.y = test.images().to(settings.device), test.labels.to(settings.device)
         self.points = len(self.y) if settings.full else chosen.auto_points
         self.seed = mix(settings.seed, 1) % 2**31
 
@@ -153,38 +174,47 @@ class _Job:
     def train(self, progress) -> DEQClassifier:
         folder = self.settings.out / "models" / _slug(self.row)
         if not (folder / "config.json").exists():
-            model = create_model(self.recipe.model, len(self.data.train.classes), seed=self.settings.seed, **self.recipe.model_options)
+            model = create_model(
+                self.recipe.model, len(self.data.train.classes), seed=self.settings.seed, **self.recipe.model_options
+            )
             train = self.data.train.to(self.settings.device)
-            trainer = Trainer(model.to(self.settings.device), train, self.config, self.settings.out / "training" / _slug(self.row))
+            trainer = Trainer(
+                model.to(self.settings.device), train, self.config, self.settings.out / "training" / _slug(self.row)
+            )
             save_model(trainer.run(progress), folder)
         return load_model(folder).to(self.settings.device)
 
     def evaluate(self, model: DEQClassifier, progress) -> Evaluation:
         attacks = None if self.settings.full else self.recipe.auto_attacks
-        entries = standard(model, self.threat, step_size=self.threat.eps / 4, seed=self.seed, points=self.points, attacks=attacks, batch_size=50)
+        entries = standard(
+            model, self.threat, step_size=self.threat.eps / 4, seed=self.seed, points=self.points, attacks=attacks,
+            batch_size=BATCH,
+        )  # fmt: skip
         return self._evaluate(model, entries, self.row, progress)
 
     def evaluate_defended(self, model: DEQClassifier, bare: Evaluation, progress) -> Evaluation:
         """Static: the bare model's adversarial images. Frozen: PGD and APGD-CE through the defence."""
         defended = self.recipe.defence(model)
         transfers = {f"{bare.columns[name]} static/{name}": images for name, images in bare.images.items()}
+        pgd = PGD(self.threat, self.threat.eps / 4, steps=20, seed=self.seed)
+        auto = AutoAttack(self.threat, attacks=("apgd-ce",), seed=self.seed, batch_size=BATCH)
         entries = [
-            *[replace(e, column="frozen") for e in quick(defended, self.threat, step_size=self.threat.eps / 4, seed=self.seed, points=self.points) if "frozen" in e.name],
-            Entry("apgd-ce frozen", "frozen", AutoAttack(self.threat, attacks=("apgd-ce",), seed=self.seed, batch_size=50), Frozen, self.points),
+            Entry("pgd-20 frozen", "frozen", pgd, Frozen, self.points),
+            Entry("apgd-ce frozen", "frozen", auto, Frozen, self.points),
         ]
         return self._evaluate(defended, entries, self.row + DEFENDED, progress, transfers)
 
     def _evaluate(self, model, entries, name: str, progress, transfers: dict[str, Tensor] | None = None) -> Evaluation:
         return evaluate(
-            model, self.x, self.y, suite=entries, threat=self.threat, batch_size=50, seed=self.seed, transfers=transfers,
-            out=self.settings.out / "evaluation" / _slug(name), progress=progress,
+            model, self.x, self.y, suite=entries, threat=self.threat, batch_size=BATCH, seed=self.seed,
+            transfers=transfers, out=self.settings.out / "evaluation" / _slug(name), progress=progress,
         )  # fmt: skip
 
     def analyse(self, model: DEQClassifier, bare: Evaluation, progress) -> None:
         file = self.settings.out / "analysis" / f"{_slug(self.row)}.json"
         if file.exists():
             return
-        count = min(SHORT_STATES, len(self.y))
+        count = min(self.recipe.auto_points, len(self.y))
         x, y = self.x[:count], self.y[:count]
         x_adv = bare.images["pgd-20 unrolled"][:count].to(x)
         progress(0, 2, "entropy")
@@ -216,7 +246,11 @@ def _assemble(settings: Settings, chosen: Recipe) -> str:
     out = settings.out
     rows: dict[str, dict[str, Share]] = {}
     analysis = {}
-    results: dict[str, Any] = {"recipe": json.loads((out / "recipe.json").read_text()), "environment": environment(), "rows": {}}
+    results: dict[str, Any] = {
+        "recipe": json.loads((out / "recipe.json").read_text()),
+        "environment": environment(),
+        "rows": {},
+    }
     for row in chosen.rows:
         for name in (row, row + DEFENDED):
             folder = out / "evaluation" / _slug(name)
@@ -228,7 +262,10 @@ def _assemble(settings: Settings, chosen: Recipe) -> str:
     results["analysis"] = analysis
     table = _table(settings, chosen, rows)
     (out / "figures").mkdir(exist_ok=True)
-    entropy_figure(out / "figures" / "entropy.png", {row: (a["entropy"]["clean"], a["entropy"]["attacked"]) for row, a in analysis.items()})
+    entropy_figure(
+        out / "figures" / "entropy.png",
+        {row: (a["entropy"]["clean"], a["entropy"]["attacked"]) for row, a in analysis.items()},
+    )
     state_figure(out / "figures" / "states.png", {row: a["states"] for row, a in analysis.items()})
     write_json(out / "results.json", results)
     write_text(out / "table.md", table)
@@ -236,29 +273,35 @@ def _assemble(settings: Settings, chosen: Recipe) -> str:
 
 
 def _table(settings: Settings, chosen: Recipe, rows: dict[str, dict[str, Share]]) -> str:
-    data, eps = load_data(chosen.data), chosen.training.eps
+    test = load_data(chosen.data).test.take(slice(chosen.test_points))
     attacks = "standard" if settings.full else " + ".join(name.upper() for name in chosen.auto_attacks)
     lines = [
-        f"# {chosen.model} on {data.test.source}",
+        f"# {chosen.model} on {test.source}",
         "",
         f"| row | clean | PGD-20 | AA ({attacks}) | through the defence | All |",
         "|---|---|---|---|---|---|",
     ]
     for name, shares in rows.items():
-        cells = [shares["clean"], shares.get("PGD", shares.get("PGD static")), shares.get("AA", shares.get("AA static")), shares.get("frozen"), shares["All"]]
+        cells = [
+            shares["clean"],
+            shares.get("PGD", shares.get("PGD static")),
+            shares.get("AA", shares.get("AA static")),
+            shares.get("frozen"),
+            shares["All"],
+        ]
         lines.append(f"| {name} | " + " | ".join("-" if share is None else str(share) for share in cells) + " |")
-    lines += ["", *_notes(settings, chosen, len(data.test))]
+    lines += ["", *_notes(settings, chosen, len(test))]
     return "\n".join(lines) + "\n"
 
 
 def _notes(settings: Settings, chosen: Recipe, total: int) -> list[str]:
     points = total if settings.full else chosen.auto_points
     return [
-        f"Percent, exact 95% interval, count. L-inf, eps {chosen.training.eps:g}, seed {settings.seed}; {total} test images, cut at random before any "
-        f"training; AA, \"through the defence\" and All on the first {points} of them.",
+        f"Percent, exact 95% interval, count. L-inf, eps {chosen.training.eps:g}, seed {settings.seed}; {total} test images, "
+        f"cut at random before any training; AA, through the defence and All on the first {points} of them.",
         "PGD-20: the per-sample worst of the unrolled gradient and the two phantom forms (at z^[N], and the papers').",
         "Rows with entropy reduction: PGD-20 and AA are the bare model's adversarial images (static, a transfer attack); "
-        "\"through the defence\" is PGD-20 and APGD-CE with x' - x held constant (frozen).",
+        "through the defence: PGD-20 and APGD-CE with x' - x held constant (frozen).",
         "All: the samples that survive every attack of their row. Every image was verified by the deployed forward.",
     ]
 

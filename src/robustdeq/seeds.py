@@ -1,7 +1,7 @@
 """Random numbers that depend on what they are for, not on what was drawn before.
 
-Every draw takes its seed from the run's seed and the place of use (epoch, step, sample). So nothing has to be saved for a
-run to be resumed, and a sample's numbers do not depend on its batch.
+Every draw takes its seed from the run's seed and the place of use (epoch, step, sample). So nothing has to be saved for
+a run to be resumed, and a sample's numbers do not depend on its batch.
 """
 
 from __future__ import annotations

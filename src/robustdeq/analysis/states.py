@@ -16,8 +16,8 @@ from ..models.modes import evaluating
 class StateAccuracy:
     """Correct predictions at z^[t], t = 1..T, of ``points`` images.
 
-    clean: on the images. robust: on images attacked at that very state through its exact gradient. transferred: on images
-    attacked at z^[N], the state that the model deploys.
+    clean: on the images. robust: on images attacked at that very state through its exact gradient. transferred: on
+    images attacked at z^[N], the state that the model deploys.
     """
 
     points: int

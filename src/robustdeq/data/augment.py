@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def crop_and_flip(x: Tensor, generator: torch.Generator, *, pad: int, flip: bool) -> Tensor:
-    """Random crop after zero-padding by ``pad``, and a horizontal flip with probability 1/2. x, result: (B, C, H, W)."""
+    """Random crop after zero-padding by ``pad``, and a horizontal flip with probability 1/2. x: (B, C, H, W)."""
     batch, channels, height, width = x.shape
     if pad:
         shift = torch.randint(0, 2 * pad + 1, (2, batch), generator=generator).to(x.device)

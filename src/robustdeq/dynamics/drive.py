@@ -112,7 +112,7 @@ class _Monitor:
     def of(cls, past: Trajectory | None, state: SolverState, tolerance: float | None, divergence: float) -> _Monitor:
         if past is not None and past.status is not None:
             missed = past.best_residual > (-1.0 if tolerance is None else tolerance)
-            again = (past.status == Status.CONVERGED) & missed
+            again = (past.status == int(Status.CONVERGED)) & missed
             status = torch.where(again, int(Status.BUDGET_SPENT), past.status)
             return cls(
                 tolerance, divergence, status, past.evaluations, list(past.residuals), past.best, past.best_residual,
@@ -123,10 +123,15 @@ class _Monitor:
         infinite = torch.full((len(z),), torch.inf, dtype=z.dtype, device=z.device)
         return cls(tolerance, divergence, status, torch.zeros_like(status), [], z, infinite, None)
 
+    @property
+    def running(self) -> Tensor:
+        """(B,) which samples have not stopped. (int: a compiler does not know how to compare a tensor with an enum.)"""
+        return self.status == int(Status.BUDGET_SPENT)
+
     def watch(self, old: SolverState, new: SolverState) -> None:
         """Judge the state the step started from."""
         z, f_z = old.z.detach(), new.f_prev.detach()
-        running = self.status == Status.BUDGET_SPENT
+        running = self.running
         self.evaluations = self.evaluations + (running if self.tolerance is not None else 1)
         r = residual(f_z, z)
         self.residuals.append(r)
@@ -148,11 +153,10 @@ class _Monitor:
         """With a tolerance, a stopped sample stays where it was judged."""
         if self.tolerance is None:
             return new
-        running = (self.status == Status.BUDGET_SPENT)[:, None]
-        return replace(new, z=torch.where(running, new.z, old.z))
+        return replace(new, z=torch.where(self.running[:, None], new.z, old.z))
 
     def all_stopped(self) -> bool:
-        return not bool((self.status == Status.BUDGET_SPENT).any())
+        return not bool(self.running.any())
 
     def report(self, state: SolverState, states: tuple[Tensor, ...]) -> Trajectory:
         size = len(self.status)

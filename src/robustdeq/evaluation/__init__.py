@@ -1,8 +1,21 @@
 """Honest robust accuracy: which attacks, how they are counted, and the record that is kept."""
 
-from .evaluate import Evaluation, attack_images, evaluate
+from .evaluate import Evaluation, evaluate
+from .images import attack_images
 from .record import environment
 from .statistics import Share
 from .suite import SUITES, Entry, bare, quick, standard, suite
 
-__all__ = ["SUITES", "Entry", "Evaluation", "Share", "attack_images", "bare", "environment", "evaluate", "quick", "standard", "suite"]
+__all__ = [
+    "SUITES",
+    "Entry",
+    "Evaluation",
+    "Share",
+    "attack_images",
+    "bare",
+    "environment",
+    "evaluate",
+    "quick",
+    "standard",
+    "suite",
+]

@@ -21,7 +21,7 @@ from ..models.modes import evaluating
 from ..regulation import RegulatedClassifier
 from .record import Record
 from .statistics import Share
-from .suite import Attack, Entry, suite
+from .suite import Entry, suite
 
 Progress = Callable[[int, int, str], None]
 RECORD = "evaluation.json"
@@ -52,7 +52,7 @@ class Evaluation:
         return cls(clean, robust, {name: facts["column"] for name, facts in attacks.items()}, {}, record)
 
     def shares(self) -> dict[str, Share]:
-        """clean, one share a column, and All: the samples that survive every attack, among those that every attack saw."""
+        """clean, one share a column, and All: the samples that survive every attack, of those that every attack saw."""
         found = {"clean": _share(self.clean)}
         for column in dict.fromkeys(self.columns.values()):
             found[column] = _share(self._worst([name for name, c in self.columns.items() if c == column]))
@@ -96,11 +96,12 @@ def evaluate(
 ) -> Evaluation:
     """Attack a classifier and count what stands.
 
-    model: any module with logits = module(images); DEQs and defended DEQs are attacked through their views. x: (N, C, H, W)
-    in [0, 1]. y: (N,) int64. suite: ``quick | standard``, or a list of ``Entry``. threat: default Linf(8/255). step_size:
-    of PGD, default a quarter of eps. seed: of every attack. out: folder for evaluation.json and the adversarial images,
-    written after every batch; with resume=True a finished batch is not repeated. transfers: adversarial images (points, C,
-    H, W) from elsewhere by name "COLUMN/NAME", verified like any other attack. options: further options of the suite.
+    model: any module with logits = module(images); DEQs and defended DEQs are attacked through their views.
+    x: (N, C, H, W) in [0, 1]. y: (N,) int64. suite: ``quick | standard``, or a list of ``Entry``. threat: default
+    Linf(8/255). step_size: of PGD, default a quarter of eps. seed: of every attack. out: folder for evaluation.json and
+    the adversarial images, written after every batch; with resume=True a finished batch is not repeated. transfers:
+    adversarial images (points, C, H, W) from elsewhere by name "COLUMN/NAME", verified like any other attack. options:
+    further options of the suite.
     """
     threat = Linf(8 / 255) if threat is None else threat
     check_images(x)
@@ -123,38 +124,6 @@ def evaluate(
         run.attack(entry)
     record.save()
     return Evaluation(run.clean.cpu(), run.robust, run.columns, run.images, record.data)
-
-
-def attack_images(view: nn.Module, attack: Attack, model: nn.Module, x: Tensor, y: Tensor, out: Path, batch_size: int,
-                  progress: Progress | None = None) -> tuple[Path, int, int]:  # fmt: skip
-    """Attack x through ``view``, verify with ``model``, and write out/images.safetensors.
-
-    It holds images and adversarial (N, C, H, W), labels and predictions (N,). Returns the file, and how many samples are
-    correct before and after. A sample that is wrong from the start is left as it is.
-    """
-    check_range(x)
-    found, predicted = [], []
-    right = 0
-    for start in range(0, len(x), batch_size):
-        rows = slice(start, min(start + batch_size, len(x)))
-        x_adv = x[rows].clone()
-        with torch.no_grad(), evaluating(model):
-            correct = predictions(model(x_adv)) == y[rows]
-        if correct.any():
-            indices = torch.arange(rows.start, rows.stop, device=x.device)[correct]
-            x_adv[correct] = attack(view, x_adv[correct], y[rows][correct], indices=indices)
-        with torch.no_grad(), evaluating(model):
-            predicted.append(predictions(model(x_adv)))
-        found.append(x_adv)
-        right += int(correct.sum())
-        if progress is not None:
-            progress(rows.stop, len(x), "PGD")
-    predicted_all = torch.cat(predicted)
-    tensors = {"images": x, "adversarial": torch.cat(found), "labels": y, "predictions": predicted_all}
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "images.safetensors"
-    write_bytes(file, save({key: value.cpu().contiguous() for key, value in tensors.items()}))
-    return file, right, int((predicted_all == y).sum())
 
 
 def _entries(model, chosen, threat: Threat, step_size: float, seed: int, options: dict[str, Any]) -> list[Entry]:
@@ -255,8 +224,14 @@ def _identity(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, seed: int,
     weights = hashlib.sha256()
     for key, value in model.state_dict().items():
         weights.update(key.encode())
-        weights.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else repr(value.item()).encode())
-    points = hashlib.sha256(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() + y.cpu().numpy().tobytes())
+        weights.update(
+            value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            if value.dim()
+            else repr(value.item()).encode()
+        )
+    points = hashlib.sha256(
+        x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() + y.cpu().numpy().tobytes()
+    )
     defence = asdict(model.method) if isinstance(model, RegulatedClassifier) else None
     inner = model.model if isinstance(model, RegulatedClassifier) else model
     return {

@@ -22,7 +22,12 @@ class Record:
 
     def __init__(self, path: Path | None, identity: dict[str, Any], *, resume: bool = True) -> None:
         self.path = path
-        self.data: dict[str, Any] = {"schema": SCHEMA, "identity": identity, "environment": environment(), "attacks": {}}
+        self.data: dict[str, Any] = {
+            "schema": SCHEMA,
+            "identity": identity,
+            "environment": environment(),
+            "attacks": {},
+        }
         if path is not None and path.exists() and resume:
             self.data = self.read(path)
             self._refuse_other(path, self.data, json.loads(json.dumps(identity)))
@@ -57,7 +62,9 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
-        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine(),
+        "hardware": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
     }
 

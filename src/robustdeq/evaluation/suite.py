@@ -26,7 +26,7 @@ class Entry:
     """One attack of a suite.
 
     name: unique in its suite. column: of the table; a sample's outcome there is the worst over the column's entries.
-    attack: ``attack(module, x, y, indices=...)``. view: from the evaluated model to the module the attack looks through.
+    attack: ``attack(module, x, y, indices=...)``. view: from the evaluated model to what the attack looks through.
     points: attack only the first so many points of the set; None takes all.
     """
 
@@ -37,7 +37,9 @@ class Entry:
     points: int | None = None
 
 
-def quick(model: nn.Module, threat: Threat, *, step_size: float, seed: int = 0, points: int | None = None) -> list[Entry]:
+def quick(
+    model: nn.Module, threat: Threat, *, step_size: float, seed: int = 0, points: int | None = None
+) -> list[Entry]:
     """PGD-20 with every gradient that the model offers; for a defended model under static and frozen threat."""
     attack = PGD(threat, step_size=step_size, steps=20, seed=seed)
     if isinstance(model, RegulatedClassifier):
@@ -50,7 +52,9 @@ def quick(model: nn.Module, threat: Threat, *, step_size: float, seed: int = 0, 
     return [
         Entry("pgd-20 unrolled", "PGD", attack, lambda m: ThroughGradient(m, "unrolled"), points),
         Entry("pgd-20 phantom", "PGD", attack, lambda m: ThroughGradient(m, "phantom"), points),
-        Entry("pgd-20 papers", "PGD", attack, lambda m: IntermediateState(m, state=m.steps, unroll=5, damping=0.5), points),
+        Entry(
+            "pgd-20 papers", "PGD", attack, lambda m: IntermediateState(m, state=m.steps, unroll=5, damping=0.5), points
+        ),
     ]
 
 

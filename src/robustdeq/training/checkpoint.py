@@ -26,8 +26,10 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     write_bytes(path, save(tensors, metadata={"robustdeq": json.dumps({"schema": SCHEMA, **facts})}))
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> dict[str, Any]:
-    """Put a run's state back and return its facts; a ValueError names what does not fit, and then nothing was changed."""
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]
+) -> dict[str, Any]:
+    """Put a run's state back and return its facts; a ValueError names what does not fit, and changes nothing."""
     try:
         with safe_open(str(path), framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("robustdeq", "null"))
@@ -35,10 +37,14 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); remove it to start this run anew.") from error
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is not a checkpoint of this version (schema {SCHEMA}); remove it to start this run anew.")
+        raise ValueError(
+            f"{path} is not a checkpoint of this version (schema {SCHEMA}); remove it to start this run anew."
+        )
     differing = [key for key in config if facts.get("config", {}).get(key) != config[key]]
     if differing:
-        raise ValueError(f"{path} is of a run with another {', '.join(differing)}; give another output folder, or the same config.")
+        raise ValueError(
+            f"{path} is of a run with another {', '.join(differing)}; give another output folder, or the same config."
+        )
     load_strictly(model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, str(path))
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():

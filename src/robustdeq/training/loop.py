@@ -36,8 +36,8 @@ class TrainConfig:
     """Everything that decides a run but the model and the data.
 
     phases: see ``Phase``. objective: ``pgd-at | trades`` (with options). states: ``final | random``, the z^[t] of every
-    forward. gradient, attack_gradient: of the update and of its attack (any of GRADIENTS). eps: in pixel units of [0, 1].
-    pad: of the random crop, in pixels; flip: horizontally. clip: largest gradient norm.
+    forward. gradient, attack_gradient: of the update and of its attack (any of GRADIENTS). eps: in pixel units of
+    [0, 1]. pad: of the random crop, in pixels; flip: horizontally. clip: largest gradient norm.
     """
 
     phases: Sequence[Phase]
@@ -93,10 +93,14 @@ class Trainer:
 
     def __init__(self, model: nn.Module, images: ImageSet, config: TrainConfig, folder: Path) -> None:
         if len(images) < config.batch_size:
-            raise ValueError(f"batch_size={config.batch_size} with {len(images)} training images; allowed: at most {len(images)}.")
+            raise ValueError(
+                f"batch_size={config.batch_size} with {len(images)} training images; allowed: at most {len(images)}."
+            )
         self.model, self.images, self.config, self.folder = model, images, config, folder
         self.objective, self.sampler, self.gradient, self.attack_gradient, self.threat = config.parts()
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
         self.steps_per_epoch = len(images) // config.batch_size
         self.total = config.epochs * self.steps_per_epoch
         self.history: list[dict[str, float]] = []
@@ -133,7 +137,9 @@ class Trainer:
             correct += float(losses.correct.float().mean())
             correct_adv += float(losses.correct_adv.float().mean())
             if progress is not None:
-                progress(self.step, self.total, f"epoch {epoch + 1}/{config.epochs}  loss {float(losses.total.detach()):.3f}")
+                progress(
+                    self.step, self.total, f"epoch {epoch + 1}/{config.epochs}  loss {float(losses.total.detach()):.3f}"
+                )
         count = self.steps_per_epoch
         self.history.append(
             {

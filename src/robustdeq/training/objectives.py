@@ -82,7 +82,7 @@ class PGDAT(Objective):
 
 @dataclass(frozen=True)
 class TRADES(Objective):
-    """CE(x) + weight KL(p(x) || p(x_adv)) (Zhang et al. 2019); the attack starts at x + 0.001 N(0, 1) and climbs the KL."""
+    """CE(x) + weight KL(p(x) || p(x_adv)) (Zhang et al. 2019); the attack climbs the KL from x + 0.001 N(0, 1)."""
 
     name: ClassVar[str] = "trades"
     weight: float = 6.0

@@ -1,0 +1,78 @@
+"""Broyden's estimate of the inverse Jacobian: the secant equation, limited memory, and degenerate denominators."""
+
+import pytest
+import torch
+from problems import affine, assert_near, assert_same, tanh, zeros
+
+from robustdeq.dynamics import Broyden, drive
+from robustdeq.gradients import Unrolled
+
+MEMORIES = pytest.mark.parametrize("memory", [1, 2, 3, 16])
+
+
+@MEMORIES
+def test_the_newest_secant_equation_holds_although_columns_were_dropped(memory):
+    """B dg = s, so <B^T w, dg> = <w, s> for every w."""
+    f, w = tanh(6, norm=2.0), tanh(6, seed=1).u
+    solver = Broyden(memory=memory)
+    before = drive(solver, f, zeros(f), 1).state
+    for _ in range(6):
+        after = solver.step(f, before)
+        s = before.z - before.z_prev
+        dg = (after.f_prev - after.z_prev) - (before.f_prev - before.z_prev)
+        assert_near((solver.transposed_inverse(after, w) * dg).sum(1), (w * s).sum(1), 1e-9)
+        before = after
+
+
+@MEMORIES
+def test_memory_is_limited_to_the_newest_columns(memory):
+    f = tanh(6)
+    solver = Broyden(memory=memory)
+    before = drive(solver, f, zeros(f), 6).state
+    after = solver.step(f, before)
+    kept = min(memory, 6)
+    assert after.u.shape == after.v.shape == (3, kept, 6)
+    old = min(kept - 1, before.u.shape[1])
+    assert_same(after.u[:, kept - 1 - old : kept - 1], before.u[:, before.u.shape[1] - old :])
+
+
+def test_an_estimate_without_columns_is_minus_identity():
+    f = tanh(6)
+    state = drive(Broyden(), f, zeros(f), 1).state
+    assert_same(Broyden().transposed_inverse(state, f.u), -f.u)
+
+
+def test_a_residual_that_never_changes_adds_no_column():
+    """f(z) = z + 1: dg = 0, the denominator is zero, and z^[t] = t, in value and in gradient."""
+    one = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    state = drive(Broyden(), lambda z: z + one, torch.zeros(2, 3, dtype=torch.float64), 6).state
+    assert not state.u.any()
+    assert not state.v.any()
+    assert_same(state.z.detach(), torch.full_like(state.z, 6.0))
+    assert_same(torch.autograd.grad(state.z.sum(), one)[0], torch.full_like(state.z, 6.0))
+
+
+def test_a_pair_at_right_angles_adds_no_column_to_that_sample_only():
+    """f(z) = z + K z + u with K^T = -K: <s, dg> = <s, K s> = 0 exactly. The other sample has f(z) = u."""
+    k = torch.tensor([[0.0, -1], [1, 0]], dtype=torch.float64)
+    u = torch.tensor([[1.0, 2], [1, 2]], dtype=torch.float64, requires_grad=True)
+    turning = torch.tensor([[1.0], [0]], dtype=torch.float64)
+    state = drive(Broyden(), lambda z: turning * (z + z @ k.mT) + u, torch.zeros_like(u).detach(), 2).state
+    assert not state.u[0].any()
+    assert state.u[1].isfinite().all()
+    assert_near(state.z[1], u[1], 1e-12)
+    assert torch.autograd.grad(state.z.sum(), u)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype, exponents", [(torch.float32, (8, 12, 16, 18)), (torch.float64, (8, 40, 120, 150))])
+def test_a_state_of_tiny_numbers_has_the_gradient_of_a_large_one(dtype, exponents):
+    """The whole solve of an affine map from zero scales with u, so its Jacobian does not depend on the scale."""
+
+    def gradient(exponent):
+        f = affine(4, 2, norm=0.9, dtype=dtype)
+        u = (f.u * 10.0**-exponent).requires_grad_()
+        z = Unrolled()(Broyden(), lambda z: z @ f.a.mT + u, torch.zeros_like(u), 6)
+        return torch.autograd.grad(z.sum(), u)[0]
+
+    for exponent in exponents:
+        torch.testing.assert_close(gradient(exponent), gradient(0), rtol=1e-2, atol=1e-2)
