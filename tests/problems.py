@@ -61,10 +61,6 @@ class Affine:
         eye = torch.eye(len(self.a), dtype=self.a.dtype)
         return torch.linalg.solve(eye - self.a, self.u.mT).mT
 
-    def rows(self, index: Any) -> Affine:
-        """The same map for some of the samples."""
-        return Affine(self.a, self.u[index])
-
 
 @dataclass(frozen=True)
 class Tanh:
@@ -121,7 +117,7 @@ def explosion(z: Tensor) -> Tensor:
 BAD = pytest.mark.parametrize("bad", [to_nan, explosion])
 
 
-def affine(size: int, batch: int = 3, *, seed: int = 0, norm: float = 0.8, dtype: torch.dtype = torch.float64) -> Affine:
+def affine(size: int, batch: int = 3, *, seed: int = 0, norm: float = 0.8, dtype=torch.float64) -> Affine:
     """A random affine map; its matrix has the spectral norm ``norm``."""
     generator = torch.Generator().manual_seed(seed)
     a = torch.randn(size, size, generator=generator, dtype=dtype)

@@ -16,11 +16,12 @@ import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import save
 
 from .attacks import PGD, Linf, ThroughGradient
 from .dynamics.solver import check_count
-from .evaluation import attack_images, evaluate
-from .files import write_text
+from .evaluation import Entry, evaluate
+from .files import write_bytes, write_text
 from .models import DEQClassifier, create_model, load_model, load_official, save_model
 from .options import check_options, choose
 from .recipes import DEFAULT_EPS, load_data, recipe
@@ -144,7 +145,7 @@ class Evaluate(_OnModel):
 
 @dataclass(kw_only=True)
 class Attack(_OnModel):
-    """Make adversarial images with PGD and save them (images.safetensors: images, adversarial, labels, predictions).
+    """Make adversarial images with PGD and save them (images.safetensors: images, adversarial, labels, robust).
 
     For example:
       robustdeq attack runs/mine/model --out runs/mine/attacked
@@ -165,10 +166,20 @@ class Attack(_OnModel):
         model, x, y, threat = self.load()
         size = threat.eps / 4 if self.step_size is None else self.step_size
         attack = PGD(threat, size, self.steps, restarts=self.restarts, seed=self.seed, loss=self.loss)
-        view = ThroughGradient(model, self.gradient) if isinstance(model, DEQClassifier) else model
+        entry = Entry(f"pgd-{self.steps}", "PGD", attack, self._view)
         with _bar("attack") as progress:
-            file, right, stands = attack_images(view, attack, model, x, y, self.out, self.batch_size, progress)
-        print(f"{file}: {right} of {len(y)} images are classified correctly, {stands} after the attack")
+            found = evaluate(
+                model, x, y, suite=[entry], threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
+                progress=progress,
+            )  # fmt: skip
+        file = self.out / "images.safetensors"
+        tensors = {"images": x, "adversarial": found.images[entry.name], "labels": y, "robust": found.robust[entry.name]}
+        write_bytes(file, save({key: value.cpu().contiguous() for key, value in tensors.items()}))
+        print(found.table())
+        print(file)
+
+    def _view(self, model: torch.nn.Module) -> torch.nn.Module:
+        return ThroughGradient(model, self.gradient) if isinstance(model, DEQClassifier) else model
 
 
 @dataclass(kw_only=True)

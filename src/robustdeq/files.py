@@ -31,3 +31,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Strict JSON, keys in the order given."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON would read it back: tuples are lists."""
+    return json.loads(json.dumps(value))
+
+
+def differences(known: Any, wanted: Any, at: str = "") -> list[str]:
+    """The dotted names of what differs between two JSON values."""
+    if isinstance(known, dict) and isinstance(wanted, dict):
+        names = dict.fromkeys([*wanted, *known])
+        return [d for name in names for d in differences(known.get(name), wanted.get(name), f"{at}.{name}".lstrip("."))]
+    return [] if known == wanted else [at]

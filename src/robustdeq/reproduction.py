@@ -25,7 +25,7 @@ from .analysis import entropy_along, entropy_figure, state_accuracy, state_figur
 from .attacks import PGD, AutoAttack, Frozen
 from .data import Splits
 from .evaluation import Entry, Evaluation, Share, environment, evaluate, standard
-from .files import write_json, write_text
+from .files import differences, plain, write_json, write_text
 from .models import create_model, load_model, save_model
 from .models.classifier import DEQClassifier
 from .recipes import Recipe, load_data, recipe
@@ -37,7 +37,7 @@ Report = Callable[[str, str, int, int], None]
 
 DEFENDED = " + entropy reduction"
 FAILED = "failed"
-BATCH = 50
+BATCH = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +72,13 @@ def _claim(settings: Settings, chosen: Recipe) -> None:
     plan = {"recipe": chosen.name, "full": settings.full, "seed": settings.seed, "device": settings.device,
             "model": chosen.model, "model_options": dict(chosen.model_options), "defence": asdict(chosen.defence),
             "rows": rows}  # fmt: skip
-    plan = json.loads(json.dumps(plan))
+    plan = plain(plan)
     if file.exists():
         try:
             known = json.loads(file.read_text())
         except ValueError as error:
             raise ValueError(f"{file} cannot be read ({error}); give another --out.") from error
-        differing = [key for key in plan if known.get(key) != plan[key]]
+        differing = differences(known, plan)
         if differing:
             raise ValueError(
                 f"{settings.out} holds a run with another {', '.join(differing)}; give another --out, or remove it."
@@ -223,7 +223,7 @@ class _Job:
         attack = PGD(self.threat, self.threat.eps / 4, steps=10, seed=self.seed)
         states = state_accuracy(model, attack, x, y, x_adv)
         residuals = model.trajectory(x).residuals.median(dim=1).values.tolist()
-        cost = _cost(model, self.recipe.defence(model), x[:50])
+        cost = _cost(model, self.recipe.defence(model), x[:100])
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"entropy": entropies, "states": asdict(states), "residuals": residuals, "defence_cost": cost})
         progress(2, 2, "every state")
@@ -297,11 +297,11 @@ def _table(settings: Settings, chosen: Recipe, rows: dict[str, dict[str, Share]]
 def _notes(settings: Settings, chosen: Recipe, total: int) -> list[str]:
     points = total if settings.full else chosen.auto_points
     return [
-        f"Percent, exact 95% interval, count. L-inf, eps {chosen.training.eps:g}, seed {settings.seed}; {total} test images, "
-        f"cut at random before any training; AA, through the defence and All on the first {points} of them.",
-        "PGD-20: the per-sample worst of the unrolled gradient and the two phantom forms (at z^[N], and the papers').",
-        "Rows with entropy reduction: PGD-20 and AA are the bare model's adversarial images (static, a transfer attack); "
-        "through the defence: PGD-20 and APGD-CE with x' - x held constant (frozen).",
+        f"Percent, exact 95% interval, count. L-inf, eps {chosen.training.eps:g}, seed {settings.seed}; {total} "
+        f"test images, cut at random before any training; AA, through the defence and All on the first {points} of them.",
+        "PGD-20: the per-sample worst of the unrolled and the phantom gradient.",
+        "Rows with entropy reduction: PGD-20 and AA are the bare model's adversarial images (static, a transfer "
+        "attack); through the defence: PGD-20 and APGD-CE with x' - x held constant (frozen).",
         "All: the samples that survive every attack of their row. Every image was verified by the deployed forward.",
     ]
 

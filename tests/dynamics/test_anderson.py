@@ -14,7 +14,7 @@ PLAIN = Anderson(memory=9, ridge=0.0)
 
 
 def step_from(columns, g, solver=PLAIN):
-    """One step at z = 0 with residual g (B, D) and stored columns dG (B, M, D), dZ = 0; (I - projection) g where solvable."""
+    """One step at z = 0 with residual g (B, D), stored columns dG (B, M, D) and dZ = 0: what dG cannot explain of g."""
     state = AndersonState(torch.zeros_like(g), 1, dz=torch.zeros_like(columns), dg=columns)
     return solver.step(lambda z: g, state).z
 

@@ -1,4 +1,4 @@
-"""Every solver finds fixed points known in closed form, the quasi-Newton ones in the number of steps that theory allows."""
+"""Every solver finds fixed points known in closed form, the quasi-Newton ones in as many steps as theory allows."""
 
 import math
 

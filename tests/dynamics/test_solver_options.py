@@ -89,7 +89,7 @@ def test_a_gradient_is_built_from_its_description(gradient):
     ],
 )
 def test_a_number_out_of_range_is_refused_with_the_range(make):
-    with pytest.raises(ValueError, match="allowed: a (whole )?number"):
+    with pytest.raises(ValueError, match=r"allowed: a (whole )?number"):
         make()
 
 

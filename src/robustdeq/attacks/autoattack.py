@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pyautoattack import AutoAttack as Reference
@@ -16,26 +19,28 @@ from ..models.modes import images_only
 from ..options import choose
 from .pgd import check_labels
 from .threat import Threat
+from .views import Judged
 
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
-ATTACKS = dict.fromkeys(("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"))
-TARGETED = ("apgd-t", "fab-t")
+CLASSES = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab": 2, "fab-t": 2, "square": 2}
+"""Every attack, and how many classes its loss needs."""
 
 
 @dataclass(frozen=True)
 class AutoAttack:
     """x_adv = attack(model, x, y), by the reference implementation.
 
-    version: ``standard | plus | rand``; or ``attacks``, a list of ``apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square`` to be
-    run in this order with the budgets of ``standard`` (100 iterations, 9 targets, 5000 queries). seed: of every attack in
-    every batch. A sample broken by one attack is not attacked by the next.
+    version: ``standard | plus | rand``; or ``attacks``, a list of ``apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square`` to
+    be run in this order with the budgets of ``standard`` (100 iterations, 9 targets, 5000 queries). seed: of every
+    attack in every batch. A sample broken by one attack is not attacked by the next.
 
-    Random numbers come from torch's and Python's global generators, as in the reference; ours are put back afterwards. They
-    are drawn for a whole batch, so a sample's start depends on its batch; keep ``batch_size`` fixed to compare runs.
+    Through a view the deployed logits are attacked with the view's gradient. Random numbers come from torch's global
+    generators, as in the reference; ours are put back afterwards. They are drawn for a whole batch, so a sample's start
+    depends on its batch; keep ``batch_size`` fixed to compare runs.
     """
 
     threat: Threat
@@ -45,59 +50,86 @@ class AutoAttack:
     batch_size: int = 250
 
     def __post_init__(self) -> None:
+        if not isinstance(self.threat, Threat):
+            raise ValueError(f"AutoAttack: threat={self.threat!r}; allowed: Linf(eps) or L2(eps).")
         choose("AutoAttack version", self.version, VERSIONS)
+        if isinstance(self.attacks, str) or (self.attacks is not None and not self.attacks):
+            raise ValueError(f"AutoAttack: attacks={self.attacks!r}; allowed: a list of {', '.join(CLASSES)}.")
         for name in self.attacks or ():
-            choose("AutoAttack attack", name, ATTACKS)
+            choose("AutoAttack attack", name, CLASSES)
         check_count("AutoAttack", "seed", self.seed, 0)
         check_count("AutoAttack", "batch_size", self.batch_size)
+
+    @property
+    def norm(self) -> Any:
+        """The threat's name, which is the reference's name of the norm."""
+        return self.threat.name
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.attacks) if self.attacks is not None else VERSIONS[self.version]
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:
-        """Adversarial images (B, C, H, W); the image itself where no attack succeeded. indices: not used."""
+        """Adversarial images (B, C, H, W); the image itself where no attack succeeded. indices: not used.
+
+        x: float32 in [0, 1], the reference computes in nothing else. y: (B,) int64.
+        """
         check_images(x)
         check_range(x)
         check_labels(x, y)
+        if x.dtype != torch.float32:
+            raise ValueError(f"AutoAttack: images are {x.dtype}; allowed: torch.float32.")
+        x = x.detach().contiguous()
         if not len(x):
             return x.clone()
-        devices = [x.device] if x.is_cuda else []
-        with images_only(model), torch.random.fork_rng(devices=devices), _quiet():
-            reference = self.reference(model, x)
-            return reference.run_standard_evaluation(x.detach(), y, batch_size=self.batch_size)[0].detach()
+        with images_only(model), _process_as_it_was():
+            check_labels(x, y, _classes(model, x))
+            return self.reference(model, x).run_standard_evaluation(x, y, batch_size=self.batch_size)[0].detach()
 
     def reference(self, model: nn.Module, x: Tensor) -> Reference:
-        """The pyautoattack object that is run."""
-        norm, eps, device = self.threat.name, self.threat.eps, x.device
-        if self.attacks is None:
-            made = Reference(model, norm=norm, eps=eps, seed=self.seed, device=device, version=self.version)
-        else:
-            made = Reference(model, norm=norm, eps=eps, seed=self.seed, device=device, version="custom", attacks=list(self.attacks))
+        """The pyautoattack object that is run, for images like x. model: in eval mode."""
+        seen = model if getattr(model, "faithful", True) else Judged(model)
+        chosen: dict[str, Any] = {"version": self.version}
+        if self.attacks is not None:
+            chosen = {"version": "custom", "attacks": list(self.attacks)}
+        made = Reference(seen, norm=self.norm, eps=self.threat.eps, seed=self.seed, device=x.device, **chosen)
+        if self.attacks is not None:
             made.apgd.n_restarts = made.fab.n_restarts = made.apgd_targeted.n_restarts = 1
         made.verbose = False
-        self._fit_classes(made, model, x)
+        made.apgd_targeted.n_target_classes = made.fab.n_target_classes = min(9, self._fitting(_classes(seen, x)) - 1)
         return made
 
-    def _fit_classes(self, made: Reference, model: nn.Module, x: Tensor) -> None:
-        with torch.no_grad():
-            classes = model(x[:1]).shape[1]
-        targeted = [name for name in self.names if name in TARGETED]
-        if classes < 4 and "apgd-t" in targeted:
+    def _fitting(self, classes: int) -> int:
+        """The number of classes; a ValueError if an attack needs more."""
+        unfit = [name for name in self.names if classes < CLASSES[name]]
+        if unfit:
+            fit = ", ".join(name for name, needed in CLASSES.items() if classes >= needed)
+            least = max(CLASSES[name] for name in unfit)
             raise ValueError(
-                f"AutoAttack: apgd-t on {classes} classes; its targeted DLR loss needs at least 4. Allowed: "
-                "attacks=('apgd-ce', 'fab-t', 'square')."
+                f"AutoAttack: {', '.join(unfit)} on {classes} classes, whose loss needs {least}; "
+                f"allowed: attacks=[...] of {fit or 'none'}."
             )
-        made.apgd_targeted.n_target_classes = made.fab.n_target_classes = min(9, classes - 1)
+        return classes
 
 
-class _quiet:
-    """The reference logs its progress and its warnings; a run of ours reports for itself."""
+def _classes(model: nn.Module, x: Tensor) -> int:
+    with torch.no_grad():
+        return model(x[:1]).shape[1]
 
-    def __enter__(self) -> None:
-        self.logger = logging.getLogger("auto-attack")
-        self.level = self.logger.level
-        self.logger.setLevel(logging.ERROR)
 
-    def __exit__(self, *_) -> None:
-        self.logger.setLevel(self.level)
+@contextmanager
+def _process_as_it_was() -> Iterator[None]:
+    """Put back what the reference changes beyond its own objects.
+
+    It seeds torch's generators on every device, and removes the process's tracer (a debugger's, a coverage tool's)
+    after it has counted calls with its own. Its log is silenced meanwhile: a run of ours reports for itself.
+    """
+    logger = logging.getLogger("auto-attack")
+    level, tracer = logger.level, sys.gettrace()
+    logger.setLevel(logging.ERROR)
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        logger.setLevel(level)
+        sys.settrace(tracer)

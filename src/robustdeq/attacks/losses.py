@@ -12,7 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Goal:
-    """y: (B,) true labels. target: (B,) wrong labels of a targeted loss. clean: (B, K) log-probabilities of the image."""
+    """What a loss is about.
+
+    y: (B,) true labels. target: (B,) wrong labels of a targeted loss. clean: (B, K) log-probabilities of the image.
+    """
 
     y: Tensor
     target: Tensor | None = None
@@ -20,7 +23,7 @@ class Goal:
 
     def rows(self, keep: Tensor) -> Goal:
         """The goal of the kept samples."""
-        return Goal(*(None if part is None else part[keep] for part in (self.y, self.target, self.clean)))
+        return Goal(self.y[keep], *(None if part is None else part[keep] for part in (self.target, self.clean)))
 
 
 def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:

@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al. 2018), with the losses, starts and restarts that evaluation and training need."""
+"""Projected gradient descent (Madry et al. 2018): the losses, starts and restarts of evaluation and of training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from ..seeds import generator
 from .losses import LOSSES, Goal, predictions
 from .threat import Threat
 
-STARTS = {"uniform": "uniform in the ball", "gaussian": "x + 0.001 N(0, 1), as TRADES", "clean": "the image itself"}
+STARTS = {
+    "uniform": "in the ball, see Threat.spread",
+    "gaussian": "x + 0.001 N(0, 1), as TRADES",
+    "clean": "the image itself",
+}
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class PGD:
     keep: ``worst`` gives a misclassified iterate where one was met, else the one of highest loss, and a sample that is
     broken is not worked on any more; ``last`` gives the last iterate of one run, as training needs it.
 
-    The gradient is taken through whatever module is given. A view (see ``attacks.views``) names the model that is really
-    deployed, and that model alone decides what counts as misclassified.
+    The gradient is taken through whatever module is given. A view (see ``attacks.views``) names the model that is
+    really deployed, and that model alone decides what counts as misclassified.
     """
 
     threat: Threat
@@ -52,7 +56,8 @@ class PGD:
         choose("start", self.start, STARTS)
         choose("keep", self.keep, {"worst": 0, "last": 0})
         if self.keep == "last" and (self.restarts > 1 or self.targeted):
-            raise ValueError("PGD: keep='last' goes with one restart and an untargeted loss; allowed otherwise: 'worst'.")
+            wanted = "'worst', or one restart of an untargeted loss"
+            raise ValueError(f"PGD: keep='last', restarts={self.restarts}, loss={self.loss!r}; allowed: {wanted}.")
 
     @property
     def targeted(self) -> bool:
@@ -61,13 +66,16 @@ class PGD:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:
         """Adversarial images (B, C, H, W) for images x in [0, 1] and labels y (B,) int64; no gradient is left behind.
 
-        indices: (B,) the samples' numbers in their data set. The random start of a sample depends on the seed and on its
-        number alone, so it is the same in any batch; without numbers the place in the batch stands for it.
+        indices: (B,) the samples' numbers in their data set. The random start of a sample depends on the seed and on
+        its number alone, so it is the same in any batch; without numbers it depends on the sample's place in the batch.
         """
         check_images(x)
         check_range(x)
         check_labels(x, y)
+        check_indices(x, indices)
         x = x.detach()
+        if not len(x):
+            return x.clone()
         with images_only(model):
             if self.keep == "last":
                 goal = next(self._goals(model, x, y))
@@ -93,7 +101,7 @@ class PGD:
         kept, kept_loss = x_adv.clone(), x.new_full((len(x),), -torch.inf)
         rows = torch.arange(len(x), device=x.device)
         for step in range(self.steps + 1):
-            logits, loss, slope = self._slope(model, x_adv, goal, wanted=step < self.steps)
+            logits, loss, slope = self._slope(model, x_adv, goal, first=step == 0, wanted=step < self.steps)
             wrong = self._deployed(model, x_adv, logits) != goal.y
             loss = loss.nan_to_num(-torch.inf).masked_fill(wrong, torch.inf)
             better = loss > kept_loss[rows]
@@ -107,16 +115,23 @@ class PGD:
         return kept, kept_loss
 
     def _last(self, model: nn.Module, x: Tensor, goal: Goal, x_adv: Tensor) -> Tensor:
-        for _ in range(self.steps):
-            _, _, slope = self._slope(model, x_adv, goal, wanted=True)
+        for step in range(self.steps):
+            _, _, slope = self._slope(model, x_adv, goal, first=step == 0, wanted=True)
             x_adv = self.threat.project(x, self.threat.ascend(x_adv, slope, self.step_size))
         return x_adv
 
-    def _slope(self, model: nn.Module, x_adv: Tensor, goal: Goal, *, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, losses, and d loss / d x_adv (zeros when not wanted; zero where it is not finite)."""
+    def _slope(
+        self, model: nn.Module, x_adv: Tensor, goal: Goal, *, first: bool, wanted: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, losses, and d loss / d x_adv (zeros when not wanted; zero where it is not finite).
+
+        first: look at the labels' range now that the number of classes is known; that costs a synchronisation.
+        """
         at = x_adv.detach().requires_grad_(wanted)
         with torch.set_grad_enabled(wanted):
             logits = model(at)
+            if first:
+                check_labels(x_adv, goal.y, logits.shape[1])
             loss = LOSSES[self.loss](logits, goal)
         slope = torch.autograd.grad(loss.sum(), at)[0] if wanted else torch.zeros_like(at)
         return logits.detach(), loss.detach(), slope.nan_to_num(0, 0, 0)
@@ -125,7 +140,7 @@ class PGD:
         if getattr(model, "faithful", True):
             return predictions(logits)
         with torch.no_grad():
-            return predictions(model.deployed(x_adv))
+            return predictions(model.get_submodule("deployed")(x_adv))
 
     def _goals(self, model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Goal]:
         """One goal, or one for each target. The logits of the image are computed once an attack."""
@@ -134,12 +149,14 @@ class PGD:
             return
         with torch.no_grad():
             logits = model(x)
+        check_labels(x, y, logits.shape[1])
         if self.loss == "kl":
             yield Goal(y, clean=logits.log_softmax(1))
             return
         classes = logits.shape[1]
         if self.loss == "dlr-targeted" and classes < 4:
-            raise ValueError(f"PGD: loss='dlr-targeted' on {classes} classes; allowed: at least 4, or loss='ce-targeted'.")
+            wanted = "at least 4, or loss='ce-targeted'"
+            raise ValueError(f"PGD: loss='dlr-targeted' on {classes} classes; allowed: {wanted}.")
         wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
         for rank in range(min(self.targets, classes - 1)):
             yield Goal(y, target=wrong[:, rank])
@@ -160,17 +177,31 @@ def numbered(draw, x: Tensor, seed: int, restart: int, indices: Tensor | None) -
     if indices is None:
         return draw(x.shape, generator=generator(seed, restart, 0)).to(x)
     rows = [draw(x.shape[1:], generator=generator(seed, restart, 1 + index)) for index in indices.tolist()]
-    return torch.stack(rows).to(x) if rows else torch.empty_like(x)
+    return torch.stack(rows).to(x)
 
 
 def check_labels(x: Tensor, y: Tensor, classes: int | None = None) -> None:
     """Raise a ValueError unless y is (B,) int64, of one label an image, in 0..classes-1."""
-    if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
-        given = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-        raise ValueError(f"labels are {given}; allowed: int64 of shape ({len(x)},).")
-    if not len(y):
-        return
-    low, high = (int(v) for v in y.aminmax())
+    low, high = _extent("labels", x, y)
     if low < 0 or (classes is not None and high >= classes):
         top = "the number of classes - 1" if classes is None else classes - 1
         raise ValueError(f"labels lie in {low}..{high}; allowed: 0..{top}.")
+
+
+def check_indices(x: Tensor, indices: Tensor | None) -> None:
+    """Raise a ValueError unless ``indices`` is None or (B,) int64, of one number >= 0 an image."""
+    low, high = (0, 0) if indices is None else _extent("indices", x, indices)
+    if low < 0:
+        raise ValueError(f"indices lie in {low}..{high}; allowed: whole numbers >= 0.")
+
+
+def _extent(what: str, x: Tensor, numbers: Tensor) -> tuple[int, int]:
+    """The smallest and the largest of (B,) int64 numbers, (0, 0) of none; a ValueError for anything else."""
+    if not isinstance(numbers, Tensor) or numbers.dtype != torch.int64 or numbers.shape != x.shape[:1]:
+        is_tensor = isinstance(numbers, Tensor)
+        given = f"{numbers.dtype} of shape {tuple(numbers.shape)}" if is_tensor else type(numbers).__name__
+        raise ValueError(f"{what} are {given}; allowed: int64 of shape ({len(x)},).")
+    if not len(numbers):
+        return 0, 0
+    low, high = (int(v) for v in numbers.aminmax())
+    return low, high

@@ -37,7 +37,10 @@ class Threat(ABC):
 
     @abstractmethod
     def spread(self, x: Tensor, uniform: Tensor) -> Tensor:
-        """A random point of the ball from ``uniform`` numbers in [0, 1) of the images' shape."""
+        """A random point of the ball from ``uniform`` numbers in [0, 1) of the images' shape.
+
+        Linf: uniform in the ball. L2: uniform in a cube whose points have the length eps on average, cut to the ball.
+        """
 
     def contains(self, x: Tensor, x_adv: Tensor, slack: float = 1e-6) -> Tensor:
         """(B,) bool: inside the ball and the box up to rounding; False for a NaN."""
@@ -51,6 +54,9 @@ class Linf(Threat):
     """max |x' - x| <= eps, in pixel units of [0, 1]."""
 
     name: ClassVar[str] = "Linf"
+
+    def __post_init__(self) -> None:
+        check_number("Linf", "eps", self.eps, 0, 1)
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
         return (x_adv - x).flatten(1).abs().amax(dim=1)
@@ -81,11 +87,17 @@ class L2(Threat):
         return (x + shift).clamp(0, 1)
 
     def ascend(self, x_adv: Tensor, slope: Tensor, size: float) -> Tensor:
-        length = slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        return x_adv + size * slope / length.clamp_min(1e-12)
+        return x_adv + size * _unit(slope)
 
     def spread(self, x: Tensor, uniform: Tensor) -> Tensor:
-        return self.project(x, x + (2 * uniform - 1) * self.eps * (3 / uniform[0].numel()) ** 0.5)
+        return self.project(x, x + (2 * uniform - 1) * self.eps * (3 / x.shape[1:].numel()) ** 0.5)
+
+
+def _unit(slope: Tensor) -> Tensor:
+    """``slope`` at length 1 per sample, or zero. Its largest entry is brought to 1 first: squares would underflow."""
+    largest = slope.flatten(1).abs().amax(dim=1).view(-1, 1, 1, 1)
+    slope = slope / torch.where(largest > 0, largest, 1)
+    return slope / slope.flatten(1).norm(dim=1).clamp_min(1).view(-1, 1, 1, 1)
 
 
 THREATS = registry(Linf, L2)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..dynamics import drive
 from ..dynamics.solver import check_count
 from ..gradients import GRADIENTS, Phantom, phantom_state
-from ..models.classifier import DEQClassifier
+from ..models.classifier import DEQClassifier, check_images
 from ..options import build
 from ..regulation import RegulatedClassifier, SmoothSign
 
@@ -27,11 +27,13 @@ class View(nn.Module):
 
     accepts: type[nn.Module] = DEQClassifier
     faithful = True
+    deployed: Any  # an ``accepts``
 
     def __init__(self, deployed: nn.Module) -> None:
         super().__init__()
         if not isinstance(deployed, self.accepts):
-            raise ValueError(f"{type(self).__name__}: the model is a {type(deployed).__name__}; allowed: {self.accepts.__name__}.")
+            given, name = type(deployed).__name__, type(self).__name__
+            raise ValueError(f"{name}: the model is a {given}; allowed: {self.accepts.__name__}.")
         self.deployed = deployed
 
 
@@ -56,7 +58,7 @@ class Unrolled(ThroughGradient):
 class IntermediateState(View):
     """The papers' attack gradient (P22 sec. 4.2, P23 eq. 11): logits = readout(h_K), h_0 = f(z^[state]).
 
-    state: i in 1..N. unroll: K_a in 1..9. damping: lambda in (0, 1].
+    state: i in 1..N. unroll: K_a >= 1 (the papers: 1..9). damping: lambda in (0, 1] (the papers: 0.5 and 1).
     """
 
     faithful = False
@@ -65,20 +67,26 @@ class IntermediateState(View):
         super().__init__(deployed)
         check_count("IntermediateState", "state", state)
         if state > deployed.steps:
-            raise ValueError(f"IntermediateState: state={state}; allowed: 1..{deployed.steps}, the model's number of steps.")
+            allowed = f"1..{deployed.steps}, the model's number of steps"
+            raise ValueError(f"IntermediateState: state={state}; allowed: {allowed}.")
         self.state, self.rule = state, Phantom(unroll, damping)
 
     @classmethod
     def parse(cls, deployed: DEQClassifier, code: str) -> IntermediateState:
-        """From the authors' codes: ``Munroll-7-5`` is lambda 0.5, 0-based state 7, K_a = 5; ``Funroll-...`` lambda 1."""
-        match = re.fullmatch(r"([MF])unroll-(\d+)-(\d+)", code)
+        """From the authors' codes: ``Munroll-7-5`` is lambda 0.5, 0-based state 7, K_a = 5; ``Funroll-...`` lambda 1.
+
+        Raises a ValueError for another code, or a state that the model does not have.
+        """
+        match = re.fullmatch(r"([MF])unroll-(\d+)-(\d+)", code) if isinstance(code, str) else None
         if match is None:
-            raise ValueError(f"IntermediateState: code {code!r}; allowed: Munroll-STATE-UNROLL or Funroll-STATE-UNROLL, e.g. Munroll-7-5.")
+            allowed = "Munroll-STATE-UNROLL or Funroll-STATE-UNROLL, e.g. Munroll-7-5"
+            raise ValueError(f"IntermediateState: code {code!r}; allowed: {allowed}.")
         kind, state, unroll = match.groups()
         return cls(deployed, state=int(state) + 1, unroll=int(unroll), damping=0.5 if kind == "M" else 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         model = self.deployed
+        check_images(x, model.image_shape)
         f = model.map(x)
         with torch.no_grad():
             z = drive(model.solver, f, model.zeros(x), self.state).z
@@ -95,7 +103,7 @@ class Frozen(View):
 
 
 class EndToEnd(View):
-    """A defended model differentiated through its input updates, sign replaced by a smooth surrogate in the backward pass.
+    """A defended model differentiated through its input updates; a smooth surrogate stands for sign on the way back.
 
     temperature: of tanh, relative to the mean size of the gradient.
     """
@@ -108,6 +116,22 @@ class EndToEnd(View):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.deployed(x, through=self.sign)
+
+
+class Judged(nn.Module):
+    """The deployed logits with the gradient of an unfaithful view, for an attack that asks one module for both."""
+
+    def __init__(self, view: nn.Module) -> None:
+        super().__init__()
+        self.view = view
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = self.view.get_submodule("deployed")(x)
+        if not torch.is_grad_enabled():
+            return logits
+        seen = self.view(x)
+        return logits + (seen - seen.detach())
 
 
 class EarlyState(nn.Module):

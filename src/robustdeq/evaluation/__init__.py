@@ -1,7 +1,6 @@
 """Honest robust accuracy: which attacks, how they are counted, and the record that is kept."""
 
 from .evaluate import Evaluation, evaluate
-from .images import attack_images
 from .record import environment
 from .statistics import Share
 from .suite import SUITES, Entry, bare, quick, standard, suite
@@ -11,7 +10,6 @@ __all__ = [
     "Entry",
     "Evaluation",
     "Share",
-    "attack_images",
     "bare",
     "environment",
     "evaluate",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..attacks import Linf, Threat, check_labels, predictions
 from ..dynamics.solver import check_count
-from ..files import write_bytes
+from ..files import plain, write_bytes
 from ..models.classifier import DEQClassifier, check_images, check_range
 from ..models.modes import evaluating
 from ..regulation import RegulatedClassifier
@@ -180,7 +180,7 @@ class _Run:
         """This attack's part of the record: the one that is there, unless it was made with other options."""
         what = {"column": entry.column, "attack": _describe(entry.attack), "points": points}
         known = self.record.data["attacks"].get(entry.name, {})
-        if any(known.get(key) != value for key, value in what.items()):
+        if any(known.get(key) != value for key, value in plain(what).items()):
             known = {**what, "robust": [], "rejected": 0, "seconds": 0.0, "evaluations": 0}
             self.record.data["attacks"][entry.name] = known
         return known
@@ -248,8 +248,8 @@ def _identity(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, seed: int,
 def _describe(attack: Any) -> dict[str, Any]:
     if isinstance(attack, _Given):
         return {"name": "transfer", "images": len(attack.images)}
-    plain = asdict(attack) if is_dataclass(attack) and not isinstance(attack, type) else {}
-    return {"name": type(attack).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}}
+    options = asdict(attack) if is_dataclass(attack) and not isinstance(attack, type) else {}
+    return {"name": type(attack).__name__, **options}
 
 
 def _evaluations(model: nn.Module) -> int:

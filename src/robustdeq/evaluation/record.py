@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..files import write_json
+from ..files import differences, plain, write_json
 
 SCHEMA = 1
 PACKAGES = ("robustdeq", "torch", "pyautoattack", "numpy", "scipy")
@@ -30,7 +30,7 @@ class Record:
         }
         if path is not None and path.exists() and resume:
             self.data = self.read(path)
-            self._refuse_other(path, self.data, json.loads(json.dumps(identity)))
+            self._refuse_other(path, self.data, identity)
 
     def save(self) -> None:
         if self.path is not None:
@@ -50,7 +50,7 @@ class Record:
 
     @staticmethod
     def _refuse_other(path: Path, data: dict[str, Any], identity: dict[str, Any]) -> None:
-        differing = [key for key in identity if data["identity"].get(key) != identity[key]]
+        differing = differences(data["identity"], plain(identity))
         if differing:
             what = ", ".join(differing)
             raise ValueError(f"{path} belongs to another {what}; give another output folder, or resume=False.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..attacks import PGD, AutoAttack, Frozen, IntermediateState, Threat, ThroughGradient
+from ..attacks import PGD, AutoAttack, Frozen, Threat, ThroughGradient
 from ..models.classifier import DEQClassifier
 from ..options import choose
 from ..regulation import RegulatedClassifier
@@ -40,7 +40,7 @@ class Entry:
 def quick(
     model: nn.Module, threat: Threat, *, step_size: float, seed: int = 0, points: int | None = None
 ) -> list[Entry]:
-    """PGD-20 with every gradient that the model offers; for a defended model under static and frozen threat."""
+    """PGD-20 with the unrolled and with the phantom gradient; for a defended model under static and frozen threat."""
     attack = PGD(threat, step_size=step_size, steps=20, seed=seed)
     if isinstance(model, RegulatedClassifier):
         return [
@@ -52,9 +52,6 @@ def quick(
     return [
         Entry("pgd-20 unrolled", "PGD", attack, lambda m: ThroughGradient(m, "unrolled"), points),
         Entry("pgd-20 phantom", "PGD", attack, lambda m: ThroughGradient(m, "phantom"), points),
-        Entry(
-            "pgd-20 papers", "PGD", attack, lambda m: IntermediateState(m, state=m.steps, unroll=5, damping=0.5), points
-        ),
     ]
 
 

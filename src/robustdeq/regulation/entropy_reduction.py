@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +20,8 @@ from ..models.modes import evaluating
 class EntropyReduction:
     """The defence, to be put on a model: ``defended = EntropyReduction(...)(model)``.
 
-    After every ``every`` solver steps, except the last, the input takes ``updates`` signed gradient steps that lower the
-    entropy of the prediction, z held fixed; it stays within ``eps`` (L-inf) of the image and within [0, 1].
+    After every ``every`` solver steps, except the last, the input takes ``updates`` signed gradient steps that lower
+    the entropy of the prediction, z held fixed; it stays within ``eps`` (L-inf) of the image and within [0, 1].
 
     eps, step_size: in pixel units of [0, 1]. updates: R, 0 leaves the model as it is. every: T_f.
     """
@@ -56,8 +59,8 @@ class SmoothSign:
 class RegulatedClassifier(nn.Module):
     """A DEQ classifier defended by input entropy reduction: logits = defended(x), x (B, C, H, W) in [0, 1].
 
-    The defence belongs to inference: the model is in eval mode during a forward. The plain gradient of ``forward`` holds
-    x' - x constant (BPDA, the "frozen" threat setting); ``through`` an update rule it passes the updates as well.
+    The defence belongs to inference: the model is in eval mode during a forward. The plain gradient of ``forward``
+    holds x' - x constant (BPDA, the "frozen" threat setting); ``through`` an update rule it passes the updates as well.
     """
 
     def __init__(self, model: DEQClassifier, method: EntropyReduction) -> None:
@@ -65,34 +68,53 @@ class RegulatedClassifier(nn.Module):
         if not isinstance(model, DEQClassifier):
             raise ValueError(f"EntropyReduction: the model is a {type(model).__name__}; allowed: a DEQClassifier.")
         if method.every > model.steps:
-            raise ValueError(f"EntropyReduction: every={method.every}; allowed: 1..{model.steps}, the model's number of steps.")
+            allowed = f"1..{model.steps}, the model's number of steps"
+            raise ValueError(f"EntropyReduction: every={method.every}; allowed: {allowed}.")
         self.model, self.method = model, method
 
     def forward(self, x: Tensor, *, through: SmoothSign | None = None) -> Tensor:
         trajectory, _ = self._solve(x, record=False, through=through)
-        with evaluating(self.model):
-            return self.model.readout(trajectory.z)
+        return self._read(trajectory.z)
 
     @torch.no_grad()
     def trajectory(self, x: Tensor) -> Trajectory:
         """The regulated dynamics; ``inputs[t-1]`` is the x' (B, C, H, W) that step t used."""
         trajectory, inputs = self._solve(x, record=True, through=None)
-        return trajectory.reading(self.model.readout, inputs)
+        return trajectory.reading(self._read, inputs)
+
+    def _read(self, z: Tensor) -> Tensor:
+        """Logits (B, K) of a state, as the model in eval mode reads it."""
+        with evaluating(self.model):
+            return self.model.readout(z)
 
     def _solve(self, x: Tensor, record: bool, through: SmoothSign | None) -> tuple[Trajectory, tuple[Tensor, ...]]:
         model = self.model
         check_images(x, model.image_shape)
-        with evaluating(model):
+        with evaluating(model), _differentiable():
+            x = x.clone() if x.is_inference() else x
             f = model.map(x)
-            regulator = _Regulator(model, self.method, x, f, through)
+            regulator = _Regulator(model, self.method, x, f, through if torch.is_grad_enabled() else None)
             trajectory = drive(model.solver, f, model.zeros(x), model.steps, regulate=regulator, record=record)
         return trajectory, regulator.inputs(model.steps)
 
 
-class _Regulator:
-    """Changes the input of one forward between two solver steps. x' is never reset between the blocks of updates."""
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    """Leave inference mode, in which no gradient of the entropy could be taken; grad mode stays as it is."""
+    wanted = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(wanted):
+        yield
 
-    def __init__(self, model: DEQClassifier, method: EntropyReduction, x: Tensor, f: CellMap, through: SmoothSign | None) -> None:
+
+class _Regulator:
+    """Changes the input of one forward between two solver steps. x' is never reset between the blocks of updates.
+
+    through: of the end-to-end gradient; None holds x' - x constant.
+    """
+
+    def __init__(
+        self, model: DEQClassifier, method: EntropyReduction, x: Tensor, f: CellMap, through: SmoothSign | None
+    ) -> None:
         self.model, self.method, self.x, self.f, self.through = model, method, x, f, through
         self.adjusted = x
         self.changes: list[tuple[int, Tensor]] = [(0, x)]
@@ -101,28 +123,31 @@ class _Regulator:
         if state.t % self.method.every or not self.method.updates:
             return None
         prepared = self.f.prepare(state.z)
-        adjusted = self.adjusted
-        for _ in range(self.method.updates):
-            adjusted = self._update(adjusted, prepared)
-        if self.through is None:
-            adjusted = adjusted.detach() + (self.x - self.x.detach())  # this value, the gradient of x
-        self.adjusted = adjusted
-        self.changes.append((state.t, adjusted))
-        self.f = self.f.at(self.model.inject(adjusted), state.z, prepared)
+        self.adjusted = self._updated(prepared)
+        self.changes.append((state.t, self.adjusted))
+        self.f = self.f.at(self.model.inject(self.adjusted), state.z, prepared)
         return self.f
 
-    def _update(self, adjusted: Tensor, prepared: object) -> Tensor:
-        """One signed step down the entropy; z, and so ``prepared``, is held fixed."""
+    def _updated(self, prepared: Any) -> Tensor:
+        """x' after one block of signed steps down the entropy. (B, C, H, W)"""
+        frozen = self.through is None
+        adjusted, x = (self.adjusted.detach(), self.x.detach()) if frozen else (self.adjusted, self.x)
+        low, high = x - self.method.eps, x + self.method.eps
+        for _ in range(self.method.updates):
+            slope = self._slope(adjusted, prepared)
+            sign = slope.sign() if self.through is None else self.through(slope)
+            moved = adjusted - self.method.step_size * sign
+            adjusted = torch.minimum(torch.maximum(moved, low), high).clamp(0, 1)
+        return adjusted + (self.x - x) if frozen else adjusted  # frozen: this value, the gradient of x
+
+    def _slope(self, adjusted: Tensor, prepared: Any) -> Tensor:
+        """dH / dx' with z, and so ``prepared``, held fixed. (B, C, H, W)"""
         exact = self.through is not None
+        at = adjusted.clone() if exact else adjusted.detach()  # not ``adjusted`` itself, which z may depend on
         with torch.enable_grad():
-            at = adjusted if exact and adjusted.requires_grad else adjusted.detach().requires_grad_()
+            at.requires_grad_()
             z = self.f.cell.finish(prepared, self.model.inject(at), self.f.constants)
-            total = entropy(self.model.readout(z)).sum()
-            (slope,) = torch.autograd.grad(total, at, create_graph=exact)
-        sign = slope.sign() if self.through is None else self.through(slope)
-        eps, x = self.method.eps, self.x if exact else self.x.detach()
-        moved = at - self.method.step_size * sign if exact else adjusted.detach() - self.method.step_size * sign
-        return torch.minimum(torch.maximum(moved, x - eps), x + eps).clamp(0, 1)
+            return torch.autograd.grad(entropy(self.model.readout(z)).sum(), at, create_graph=exact)[0]
 
     def inputs(self, steps: int) -> tuple[Tensor, ...]:
         """The x' of every step 1..steps."""

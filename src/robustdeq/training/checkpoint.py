@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from ..files import write_bytes
+from ..files import differences, plain, write_bytes
 from ..models.zoo import load_strictly
 
 SCHEMA = 1
@@ -40,7 +40,7 @@ def load_checkpoint(
         raise ValueError(
             f"{path} is not a checkpoint of this version (schema {SCHEMA}); remove it to start this run anew."
         )
-    differing = [key for key in config if facts.get("config", {}).get(key) != config[key]]
+    differing = differences(facts["config"], plain(config))
     if differing:
         raise ValueError(
             f"{path} is of a run with another {', '.join(differing)}; give another output folder, or the same config."

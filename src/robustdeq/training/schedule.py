@@ -30,7 +30,7 @@ class Phase:
 
 
 def one_cycle(step: int, total: int, peak: float, warmup: float = 0.3) -> float:
-    """Learning rate at ``step`` in 0..total-1: linear to ``peak`` over the first ``warmup`` of it, then a cosine to 0."""
+    """Learning rate at ``step`` in 0..total-1: linear to ``peak`` over a share ``warmup``, then a cosine to 0."""
     done = (step + 1) / total
     if done <= warmup:
         return peak * done / warmup

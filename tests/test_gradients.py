@@ -1,0 +1,270 @@
+"""Gradients through a solve: exact where they claim it, alike where theory says so, and never absent in eval mode."""
+
+import pytest
+import torch
+from problems import SOLVERS, Tanh, assert_near, assert_same, each, every_solver, one_thread, tanh, zeros
+from torch import Tensor, nn
+
+from robustdeq.dynamics import Anderson, Broyden, Picard, Reversible, drive
+from robustdeq.gradients import GRADIENTS, Implicit, Phantom, SimultaneousAdjoint, Unrolled, phantom_state
+from robustdeq.models.zoo import create_model
+
+__all__ = ["one_thread"]
+
+WITH_INVERSE = {"picard": Picard(), "anderson": Anderson(), "broyden": Broyden()}
+every_rule = pytest.mark.parametrize("rule", [rule() for rule in GRADIENTS.values()], ids=GRADIENTS)
+
+
+def gradients(rule, solver, f: Tanh, steps: int, **options) -> tuple[Tensor, ...]:
+    """d/dW and d/du of a function of the state that is not symmetric in its entries."""
+    z = rule(solver, f, zeros(f), steps, **options)
+    return torch.autograd.grad((z * torch.arange(1, 1 + z.shape[1])).sum() + z.pow(3).sum(), f.tensors)
+
+
+def plain(solver, f: Tanh, steps: int) -> tuple[Tensor, ...]:
+    """The same by the graph of all steps: this map has no ``detached``, so nothing is run backwards."""
+
+    class Plain:
+        tensors, u = f.tensors, f.u
+
+        def __call__(self, z):
+            return f(z)
+
+    return gradients(Unrolled(), solver, Plain(), steps)
+
+
+@every_solver
+@pytest.mark.parametrize("segment", [None, 3])
+def test_the_unrolled_gradient_is_the_derivative_of_the_value(solver, segment):
+    """After five steps the short memories have dropped columns; the solvers' own coefficients are in the graph."""
+    p = tanh(5, 1, grad=True)
+    start = (0.1 * p.u.detach()).requires_grad_()
+    rule = Unrolled(segment=segment)
+    assert torch.autograd.gradcheck(lambda w, u, z: rule(solver, Tanh(w, u), z, 5), (p.weight, p.u, start))
+
+
+@every_solver
+@pytest.mark.parametrize("segment", [1, 3, 8, 20])
+def test_recomputation_in_segments_changes_no_bit(solver, segment):
+    f = tanh(5, grad=True)
+    rule = Unrolled(segment=segment)
+    assert_same(rule(solver, f, zeros(f), 8), Unrolled()(solver, f, zeros(f), 8))
+    assert_same(gradients(rule, solver, f, 8), gradients(Unrolled(), solver, f, 8))
+
+
+def test_recomputation_keeps_less():
+    f = tanh(5, grad=True)
+    assert saved(Unrolled(segment=6), Broyden(), f, 36) < saved(Unrolled(), Broyden(), f, 36) / 4
+
+
+@each(WITH_INVERSE)
+def test_the_simultaneous_adjoint_approaches_the_unrolled_gradient(solver):
+    f = tanh(4, grad=True, norm=0.6)
+    for exact, found in zip(gradients(Unrolled(), solver, f, 40), gradients(SimultaneousAdjoint(), solver, f, 40)):
+        assert_near(found, exact, 1e-6)
+
+
+@every_solver
+@pytest.mark.parametrize("adjoint", ["picard", "anderson", "broyden", "reversible"])
+def test_the_implicit_gradient_is_the_unrolled_one_at_a_fixed_point(solver, adjoint):
+    f = tanh(4, grad=True, norm=0.3)
+    many = {"picard": 30, "reversible": 80}  # the others end after about 2 d = 8
+    steps, rule = many.get(solver.name, 12), Implicit(solver=adjoint, steps=many.get(adjoint, 12))
+    for exact, found in zip(plain(solver, f, steps), gradients(rule, solver, f, steps)):
+        assert_near(found, exact, 1e-6)
+
+
+@pytest.mark.parametrize("damping", [0.5, 1.0])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_phantom_gradient_of_many_steps_approaches_both(damping, training):
+    f = tanh(4, grad=True, norm=0.6)
+    found = gradients(Phantom(unroll=100, damping=damping), Broyden(), f, 20, training=training)
+    for phantom, implicit in zip(found, gradients(Implicit(steps=20), Broyden(), f, 20)):
+        assert_near(phantom, implicit, 1e-6)
+
+
+def test_the_implicit_gradient_is_that_of_the_implicit_function_theorem():
+    """At a fixed point z = tanh(W z + u): dz/du = (I - D W)^-1 D with D = diag(1 - z^2)."""
+    f = tanh(3, 1, grad=True)
+    z = Implicit()(Broyden(), f, zeros(f), 20)
+    d = torch.diag(1 - z[0].detach() ** 2)
+    expected = torch.linalg.solve(torch.eye(3, dtype=torch.float64) - d @ f.weight.detach(), d)
+    rows = [torch.autograd.grad(z[0, i], f.u, retain_graph=True)[0][0] for i in range(3)]
+    assert_near(torch.stack(rows), expected, 1e-9)
+
+
+def test_the_phantom_gradient_is_that_of_its_recurrence():
+    f = tanh(3, grad=True)
+    z = drive(Broyden(), f, zeros(f), 4).z.detach()
+    h = f(z)
+    for _ in range(5):
+        h = 0.5 * h + 0.5 * f(h)
+    assert_same(phantom_state(f, z, 5, 0.5), h)
+    assert_same(Phantom()(Broyden(), f, zeros(f), 4, training=True), h)
+    found = torch.autograd.grad(Phantom()(Broyden(), f, zeros(f), 4).sum(), f.tensors)
+    assert_same(found, torch.autograd.grad(h.sum(), f.tensors))
+
+
+@each(WITH_INVERSE)
+@every_rule
+def test_a_map_that_does_not_look_at_its_state_has_the_gradient_of_its_injection(rule, solver):
+    """f(z; u) = u, and it gives back its own tensor: the gradient is the identity, and u is left as it was."""
+    u = tanh(3).u.requires_grad_()
+    assert_same(torch.autograd.grad(rule(solver, lambda z: u, torch.zeros_like(u), 4).sum(), u)[0], torch.ones_like(u))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_simultaneous_adjoint_needs_an_inverse(training):
+    f = tanh(4, grad=True)
+    with pytest.raises(ValueError, match="allowed: picard, anderson, broyden"):
+        SimultaneousAdjoint()(Reversible(), f, zeros(f), 4, training=training)
+
+
+@pytest.mark.parametrize(
+    "rule, solver",
+    [
+        (r(), s)
+        for r in GRADIENTS.values()
+        for s in SOLVERS.values()
+        if (r.name, s.name) != ("simultaneous", "reversible")
+    ],
+    ids=repr,
+)
+def test_in_eval_mode_the_value_has_the_same_bits_without_a_gradient(rule, solver):
+    f = tanh(4, grad=True)
+    z = rule(solver, f, zeros(f), 5)
+    with torch.no_grad():
+        without = rule(solver, f, zeros(f), 5)
+    assert not without.requires_grad
+    assert_same(z.detach(), without)
+    assert_same(without, drive(solver, f, zeros(f), 5).z.detach())
+    for gradient in torch.autograd.grad(z.sum(), f.tensors):
+        assert gradient.abs().min() > 0
+
+
+@pytest.mark.parametrize("name", ["picard", "anderson", "broyden"])
+@every_rule
+def test_a_classifier_in_eval_mode_has_one_value_and_a_gradient(rule, name):
+    model = create_model("mdeq-nano", solver=name, gradient=rule, steps=4, seed=0).eval()
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logits = model(x)
+    with torch.no_grad():
+        assert_same(logits.detach(), model(x))
+    assert_same(logits.detach(), model.trajectory(x).logits(4))
+    gradient = torch.autograd.grad(logits.square().sum(), x)[0]
+    assert gradient.isfinite().all()
+    assert gradient.flatten(1).norm(dim=1).min() > 0
+
+
+# The reversible solver's gradient: run backwards, with memory that does not grow.
+
+
+def saved(rule, solver, f: Tanh, steps: int) -> int:
+    """Numbers that autograd keeps for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        z = rule(solver, f, zeros(f), steps)
+    assert z.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("mixing", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("steps", [1, 2, 3, 12])
+def test_running_backwards_equals_the_graph_of_all_steps(mixing, steps):
+    f, solver = tanh(5, grad=True), Reversible(mixing=mixing)
+    for found, exact in zip(gradients(Unrolled(), solver, f, steps), plain(solver, f, steps)):
+        assert_near(found, exact, 1e-10)
+
+
+def test_running_backwards_keeps_the_same_whatever_the_number_of_steps():
+    f = tanh(5, grad=True)
+    assert saved(Unrolled(), Reversible(), f, 40) == saved(Unrolled(), Reversible(), f, 2) > 0
+    assert saved(Unrolled(), Picard(), f, 40) > 5 * saved(Unrolled(), Picard(), f, 2)
+
+
+def test_more_steps_than_can_be_run_backwards_are_refused():
+    f = tanh(5, grad=True)
+    most = Reversible().max_steps(torch.float64)
+    gradients(Unrolled(), Reversible(), f, most)
+    with pytest.raises(ValueError, match=f"steps={most + 1} .* allowed: at most {most}"):
+        gradients(Unrolled(), Reversible(), f, most + 1)
+
+
+def test_only_gradients_that_are_asked_for_are_computed():
+    f = tanh(5)
+    f.u.requires_grad_()
+    z = Unrolled()(Reversible(), f, zeros(f), 5)
+    (found,) = torch.autograd.grad(z.sum(), f.u)
+    weight, u = tanh(5, grad=True).tensors
+    assert_same(found, torch.autograd.grad(Unrolled()(Reversible(), Tanh(weight, u), zeros(f), 5).sum(), u)[0])
+    assert f.weight.grad is None
+
+
+class Normalised(nn.Module):
+    """A weight that is made once a forward from two parameters, which the map closes over as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        p = tanh(4)
+        self.v, self.g = nn.Parameter(p.weight), nn.Parameter(torch.tensor(0.8, dtype=torch.float64))
+        self.u = p.u
+
+    def map(self):
+        return Made(self, self.g * self.v / self.v.norm(), self.u)
+
+
+class Made(Tanh):
+    def __init__(self, owner: Normalised, weight: Tensor, u: Tensor) -> None:
+        super().__init__(weight, u)
+        object.__setattr__(self, "owner", owner)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return super().__call__(z) + 0.1 * self.owner.g
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.weight, self.u, self.owner.v, self.owner.g
+
+    def detached(self):
+        return Made(self.owner, self.weight.detach().requires_grad_(), self.u.detach())
+
+
+def test_a_weight_made_from_a_parameter_is_differentiated_once():
+    """g is used twice: in the weight, made once a forward, and in the map itself."""
+    model = Normalised()
+    found = torch.autograd.grad(Unrolled()(Reversible(), model.map(), zeros(model), 6).sum(), (model.v, model.g))
+    made = model.map()
+    exact = torch.autograd.grad(drive(Reversible(), made, zeros(model), 6).z.sum(), (model.v, model.g))
+    for a, b in zip(found, exact):
+        assert_near(a, b, 1e-10)
+
+
+def test_at_a_start_where_the_map_has_a_kink_the_gradient_is_that_of_the_start():
+    """relu(z) at z = 0: a start recovered with a rounding error would lie on one side of the kink or the other."""
+    p = tanh(5, grad=True)
+
+    class Kinked(Tanh):
+        def __call__(self, z):
+            return super().__call__(z) + 1e3 * torch.relu(z) * (z.detach().abs() < 1e-3)
+
+        def detached(self):
+            return Kinked(*(t.detach().requires_grad_() for t in self.tensors))
+
+    f = Kinked(*p.tensors)
+    for found, exact in zip(gradients(Unrolled(), Reversible(), f, 8), plain(Reversible(), f, 8)):
+        assert_near(found, exact, 1e-10)
+
+
+def test_a_reversible_classifier_has_the_gradients_of_plain_unrolling():
+    model = create_model("mdeq-nano", solver="reversible", steps=4, seed=0).double().eval()
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    wanted = [x, *model.parameters()]
+    found = torch.autograd.grad(model(x).square().sum(), wanted)
+    z = drive(model.solver, model.map(x), model.zeros(x), 4).z
+    for a, b in zip(found, torch.autograd.grad(model.readout(z).square().sum(), wanted)):
+        assert_near(a, b, 1e-8)
