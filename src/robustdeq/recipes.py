@@ -86,6 +86,7 @@ def smoke_recipe() -> Recipe:
         summary="every part of digits in half a minute; the numbers mean nothing",
         training=replace(full.training, phases=phases),
         model_options={"steps": 4},
+        defence=replace(full.defence, updates=2),
         auto_attacks=("apgd-ce",),
         auto_points=4,
         test_points=24,

@@ -24,6 +24,18 @@ def test_the_newest_secant_equation_holds_although_columns_were_dropped(memory):
         before = after
 
 
+def test_it_is_good_broyden_with_a_dense_jacobian():
+    """z <- z + s with J s = -g, then J <- J + (dg - J s) s^T / <s, s>, from J = -I (Broyden 1965): dg - J s = g(z)."""
+    f = tanh(4, norm=1.5, batch=1)
+    found = drive(Broyden(), f, zeros(f), 7, record=True)
+    jacobian, z = -torch.eye(4, dtype=torch.float64), zeros(f)
+    for state in found.states:
+        s = -torch.linalg.solve(jacobian, (f(z) - z)[0])
+        z = z + s
+        assert_near(state, z, 1e-9)
+        jacobian = jacobian + torch.outer((f(z) - z)[0], s) / (s @ s)
+
+
 @MEMORIES
 def test_memory_is_limited_to_the_newest_columns(memory):
     f = tanh(6)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import SOLVERS, Affine, assert_near, assert_same, each, every_solver, tanh, zeros
+from problems import SOLVERS, Affine, assert_near, assert_same, each, every_solver, explosion, tanh, zeros
 
 from robustdeq.dynamics import Picard, SolveError, Status, drive, residual
 
@@ -119,6 +119,12 @@ def test_a_sample_has_diverged_at_the_limit_given(limit, steps):
 def test_an_overflow_is_not_finite():
     found = drive(Picard(), lambda z: 1e200 * (1 + z * z), FATES, 9, tolerance=1e-3, divergence=1e308)
     assert found.status.tolist() == [Status.NON_FINITE] * 4
+
+
+def test_the_first_failure_is_the_one_reported():
+    found = drive(Picard(), explosion, FATES[:1], 20, record=True)
+    assert not found.z.isfinite().any()
+    assert found.status.tolist() == [Status.DIVERGED]
 
 
 def test_a_start_that_is_solved_costs_one_evaluation():

@@ -44,6 +44,7 @@ def test_a_sample_is_solved_alike_in_any_batch(solver, tolerance, rows):
     assert_near(found.z, whole.z[rows], 1e-6)
     assert_near(torch.stack(found.states), torch.stack(whole.states)[:taken, rows], 1e-6)
     assert_near(found.residuals, whole.residuals[:taken, rows], 1e-6)
+    assert_near(found.best, whole.best[rows], 1e-6)
     assert_same(found.status, whole.status[rows])
     assert_same(found.evaluations, whole.evaluations[rows])
 

@@ -61,7 +61,7 @@ def test_only_the_deployed_forward_decides(model, points):
 
     found = rd.evaluate(model, x, y, suite=[Entry("liar", "liar", PGD(THREAT, 0.0, 1), Liar)], threat=THREAT)
     clean = found.shares()["clean"].count
-    assert 0 < clean and found.shares()["liar"].count >= clean - 3  # only the random start can break a sample
+    assert clean > 0 and found.shares()["liar"].count >= clean - 3  # only the random start can break a sample
 
 
 def test_all_is_the_worst_case_on_the_points_that_every_attack_saw(model, points):

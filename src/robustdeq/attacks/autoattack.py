@@ -61,11 +61,6 @@ class AutoAttack:
         check_count("AutoAttack", "batch_size", self.batch_size)
 
     @property
-    def norm(self) -> Any:
-        """The threat's name, which is the reference's name of the norm."""
-        return self.threat.name
-
-    @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.attacks) if self.attacks is not None else VERSIONS[self.version]
 
@@ -79,6 +74,9 @@ class AutoAttack:
         check_labels(x, y)
         if x.dtype != torch.float32:
             raise ValueError(f"AutoAttack: images are {x.dtype}; allowed: torch.float32.")
+        if "square" in self.names and self.threat.name == "L2" and min(x.shape[2:]) < 5:
+            size = " x ".join(map(str, x.shape[2:]))
+            raise ValueError(f"AutoAttack: square under L2 on images of {size} pixels; allowed: at least 5 x 5.")
         x = x.detach().contiguous()
         if not len(x):
             return x.clone()
@@ -89,10 +87,10 @@ class AutoAttack:
     def reference(self, model: nn.Module, x: Tensor) -> Reference:
         """The pyautoattack object that is run, for images like x. model: in eval mode."""
         seen = model if getattr(model, "faithful", True) else Judged(model)
-        chosen: dict[str, Any] = {"version": self.version}
+        chosen: dict[str, Any] = {"norm": self.threat.name, "version": self.version}
         if self.attacks is not None:
-            chosen = {"version": "custom", "attacks": list(self.attacks)}
-        made = Reference(seen, norm=self.norm, eps=self.threat.eps, seed=self.seed, device=x.device, **chosen)
+            chosen |= {"version": "custom", "attacks": list(self.attacks)}
+        made = Reference(seen, eps=self.threat.eps, seed=self.seed, device=x.device, **chosen)
         if self.attacks is not None:
             made.apgd.n_restarts = made.fab.n_restarts = made.apgd_targeted.n_restarts = 1
         made.verbose = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -78,16 +77,16 @@ class PGD:
             return x.clone()
         with images_only(model):
             if self.keep == "last":
-                goal = next(self._goals(model, x, y))
-                return self._last(model, x, goal, self._begin(x, 0, indices))
+                return self._last(model, x, self._goals(model, x, y)[0], self._begin(x, 0, indices))
             return self._worst(model, x, y, indices)
 
     def _worst(self, model: nn.Module, x: Tensor, y: Tensor, indices: Tensor | None) -> Tensor:
         best = x.clone()
         best_loss = x.new_full((len(x),), -torch.inf)
+        goals = self._goals(model, x, y)
         for restart in range(self.restarts):
             begin = self._begin(x, restart, indices)
-            for goal in self._goals(model, x, y):
+            for goal in goals:
                 rows = torch.nonzero(best_loss < torch.inf).flatten()
                 if not len(rows):
                     return best
@@ -133,7 +132,7 @@ class PGD:
             if first:
                 check_labels(x_adv, goal.y, logits.shape[1])
             loss = LOSSES[self.loss](logits, goal)
-        slope = torch.autograd.grad(loss.sum(), at)[0] if wanted else torch.zeros_like(at)
+            slope = torch.autograd.grad(loss.sum(), at)[0] if wanted else torch.zeros_like(at)
         return logits.detach(), loss.detach(), slope.nan_to_num(0, 0, 0)
 
     def _deployed(self, model: nn.Module, x_adv: Tensor, logits: Tensor) -> Tensor:
@@ -142,28 +141,25 @@ class PGD:
         with torch.no_grad():
             return predictions(model.get_submodule("deployed")(x_adv))
 
-    def _goals(self, model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Goal]:
+    def _goals(self, model: nn.Module, x: Tensor, y: Tensor) -> list[Goal]:
         """One goal, or one for each target. The logits of the image are computed once an attack."""
         if self.loss not in ("kl", "dlr-targeted", "ce-targeted"):
-            yield Goal(y)
-            return
+            return [Goal(y)]
         with torch.no_grad():
             logits = model(x)
-        check_labels(x, y, logits.shape[1])
-        if self.loss == "kl":
-            yield Goal(y, clean=logits.log_softmax(1))
-            return
         classes = logits.shape[1]
+        check_labels(x, y, classes)
+        if self.loss == "kl":
+            return [Goal(y, clean=logits.log_softmax(1))]
         if self.loss == "dlr-targeted" and classes < 4:
             wanted = "at least 4, or loss='ce-targeted'"
             raise ValueError(f"PGD: loss='dlr-targeted' on {classes} classes; allowed: {wanted}.")
         wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
-        for rank in range(min(self.targets, classes - 1)):
-            yield Goal(y, target=wrong[:, rank])
+        return [Goal(y, target=wrong[:, rank]) for rank in range(min(self.targets, classes - 1))]
 
     def _begin(self, x: Tensor, restart: int, indices: Tensor | None) -> Tensor:
         if self.start == "clean":
-            return x
+            return x.clone()
         if self.start == "gaussian":
             return self.threat.project(x, x + 0.001 * numbered(torch.randn, x, self.seed, restart, indices))
         return self.threat.spread(x, numbered(torch.rand, x, self.seed, restart, indices))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,19 @@ class ImageSet:
             yield self.images(rows), self.labels[rows]
 
 
-@dataclass(frozen=True)
-class Splits:
-    """train, validation (cut from the training set) and test; seed: of the cuts."""
+S = TypeVar("S", default=ImageSet)
 
-    train: ImageSet
-    validation: ImageSet
-    test: ImageSet
+
+@dataclass(frozen=True)
+class Splits(Generic[S]):
+    """train, validation and test, each an ``ImageSet`` (or a ``StreamedSet``); seed: of the cut of the validation set.
+
+    Validation images come from what may be trained on, never from the test set.
+    """
+
+    train: S
+    validation: S
+    test: S
     seed: int
 
 

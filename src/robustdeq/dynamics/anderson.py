@@ -58,35 +58,32 @@ class Anderson(Solver):
         moved = z + self.mixing * g
         if dg.shape[1]:
             gamma = self._coefficients(dg, g)
-            moved = moved - torch.einsum("bm,bmd->bd", gamma, dz + self.mixing * dg)
+            moved = moved - _combine(gamma, dz + self.mixing * dg)
         return AndersonState(moved, state.t + 1, z, f_z, dz, dg)
 
     def transposed_inverse(self, state: AndersonState, w: Tensor) -> Tensor:
         """B = -mixing I + (dZ + mixing dG) (dG^T dG)^-1 dG^T, transposed (the ridge included)."""
         out = -self.mixing * w
         if state.dg.shape[1]:
-            columns = state.dz + self.mixing * state.dg
-            small = torch.einsum("bmd,bd->bm", columns, w)
-            gram, scale, usable = self._gram(state.dg)
-            solved = _solve(gram, torch.where(usable, scale * small, 0.0))
-            out = out + torch.einsum("bmd,bm->bd", state.dg, (scale * solved).to(w.dtype))
+            unit, scale, gram, usable = self._system(state.dg)
+            small = scale * _products(state.dz + self.mixing * state.dg, w, unit.dtype)
+            out = out + _combine(_solve(gram, torch.where(usable, small, 0.0)), unit).to(w.dtype)
         return out
 
     def _coefficients(self, dg: Tensor, g: Tensor) -> Tensor:
-        """gamma (B, M); zero where the system is singular or not finite."""
-        gram, scale, usable = self._gram(dg)
-        right = scale * torch.einsum("bmd,bd->bm", dg, g)
-        return (scale * _solve(gram, torch.where(usable, right, 0.0))).to(g.dtype)
+        """gamma (B, M), at least in float32; zero where the system is singular or not finite."""
+        unit, scale, gram, usable = self._system(dg)
+        return scale * _solve(gram, torch.where(usable, _products(unit, g, unit.dtype), 0.0))
 
-    def _gram(self, dg: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gram matrix of the unit columns plus the ridge, the columns' scales, and which samples can use it (B, 1).
+    def _system(self, dg: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Unit columns, their scales, their Gram matrix plus the ridge, and which samples can use it (B, 1).
 
         Columns shrink by orders of magnitude as a solve converges; unit columns keep the system well scaled. A column
         so short that its square loses digits counts as zero. An unusable matrix is replaced by the identity before
         anything is solved, so that no gradient passes through a singular one.
         """
         work = torch.promote_types(dg.dtype, torch.float32)
-        norm = dg.norm(dim=2).to(work)
+        norm = torch.linalg.vector_norm(dg, dim=2, dtype=work)
         long = norm > (torch.finfo(work).tiny / torch.finfo(work).eps) ** 0.5
         scale = torch.where(long, 1 / torch.where(long, norm, 1.0), 0.0)
         unit = dg.to(work) * scale.unsqueeze(2)
@@ -95,7 +92,17 @@ class Anderson(Solver):
         gram = unit @ unit.mT + ridge * eye + torch.diag_embed((~long).to(work))
         info = torch.linalg.cholesky_ex(gram.detach()).info
         usable = (info == 0) & gram.detach().isfinite().all(dim=(1, 2))
-        return torch.where(usable[:, None, None], gram, eye), scale, usable[:, None]
+        return unit, scale, torch.where(usable[:, None, None], gram, eye), usable[:, None]
+
+
+def _products(columns: Tensor, w: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, M, D), (B, D) to (B, M). In half precision the products of short columns would underflow."""
+    return torch.einsum("bmd,bd->bm", columns.to(dtype), w.to(dtype))
+
+
+def _combine(weights: Tensor, columns: Tensor) -> Tensor:
+    """(B, M), (B, M, D) to (B, D), in the columns' dtype."""
+    return torch.einsum("bm,bmd->bd", weights, columns.to(weights.dtype)).to(columns.dtype)
 
 
 def _solve(gram: Tensor, right: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .solver import Map, Solver, SolverState, check_count, check_number, residual
+from .solver import Map, Solver, SolverState, check_count, check_number, length, residual
 from .trajectory import Status, Trajectory
 
 Regulator = Callable[[SolverState], Map | None]
@@ -120,7 +120,7 @@ class _Monitor:
             )  # fmt: skip
         z = state.z.detach()
         status = torch.full((len(z),), int(Status.BUDGET_SPENT), device=z.device)
-        infinite = torch.full((len(z),), torch.inf, dtype=z.dtype, device=z.device)
+        infinite = torch.full_like(length(z), torch.inf)
         return cls(tolerance, divergence, status, torch.zeros_like(status), [], z, infinite, None)
 
     @property
@@ -139,9 +139,9 @@ class _Monitor:
         self.best = torch.where(better[:, None], z, self.best)
         self.best_residual = torch.where(better, r, self.best_residual)
         if self.scale is None:
-            self.scale = z.norm(dim=1) + f_z.norm(dim=1)
+            self.scale = length(z) + length(f_z)
 
-        diverged = (f_z - z).norm(dim=1) > self.divergence * (self.scale + 1e-9)
+        diverged = length(f_z - z) > self.divergence * (self.scale + 1e-9)
         finite = f_z.isfinite().all(dim=1) & new.z.detach().isfinite().all(dim=1)
         found = torch.where(diverged, int(Status.DIVERGED), self.status)
         found = torch.where(finite, found, int(Status.NON_FINITE))

@@ -59,7 +59,12 @@ class Solver(ABC):
 
 def residual(f_z: Tensor, z: Tensor) -> Tensor:
     """Relative residual r = ||f(z) - z|| / (||f(z)|| + 1e-9), undamped and per sample (P23 sec. 2). (B, D) -> (B,)"""
-    return (f_z - z).norm(dim=1) / (f_z.norm(dim=1) + 1e-9)
+    return length(f_z - z) / (length(f_z) + 1e-9)
+
+
+def length(x: Tensor) -> Tensor:
+    """Euclidean norm per sample, at least in float32: half precision holds no 1e-9 and no 1e5. (B, D) -> (B,)"""
+    return torch.linalg.vector_norm(x, dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def newest(columns: Tensor, column: Tensor, limit: int) -> Tensor:

@@ -127,7 +127,7 @@ class CellMap:
     def detached(self) -> CellMap:
         """The same map, cut off from the graphs that made u and the constants; its ``tensors`` are leaves."""
         u, constants = tree_map(_leaf, (self.u, self.constants))
-        return CellMap(self.cell, u, constants)
+        return CellMap(self.cell, u, constants, self.tally)
 
 
 def _leaf(tensor: Any) -> Any:

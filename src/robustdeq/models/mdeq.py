@@ -74,8 +74,8 @@ class MDEQConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "mdeq-nano": dict(
-        image_shape=(1, 8, 8), channels=(16, 32), head_channels=(8, 16), features=64, stem_stride=2, dropout=0.0,
-        solver={"name": "picard", "damping": 0.5},
+        image_shape=(1, 8, 8), channels=(16, 32), head_channels=(8, 16), features=64, stem_stride=2, expansion=2,
+        dropout=0.0, solver={"name": "picard", "damping": 0.5},
     ),
     "mdeq-small": dict(
         channels=(16, 32, 64), head_channels=(8, 16, 32), features=256, stem_stride=2, dropout=0.0,

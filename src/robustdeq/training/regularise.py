@@ -1,0 +1,77 @@
+"""Regularisers of a training step: the Jacobian of the cell, and adversarial weight perturbation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..dynamics import drive
+from ..dynamics.solver import check_count, check_number
+from ..models.classifier import DEQClassifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class JacobianPenalty:
+    """Hutchinson estimate of ||J_f(z)||_F^2 / dim(z) at z^[t], on a random share of the steps (SPEC section 3).
+
+    weight: 2.0 for PGD-AT, 0.4 for TRADES in the papers; 0 turns it off. share: of the steps that pay it. probes: of the
+    estimate. low, high: t is drawn from {low, ..., high} on such a step. until: the epoch after which it is off.
+    """
+
+    weight: float = 0.0
+    share: float = 0.02
+    probes: int = 2
+    low: int = 6
+    high: int = 9
+    until: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("JacobianPenalty", "weight", self.weight, 0)
+        check_number("JacobianPenalty", "share", self.share, 0, 1)
+        for name in ("probes", "low"):
+            check_count("JacobianPenalty", name, getattr(self, name))
+        check_count("JacobianPenalty", "high", self.high, self.low)
+
+    def draw(self, epoch: int, generator: torch.Generator) -> int | None:
+        """The number of solver steps t of a step that pays the penalty; None for one that does not."""
+        pays = float(torch.rand((), generator=generator)) < self.share
+        steps = int(torch.randint(self.low, self.high + 1, (), generator=generator))
+        off = not self.weight or (self.until is not None and epoch >= self.until)
+        return None if off or not pays else steps
+
+    def __call__(self, model: DEQClassifier, x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+        """weight * E ||v^T J_f||^2 / dim(z), v ~ N(0, I), at z^[steps] of images x (B, C, H, W); a scalar with a graph."""
+        f = model.map(x)
+        with torch.no_grad():
+            z = drive(model.solver, f, model.zeros(x), steps).z
+        z.requires_grad_()
+        f_z = f(z)
+        total = x.new_zeros(())
+        for _ in range(self.probes):
+            probe = torch.randn(z.shape, generator=generator).to(z)
+            (pulled,) = torch.autograd.grad(f_z, z, probe, create_graph=True)
+            total = total + pulled.square().sum() / z.numel()
+        return self.weight * total / self.probes
+
+
+@contextmanager
+def perturbed(model: nn.Module, slopes: list[Tensor | None], size: float) -> Iterator[None]:
+    """Adversarial weight perturbation (Wu et al. 2020): weights moved up the loss inside, put back exactly afterwards.
+
+    slopes: d loss / d p of every parameter. A weight of more than one dimension moves by ``size`` times its own norm.
+    """
+    kept = [parameter.detach().clone() for parameter in model.parameters()]
+    with torch.no_grad():
+        for parameter, slope in zip(model.parameters(), slopes):
+            if slope is not None and parameter.dim() > 1:
+                parameter += size * parameter.norm() * slope / (slope.norm() + 1e-12)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), kept):
+                parameter.copy_(value)

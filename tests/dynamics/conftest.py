@@ -1,3 +1,0 @@
-from problems import one_thread
-
-__all__ = ["one_thread"]

@@ -1,0 +1,162 @@
+"""Models that are small enough to be attacked a thousand times, and what several rooms ask of them.
+
+Legend of shapes: B batch, D state size, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustdeq import Cell, DEQClassifier, create_model
+from robustdeq.attacks import View
+from robustdeq.dynamics import Map
+
+SOLVERS = ["picard", "broyden", "anderson", "reversible"]
+
+
+class TanhCell(Cell):
+    """A user's own split cell, f(z; u) = tanh(A z + u), that counts the calls of its two halves."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(size, size)
+        self.prepared = self.finished = 0
+
+    def prepare(self, z: Tensor, constants: Any = None) -> Tensor:
+        self.prepared += 1
+        return self.mix(z)
+
+    def finish(self, prepared: Tensor, u: Tensor, constants: Any = None) -> Tensor:
+        self.finished += 1
+        return torch.tanh(prepared + u)
+
+
+def own(
+    classes: int = 3, *, side: int = 4, sharpness: float = 4.0, dtype: torch.dtype = torch.float32, **options: Any
+) -> DEQClassifier:
+    """A user's own smooth DEQ for images (1, side, side); ``sharpness`` scales the logits."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inject = nn.Sequential(nn.Flatten(), nn.Linear(side**2, 12))
+        readout = nn.Linear(12, classes)
+        options = {"steps": 5, "image_shape": (1, side, side), **options}
+        model = DEQClassifier(inject, TanhCell(12), readout, state_shapes=[(12,)], **options)
+    with torch.no_grad():
+        readout.weight.mul_(sharpness)
+        readout.bias.zero_()
+    return model.to(dtype).eval()
+
+
+def nano(*, dtype: torch.dtype = torch.float32, **options: Any) -> DEQClassifier:
+    """mdeq-nano in eval mode, with weights of seed 0, for images (1, 8, 8)."""
+    model = create_model("mdeq-nano", seed=0, **options)
+    assert isinstance(model, DEQClassifier)
+    return model.to(dtype).eval()
+
+
+def images(
+    count: int = 3, *, seed: int = 0, shape: tuple[int, ...] = (1, 4, 4), dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Uniform images (B, C, H, W) in [0, 1)."""
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def images_for(model: DEQClassifier, count: int = 3, *, seed: int = 0) -> Tensor:
+    """Images of the shape and dtype of a model made here."""
+    dtype = next(model.parameters()).dtype
+    return images(count, seed=seed, shape=model.image_shape, dtype=dtype)
+
+
+def whole_map(model: DEQClassifier, x: Tensor) -> Map:
+    """f(.; inject(x)), every evaluation a whole cell: nothing of it is kept."""
+    u = model.inject(x)
+    return lambda z: model.cell(z, u)
+
+
+class Linear(nn.Module):
+    """logits = W x + b. weight: (K, C H W)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(weight.new_zeros(len(weight)) if bias is None else bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight.mT + self.bias
+
+    @classmethod
+    def random(cls, classes: int, *, seed: int = 0, size: int = 16) -> Linear:
+        return cls(torch.randn(classes, size, generator=torch.Generator().manual_seed(seed)))
+
+    @classmethod
+    def binary(cls, w: Tensor, b: float = 0.0) -> Linear:
+        """Logits (m, -m) with the margin m = (w x + b) / 2: class 0 where w x + b > 0."""
+        bias = torch.tensor([b, -b], dtype=w.dtype)
+        return cls(torch.stack([w, -w]) / 2, bias / 2)
+
+
+class Shifted(View):
+    """A view with the logits of ``deployed`` plus a constant: other predictions, the same Jacobian."""
+
+    accepts = nn.Module
+    faithful = False
+
+    def __init__(self, deployed: nn.Module, *shift: float) -> None:
+        super().__init__(deployed)
+        self.shift = torch.tensor(shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.deployed(x) + self.shift
+
+
+class Watched(nn.Module):
+    """``inner``, noting of every forward the images and whether a parameter asks for a gradient; may break down."""
+
+    def __init__(self, inner: nn.Module, fail_at: int | None = None) -> None:
+        super().__init__()
+        self.inner, self.fail_at = inner, fail_at
+        self.seen: list[Tensor] = []
+        self.asking: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.seen) == self.fail_at:
+            raise RuntimeError("broken down")
+        self.seen.append(x.detach().clone())
+        self.asking.append(any(parameter.requires_grad for parameter in self.parameters()))
+        return self.inner(x)
+
+
+@contextmanager
+def left_untouched(model: nn.Module) -> Iterator[None]:
+    """Fail unless modes, parameters, buffers, requires_grad flags and .grad are the same afterwards, bit for bit."""
+    before = _facts(model)
+    yield
+    after = _facts(model)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        same = torch.equal(value, after[name]) if isinstance(value, Tensor) else value == after[name]
+        assert same, name
+
+
+def _facts(model: nn.Module) -> dict[str, Any]:
+    facts: dict[str, Any] = {f"{name} mode": part.training for name, part in model.named_modules()}
+    for name, parameter in model.named_parameters():
+        facts[f"{name} asks"] = parameter.requires_grad
+        facts[f"{name} grad"] = None if parameter.grad is None else parameter.grad.clone()
+        facts[name] = parameter.detach().clone()
+    return facts | {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def lived_in(model: nn.Module) -> nn.Module:
+    """The same model as training leaves it: train mode but for one part, one frozen parameter, one gradient kept."""
+    model.train()
+    next(iter(model.children())).eval()
+    first, second, *_ = model.parameters()
+    first.requires_grad_(False)
+    second.grad = torch.ones_like(second)
+    return model

@@ -1,0 +1,109 @@
+"""The command line as a user meets it: real processes, exit codes, one or two lines for a mistake."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import robustdeq as rd
+from robustdeq.cli import COMMANDS, main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return rd.save_model(rd.create_model("mdeq-nano", seed=0, steps=3), tmp_path_factory.mktemp("model"))
+
+
+def _run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "robustdeq.cli", *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["trin", "digits"], "unknown command 'trin' (did you mean 'train'?)"),
+        (["train", "digts", "--out", "OUT"], "unknown recipe 'digts' (did you mean 'digits'?)"),
+        (["train", "smoke", "--out", "OUT", "--sede", "1"], "unknown option '--sede' (did you mean '--seed'?)"),
+        (["train", "smoke", "--out", "OUT", "--seed", "one"], "--seed"),
+        (["train", "smoke", "--out", "OUT", "--seed", "-1"], "seed=-1"),
+        (["train", "smoke"], "--out"),
+        (["train", "smoke", "--out", "OUT", "--solver", "broydn"], "did you mean 'broyden'"),
+        (["train", "smoke", "--out", "OUT", "--gradient", "fantom"], "did you mean 'phantom'"),
+        (["evaluate", "no/such model", "--out", "OUT"], "no/such model"),
+        (["evaluate", "MODEL", "--out", "OUT", "--suite", "standrd"], "did you mean 'standard'"),
+        (["evaluate", "MODEL", "--out", "OUT", "--eps", "-0.1"], "eps=-0.1"),
+        (["evaluate", "MODEL", "--out", "OUT", "--subset", "100000"], "--subset 100000; allowed: 1..360"),
+        (["evaluate", "MODEL", "--out", "OUT", "--data", "digit"], "did you mean 'digits'"),
+        (["attack", "MODEL", "--out", "OUT", "--loss", "crossentropy"], "unknown loss"),
+        (["attack", "MODEL", "--out", "OUT", "--device", "tpu"], "--device"),
+        (["reproduce", "digits", "--jobs", "0", "--out", "OUT"], "jobs=0"),
+        (["convert", "FILE", "--out", "OUT"], "FILE"),
+        (["convert", "missing.pth", "--out", "OUT"], "missing.pth"),
+    ],
+)
+def test_a_mistake_is_one_or_two_lines_with_exit_code_2_and_nothing_is_written(
+    arguments, message, folder, tmp_path, capfd
+):
+    foreign = tmp_path / "foreign.pth"
+    foreign.write_text("not a checkpoint")
+    names = {"OUT": str(tmp_path / "out"), "MODEL": str(folder), "FILE": str(foreign)}
+    assert main([names.get(word, word) for word in arguments]) == 2
+    shown = capfd.readouterr().err
+    assert names.get(message, message) in shown
+    assert 1 <= len(shown.strip().splitlines()) <= 2 and "Traceback" not in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_in_a_real_process():
+    found = _run("train", "digts", "--out", "unused")
+    assert found.returncode == 2 and found.stdout == ""
+    assert found.stderr.startswith("robustdeq: unknown recipe 'digts' (did you mean 'digits'?)")
+    assert len(found.stderr.splitlines()) == 1
+
+
+def test_every_help_shows_examples(capfd):
+    assert main(["--help"]) == 0
+    shown = capfd.readouterr().out
+    assert all(f"  {name} " in shown for name in COMMANDS)
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            main([name, "--help"])
+        assert stop.value.code in (0, None)
+        assert f"\n  robustdeq {name} " in capfd.readouterr().out
+
+
+def test_train_then_evaluate_then_attack(tmp_path, capfd):
+    out = tmp_path / "run"
+    assert main(["train", "smoke", "--out", str(out), "--states", "random", "--objective", "trades"]) == 0
+    first = (out / "model" / "model.safetensors").read_bytes()
+    assert main(["train", "smoke", "--out", str(out), "--states", "random", "--objective", "trades"]) == 0
+    assert (out / "model" / "model.safetensors").read_bytes() == first
+    assert main(["train", "smoke", "--out", str(out)]) == 2  # another run is in this folder
+    assert "another training" in capfd.readouterr().err
+
+    found = tmp_path / "found"
+    assert main(["evaluate", str(out / "model"), "--subset", "10", "--out", str(found)]) == 0
+    assert capfd.readouterr().out.strip() == (found / "table.md").read_text().strip()
+
+    attacked = tmp_path / "attacked"
+    arguments = [str(out / "model"), "--subset", "10", "--steps", "2", "--gradient", "phantom", "--out", str(attacked)]
+    assert main(["attack", *arguments]) == 0
+    tensors = load_file(attacked / "images.safetensors")
+    assert tensors["adversarial"].shape == (10, 1, 8, 8)
+    model = rd.load_model(out / "model")
+    right = model(tensors["adversarial"]).argmax(1) == tensors["labels"]
+    assert torch.equal(right, tensors["robust"])
+    assert (tensors["adversarial"] - tensors["images"]).abs().max() <= 0.15 + 1e-6
+
+
+def test_convert_reads_the_authors_layout(tmp_path):
+    model = rd.create_model("mdeq-large", seed=0, channels=(16, 16), head_channels=(4, 4), features=8)
+    torch.save({"state_dict": rd.models.to_official(model)}, tmp_path / "theirs.pth")
+    assert main(["convert", str(tmp_path / "theirs.pth"), "--out", str(tmp_path / "ours")]) == 0
+    back = rd.load_model(tmp_path / "ours")
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.eval()(x), back(x))
