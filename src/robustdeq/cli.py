@@ -173,7 +173,8 @@ class Attack(_OnModel):
                 progress=progress,
             )  # fmt: skip
         file = self.out / "images.safetensors"
-        tensors = {"images": x, "adversarial": found.images[entry.name], "labels": y, "robust": found.robust[entry.name]}
+        images, robust = found.images[entry.name], found.robust[entry.name]
+        tensors = {"images": x, "adversarial": images, "labels": y, "robust": robust}
         write_bytes(file, save({key: value.cpu().contiguous() for key, value in tensors.items()}))
         print(found.table())
         print(file)

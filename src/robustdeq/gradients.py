@@ -68,7 +68,7 @@ class Unrolled(Gradient):
 class Phantom(Gradient):
     """The papers' training gradient: from z^[N] without a graph, h_0 = f(z^[N]), then K damped steps with a graph.
 
-    Train mode returns h_K; eval mode returns the value z^[N] with the gradient of h_K. (SPEC section 2)
+    Train mode returns h_K; eval mode returns the value z^[N] with the gradient of h_K.
     """
 
     name: ClassVar[str] = "phantom"

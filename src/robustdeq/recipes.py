@@ -52,7 +52,7 @@ class Recipe:
 
 
 def digits_recipe() -> Recipe:
-    """Two small DEQs on scikit-learn's 8x8 digits, in about three minutes on two CPU cores."""
+    """Three small DEQs on scikit-learn's 8x8 digits, in about three minutes on two CPU cores."""
     eps = DEFAULT_EPS["digits"]
     return Recipe(
         name="digits",
@@ -83,7 +83,7 @@ def smoke_recipe() -> Recipe:
     return replace(
         full,
         name="smoke",
-        summary="every part of digits in half a minute; the numbers mean nothing",
+        summary="every part of digits in about a minute; the numbers mean nothing",
         training=replace(full.training, phases=phases),
         model_options={"steps": 4},
         defence=replace(full.defence, updates=2),

@@ -8,7 +8,7 @@ from robustdeq import EntropyReduction, Linf
 from robustdeq.attacks import PGD, EndToEnd, Frozen, predictions
 from robustdeq.regulation import SmoothSign
 
-METHOD = EntropyReduction(eps=0.05, step_size=0.02, updates=3, every=2)
+METHOD = EntropyReduction(eps=0.1, step_size=0.02, updates=3, every=2)  # only the last updates meet the ball
 MODELS = {"own": own, "nano": nano}
 VIEWS = {"frozen": Frozen, "end-to-end": EndToEnd}
 

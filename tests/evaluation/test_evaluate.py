@@ -147,8 +147,9 @@ def test_a_record_of_another_model_or_a_broken_one_is_refused(model, points, tmp
     entries = [Entry("none", "none", _shift(0.0))]
     rd.evaluate(model, x, y, suite=entries, threat=THREAT, out=tmp_path)
     with pytest.raises(ValueError, match="another weights"):
-        rd.evaluate(rd.create_model("mdeq-nano", seed=3, steps=4).eval(), x, y, suite=entries, threat=THREAT, out=tmp_path)
-    with pytest.raises(ValueError, match="another threat.eps"):
+        other = rd.create_model("mdeq-nano", seed=3, steps=4)
+        rd.evaluate(other, x, y, suite=entries, threat=THREAT, out=tmp_path)
+    with pytest.raises(ValueError, match=r"another threat\.eps"):
         rd.evaluate(model, x, y, suite=entries, threat=rd.Linf(0.1), out=tmp_path)
     (tmp_path / "evaluation.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
@@ -160,7 +161,7 @@ def test_the_static_column_is_the_transfer_of_the_bare_attack(model, points):
     defended = rd.EntropyReduction(eps=EPS, step_size=EPS / 4, updates=2)(model)
     found = rd.evaluate(defended, x[:8], y[:8], suite="quick", threat=THREAT)
     assert list(found.shares()) == ["clean", "PGD static", "PGD frozen", "All"]
-    bare = PGD(THREAT, EPS / 4, 20)(model, x[:8], y[:8], indices=torch.arange(8))
+    bare = PGD(THREAT, EPS / 4, 20, keep="last")(model, x[:8], y[:8], indices=torch.arange(8))
     with torch.no_grad():
         stands = (defended(bare).argmax(1) == y[:8]) & found.clean
     assert torch.equal(found.robust["pgd-20 static"], stands)

@@ -47,7 +47,7 @@ def test_another_config_and_another_model_are_refused(tmp_path):
     model, optimizer = _stepped()
     path = tmp_path / "last"
     save_checkpoint(path, model, optimizer, {"step": 3, "config": CONFIG})
-    with pytest.raises(ValueError, match="another training.seed"):
+    with pytest.raises(ValueError, match=r"another training\.seed"):
         load_checkpoint(path, model, optimizer, {**CONFIG, "training": {"seed": 1}})
     small = rd.create_model("mdeq-nano", seed=0, steps=2, channels=(8, 16))
     with pytest.raises(ValueError, match="does not fit"):

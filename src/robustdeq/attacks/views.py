@@ -15,7 +15,7 @@ from ..dynamics import drive
 from ..dynamics.solver import check_count
 from ..gradients import GRADIENTS, Phantom, phantom_state
 from ..models.classifier import DEQClassifier, check_images
-from ..options import build
+from ..options import build, describe
 from ..regulation import RegulatedClassifier, SmoothSign
 
 
@@ -27,6 +27,11 @@ class View(nn.Module):
 
     accepts: type[nn.Module] = DEQClassifier
     faithful = True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What tells this view from another of its class; JSON."""
+        return {}
     deployed: Any  # an ``accepts``
 
     def __init__(self, deployed: nn.Module) -> None:
@@ -44,12 +49,16 @@ class ThroughGradient(View):
         super().__init__(deployed)
         self.gradient = build("gradient", gradient, GRADIENTS)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"gradient": describe(self.gradient)}
+
     def forward(self, x: Tensor) -> Tensor:
         return self.deployed(x, gradient=self.gradient)
 
 
 class Unrolled(ThroughGradient):
-    """The exact gradient of the deployed computation (SPEC section 2)."""
+    """The exact gradient of the deployed computation, through the solver."""
 
     def __init__(self, deployed: DEQClassifier) -> None:
         super().__init__(deployed, "unrolled")
@@ -94,7 +103,7 @@ class IntermediateState(View):
 
 
 class Frozen(View):
-    """A defended model with x' - x held constant in the backward pass (BPDA; SPEC section 6)."""
+    """A defended model with x' - x held constant in the backward pass (BPDA, Athalye et al. 2018)."""
 
     accepts = RegulatedClassifier
 
@@ -113,6 +122,10 @@ class EndToEnd(View):
     def __init__(self, deployed: RegulatedClassifier, temperature: float = 1.0) -> None:
         super().__init__(deployed)
         self.sign = SmoothSign(temperature)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"temperature": self.sign.temperature}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.deployed(x, through=self.sign)

@@ -36,7 +36,9 @@ def find_columns(schema: pa.Schema, where: str) -> Columns:
     image = _one("image", images, IMAGE_NAMES, schema, where)
     label = _one("label", named or labels, LABEL_NAMES, schema, where)
     names = features.get(label, {}).get("names")
-    return Columns(image, label, pa.types.is_struct(schema.field(image).type), tuple(map(str, names)) if names else None)
+    return Columns(
+        image, label, pa.types.is_struct(schema.field(image).type), tuple(map(str, names)) if names else None
+    )
 
 
 def _is_image(kind: pa.DataType) -> bool:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-READ = 256
-"""Rows that are held at a time: of large images about 30 MB."""
+READ = 128
+"""Rows that are held at a time: of large images about 15 MB."""
 
 
 @contextmanager
@@ -65,7 +65,7 @@ class ParquetShard:
             first = 0
             for group in range(parquet.num_row_groups):
                 count = parquet.metadata.row_group(group).num_rows
-                if first < (self.stop or first + count) and first + count > self.start:
+                if first < self._stop and first + count > self.start:
                     yield from self._group_rows(parquet, group, first)
                 first += count
 
@@ -75,12 +75,13 @@ class ParquetShard:
             raise ValueError(f"{self.file}: columns {found}; allowed: {self.columns}, as in the first file.")
 
     def _group_rows(self, parquet: pq.ParquetFile, group: int, first: int) -> Iterator[Row]:
-        stop = self.stop if self.stop is not None else parquet.metadata.num_rows
         for table in self._tables(parquet, group, first):
-            low, high = max(self.start - first, 0), min(stop - first, table.num_rows)
+            low, high = max(self.start - first, 0), min(self._stop - first, table.num_rows)
             if low < high:
                 yield from table_rows(table.slice(low, high - low), self.columns, self.file, first + low)
             first += table.num_rows
+            if first >= self._stop:
+                return
 
     def _tables(self, parquet: pq.ParquetFile, group: int, first: int) -> Iterator[pa.RecordBatch]:
         """Batches of one row group; a damaged page is an error of the row where reading stopped."""

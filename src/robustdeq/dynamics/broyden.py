@@ -1,4 +1,4 @@
-"""Broyden's "good" method in inverse form with limited memory (SPEC: P23 sec. 2, MDEQ)."""
+"""Broyden's "good" method in inverse form with limited memory (Broyden 1965; MDEQ)."""
 
 from __future__ import annotations
 

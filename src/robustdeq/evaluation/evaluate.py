@@ -18,10 +18,11 @@ from ..dynamics.solver import check_count
 from ..files import plain, write_bytes
 from ..models.classifier import DEQClassifier, check_images, check_range
 from ..models.modes import evaluating
+from ..options import check_options, describe
 from ..regulation import RegulatedClassifier
 from .record import Record
 from .statistics import Share
-from .suite import Entry, suite
+from .suite import Entry, bare, suite
 
 Progress = Callable[[int, int, str], None]
 RECORD = "evaluation.json"
@@ -71,6 +72,9 @@ class Evaluation:
         for name, share in self.shares().items():
             low, high = share.interval
             lines.append(f"| {name} | {share.percent:.1f} | {low:.1f} to {high:.1f} | {share.count}/{share.total} |")
+        for name, facts in self.record["attacks"].items():
+            if facts["rejected"]:
+                lines.append(f"\n{name}: {facts['rejected']} images lay outside the threat model and were not counted.")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,7 +116,9 @@ def evaluate(
         raise ValueError("evaluate: no images; allowed: at least one.")
     with torch.no_grad(), evaluating(model):
         check_labels(x, y, model(x[:1]).shape[1])
-    entries = _entries(model, suite, threat, threat.eps / 4 if step_size is None else step_size, seed, options)
+    entries = _entries(
+        model, suite, threat, threat.eps / 4 if step_size is None else step_size, seed, batch_size, options
+    )
     folder = None if out is None else Path(out)
     identity = _identity(model, x, y, threat, seed, batch_size)
     record = Record(None if folder is None else folder / RECORD, identity, resume=resume)
@@ -126,10 +132,13 @@ def evaluate(
     return Evaluation(run.clean.cpu(), run.robust, run.columns, run.images, record.data)
 
 
-def _entries(model, chosen, threat: Threat, step_size: float, seed: int, options: dict[str, Any]) -> list[Entry]:
+def _entries(
+    model, chosen, threat: Threat, step_size: float, seed: int, batch_size: int, options: dict[str, Any]
+) -> list[Entry]:
     if isinstance(chosen, str):
-        entries = suite(chosen, model, threat, step_size=step_size, seed=seed, **options)
+        entries = suite(chosen, model, threat, step_size=step_size, seed=seed, batch_size=batch_size, **options)
     else:
+        check_options("evaluate with a list of entries", options, [])
         entries = list(chosen)
     names = [entry.name for entry in entries]
     if len(set(names)) < len(names):
@@ -161,8 +170,8 @@ class _Run:
 
     def attack(self, entry: Entry) -> None:
         points = len(self.x) if entry.points is None else min(entry.points, len(self.x))
-        facts = self._facts(entry, points)
         view = entry.view(self.model)
+        facts = self._facts(entry, points, view)
         pieces = []
         for rows in self._batches(points):
             file = self._file(entry.name, rows.start)
@@ -176,9 +185,10 @@ class _Run:
         self.columns[entry.name] = entry.column
         self.images[entry.name] = torch.cat(pieces)
 
-    def _facts(self, entry: Entry, points: int) -> dict[str, Any]:
+    def _facts(self, entry: Entry, points: int, view: nn.Module) -> dict[str, Any]:
         """This attack's part of the record: the one that is there, unless it was made with other options."""
-        what = {"column": entry.column, "attack": _describe(entry.attack), "points": points}
+        seen = {"name": type(view).__name__, **getattr(view, "options", {})}
+        what = {"column": entry.column, "attack": _describe(entry.attack), "view": seen, "points": points}
         known = self.record.data["attacks"].get(entry.name, {})
         if any(known.get(key) != value for key, value in plain(what).items()):
             known = {**what, "robust": [], "rejected": 0, "seconds": 0.0, "evaluations": 0}
@@ -233,9 +243,11 @@ def _identity(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, seed: int,
         x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() + y.cpu().numpy().tobytes()
     )
     defence = asdict(model.method) if isinstance(model, RegulatedClassifier) else None
-    inner = model.model if isinstance(model, RegulatedClassifier) else model
+    inner = bare(model)
+    dynamics = {"solver": describe(inner.solver), "steps": inner.steps} if isinstance(inner, DEQClassifier) else None
     return {
-        "model": getattr(inner, "config", None),
+        "model": getattr(inner, "config", None) or type(inner).__name__,
+        "dynamics": dynamics,
         "weights": weights.hexdigest(),
         "defence": defence,
         "points": {"count": len(x), "sha256": points.hexdigest()},
@@ -254,7 +266,7 @@ def _describe(attack: Any) -> dict[str, Any]:
 
 def _evaluations(model: nn.Module) -> int:
     """Evaluations of f (one sample, one f) that the model has spent so far."""
-    inner = model.model if isinstance(model, RegulatedClassifier) else model
+    inner = bare(model)
     return inner.tally.evaluations if isinstance(inner, DEQClassifier) else 0
 
 

@@ -1,4 +1,4 @@
-"""The multiscale DEQ classifier of the papers: injection, cell, readout and presets (SPEC section 7).
+"""The multiscale DEQ classifier of the papers: injection, cell, readout and presets (MDEQ; P23 sec. 4).
 
 Legend: S scales, finest first; C_i channels of scale i; u enters scale 0 only.
 """

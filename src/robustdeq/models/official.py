@@ -1,4 +1,4 @@
-"""The papers' checkpoints: their keys, read and written (SPEC section 7)."""
+"""The papers' checkpoints: their keys, read and written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Input entropy reduction along the neural dynamics (P23 sec. 3.2; SPEC section 4)."""
+"""Input entropy reduction along the neural dynamics (P23 sec. 3.2)."""
 
 from __future__ import annotations
 

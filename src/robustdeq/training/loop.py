@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attacks import THREATS, Threat
+from ..attacks import THREATS
 from ..data import ImageSet, crop_and_flip
 from ..dynamics.solver import check_count, check_number
 from ..gradients import GRADIENTS
-from ..models.classifier import DEQClassifier
 from ..options import build, describe
 from ..regulation import STATE_SAMPLERS
 from ..seeds import generator, mix
@@ -91,12 +91,12 @@ class TrainConfig:
 class Trainer:
     """Trains ``model`` on ``images`` (both on one device) and keeps its state in ``folder``."""
 
-    def __init__(self, model: nn.Module, images: ImageSet, config: TrainConfig, folder: Path) -> None:
+    def __init__(self, model: nn.Module, images: ImageSet, config: TrainConfig, folder: str | Path) -> None:
         if len(images) < config.batch_size:
             raise ValueError(
                 f"batch_size={config.batch_size} with {len(images)} training images; allowed: at most {len(images)}."
             )
-        self.model, self.images, self.config, self.folder = model, images, config, folder
+        self.model, self.images, self.config, self.folder = model, images, config, Path(folder)
         self.objective, self.sampler, self.gradient, self.attack_gradient, self.threat = config.parts()
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -123,19 +123,20 @@ class Trainer:
         return self.model.eval()
 
     def _config(self) -> dict[str, Any]:
-        return {"training": self.config.to_dict(), "model": getattr(self.model, "config", None)}
+        """What must be the same for a run to be continued."""
+        images = {"source": self.images.source, "count": len(self.images), "sha256": _digest(self.images)}
+        return {"training": self.config.to_dict(), "model": getattr(self.model, "config", None), "images": images}
 
     def _epoch(self, epoch: int, progress: Progress | None) -> None:
         config, began = self.config, time.perf_counter()
         phase = self._phase(epoch)
-        loss = correct = correct_adv = 0.0
+        loss = correct = 0.0
         for x, y in self.images.batches(config.batch_size, generator(config.seed, DATA, epoch)):
             x = crop_and_flip(x, generator(config.seed, AUGMENT, self.step), pad=config.pad, flip=config.flip)
             losses = self._update(x, y, phase)
             self.step += 1
             loss += float(losses.total.detach())
-            correct += float(losses.correct.float().mean())
-            correct_adv += float(losses.correct_adv.float().mean())
+            correct += float(losses.correct_adv.float().mean())
             if progress is not None:
                 progress(
                     self.step, self.total, f"epoch {epoch + 1}/{config.epochs}  loss {float(losses.total.detach()):.3f}"
@@ -145,8 +146,7 @@ class Trainer:
             {
                 "epoch": epoch + 1,
                 "loss": loss / count,
-                "accuracy": correct / count,
-                "accuracy_adv": correct_adv / count,
+                "accuracy_adv": correct / count,
                 "seconds": round(time.perf_counter() - began, 2),
             }
         )
@@ -189,9 +189,9 @@ class Trainer:
         raise AssertionError("epoch lies beyond the last phase")
 
 
-def steps_of(model: nn.Module) -> int | None:
-    """N of a DEQ; None of any other classifier."""
-    return model.steps if isinstance(model, DEQClassifier) else None
+def _digest(images: ImageSet) -> str:
+    """SHA-256 of pixels and labels."""
+    return hashlib.sha256(images.pixels.cpu().numpy().tobytes() + images.labels.cpu().numpy().tobytes()).hexdigest()
 
 
-__all__ = ["Phase", "Threat", "TrainConfig", "Trainer", "steps_of"]
+__all__ = ["TrainConfig", "Trainer"]

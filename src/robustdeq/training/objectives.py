@@ -1,4 +1,4 @@
-"""What a training step minimises: clean, PGD-AT or TRADES, read at the states that a sampler draws (SPEC section 3)."""
+"""What a training step minimises: PGD-AT or TRADES, read at the states that a sampler draws (P23 sec. 3.3, 4)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,10 +19,9 @@ from ..options import registry
 
 @dataclass(frozen=True)
 class Losses:
-    """total: the scalar to be minimised. correct, correct_adv: (B,) bool, on the clean and on the attacked images."""
+    """total: the scalar to be minimised. correct_adv: (B,) bool, correct on the attacked images."""
 
     total: Tensor
-    correct: Tensor
     correct_adv: Tensor
 
 
@@ -76,8 +74,8 @@ class PGDAT(Objective):
     def losses(self, attack: PGD, attacker: nn.Module, updated: nn.Module, x: Tensor, y: Tensor) -> Losses:
         x_adv = attack(attacker, x, y)
         logits = updated(x_adv)
-        correct = logits.detach().argmax(1) == y
-        return Losses(F.cross_entropy(logits, y, label_smoothing=self.label_smoothing), correct, correct)
+        total = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        return Losses(total, logits.detach().argmax(1) == y)
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,8 @@ class TRADES(Objective):
         x_adv = attack(attacker, x, y)
         logits, logits_adv = updated(x), updated(x_adv)
         divergence = F.kl_div(logits_adv.log_softmax(1), logits.log_softmax(1), reduction="batchmean", log_target=True)
-        correct, correct_adv = (found.detach().argmax(1) == y for found in (logits, logits_adv))
-        return Losses(F.cross_entropy(logits, y) + self.weight * divergence, correct, correct_adv)
+        total = F.cross_entropy(logits, y) + self.weight * divergence
+        return Losses(total, logits_adv.detach().argmax(1) == y)
 
 
 OBJECTIVES = registry(PGDAT, TRADES)
-
-
-def clean_accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of correct predictions in eval mode."""
-    with torch.no_grad():
-        return float((model(x).argmax(1) == y).float().mean())

@@ -16,10 +16,10 @@ from ..models.classifier import DEQClassifier
 
 @dataclass(frozen=True, kw_only=True)
 class JacobianPenalty:
-    """Hutchinson estimate of ||J_f(z)||_F^2 / dim(z) at z^[t], on a random share of the steps (SPEC section 3).
+    """Hutchinson estimate of ||J_f(z)||_F^2 / dim(z) at z^[t], on a random share of the steps (MDEQ; P23 sec. 4).
 
-    weight: 2.0 for PGD-AT, 0.4 for TRADES in the papers; 0 turns it off. share: of the steps that pay it. probes: of the
-    estimate. low, high: t is drawn from {low, ..., high} on such a step. until: the epoch after which it is off.
+    weight: 2.0 for PGD-AT, 0.4 for TRADES in the papers; 0 turns it off. share: of the steps that pay it. probes: of
+    the estimate. low, high: t is drawn from {low, ..., high} on such a step. until: the epoch after which it is off.
     """
 
     weight: float = 0.0
@@ -44,7 +44,7 @@ class JacobianPenalty:
         return None if off or not pays else steps
 
     def __call__(self, model: DEQClassifier, x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-        """weight * E ||v^T J_f||^2 / dim(z), v ~ N(0, I), at z^[steps] of images x (B, C, H, W); a scalar with a graph."""
+        """weight * E ||v^T J_f||^2 / dim(z), v ~ N(0, I), at z^[steps] of images x (B, C, H, W); a scalar."""
         f = model.map(x)
         with torch.no_grad():
             z = drive(model.solver, f, model.zeros(x), steps).z
