@@ -160,7 +160,7 @@ class _Job:
     def __init__(self, settings: Settings, chosen: Recipe, row: str, data: Splits) -> None:
         self.settings, self.recipe, self.row = settings, chosen, row
         self.config = chosen.rows[row]
-        self.threat = self.config.parts()[-1]
+        self.threat = self.config.parts().threat
         self.data = data
         test = data.test.take(slice(chosen.test_points))
         self.x, self.y = test.images().to(settings.device), test.labels.to(settings.device)

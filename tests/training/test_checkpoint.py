@@ -19,7 +19,7 @@ def _stepped():
 
 def test_model_optimizer_and_facts_come_back_bit_for_bit(tmp_path):
     model, optimizer = _stepped()
-    save_checkpoint(tmp_path / "last", model, optimizer, {"step": 3, "config": CONFIG})
+    save_checkpoint(tmp_path / "last", model, optimizer, {"step": 3, "identity": CONFIG})
     other = rd.create_model("mdeq-nano", seed=1, steps=2)
     other_optimizer = torch.optim.AdamW(other.parameters(), lr=1e-3)
     facts = load_checkpoint(tmp_path / "last", other, other_optimizer, CONFIG)
@@ -35,7 +35,7 @@ def test_model_optimizer_and_facts_come_back_bit_for_bit(tmp_path):
 def test_a_truncated_file_is_refused_and_changes_nothing(tmp_path, size):
     model, optimizer = _stepped()
     path = tmp_path / "last"
-    save_checkpoint(path, model, optimizer, {"step": 3, "config": CONFIG})
+    save_checkpoint(path, model, optimizer, {"step": 3, "identity": CONFIG})
     path.write_bytes(path.read_bytes()[:size])
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(ValueError, match="cannot be read"):
@@ -46,7 +46,7 @@ def test_a_truncated_file_is_refused_and_changes_nothing(tmp_path, size):
 def test_another_config_and_another_model_are_refused(tmp_path):
     model, optimizer = _stepped()
     path = tmp_path / "last"
-    save_checkpoint(path, model, optimizer, {"step": 3, "config": CONFIG})
+    save_checkpoint(path, model, optimizer, {"step": 3, "identity": CONFIG})
     with pytest.raises(ValueError, match=r"another training\.seed"):
         load_checkpoint(path, model, optimizer, {**CONFIG, "training": {"seed": 1}})
     small = rd.create_model("mdeq-nano", seed=0, steps=2, channels=(8, 16))
@@ -57,7 +57,7 @@ def test_another_config_and_another_model_are_refused(tmp_path):
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     model, optimizer = _stepped()
     path = tmp_path / "last"
-    save_checkpoint(path, model, optimizer, {"step": 3, "config": CONFIG})
+    save_checkpoint(path, model, optimizer, {"step": 3, "identity": CONFIG})
     old = path.read_bytes()
 
     def full(*_):
@@ -65,5 +65,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("robustdeq.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        save_checkpoint(path, model, optimizer, {"step": 4, "config": CONFIG})
+        save_checkpoint(path, model, optimizer, {"step": 4, "identity": CONFIG})
     assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["last"]

@@ -8,9 +8,9 @@ from torch import nn
 
 import robustdeq as rd
 from robustdeq.attacks import PGD, Linf
-from robustdeq.training import PGDAT, TRADES, Phase, TrainConfig, Trainer
+from robustdeq.training import PGDAT, TRADES, JacobianPenalty, Phase, TrainConfig, Trainer
 from robustdeq.training.objectives import Reader
-from robustdeq.training.schedule import one_cycle
+from robustdeq.training.schedule import OneCycle
 
 EPS = 0.15
 SHORT = TrainConfig(
@@ -27,9 +27,9 @@ def _model(**options):
     return rd.create_model("mdeq-nano", seed=0, **{"steps": 3, **options})
 
 
-def _train(images, folder, config=SHORT, **options):
-    trainer = Trainer(_model(**options), images, config, folder)
-    return trainer.run(), trainer.history
+def _train(images, folder, config=SHORT, progress=None, **options):
+    trainer = Trainer(_model(**options), images, config, folder, images.take(slice(20)))
+    return trainer.run(progress), trainer.history
 
 
 def _state(model):
@@ -47,9 +47,14 @@ def test_same_config_same_weights_and_the_loss_falls(images, tmp_path, objective
     assert history[-1]["loss"] < history[0]["loss"]
 
 
-def test_a_run_resumed_after_an_epoch_ends_with_the_same_bits(images, tmp_path):
-    config = dataclasses.replace(SHORT, states="random", pad=1)
-    whole, _ = _train(images, tmp_path / "whole", config, dropout=0.2)
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_same_bits(images, tmp_path, seconds):
+    """With a checkpoint after every step, and with one after every epoch only."""
+    config = dataclasses.replace(
+        SHORT, states="random", pad=1, ema=0.9, awp=0.01, checkpoint_seconds=seconds, accumulate=2,
+        jacobian=JacobianPenalty(weight=1.0, share=0.5, low=2, high=3), validation_points=10, validation_steps=2,
+    )  # fmt: skip
+    whole, whole_history = _train(images, tmp_path / "whole", config, dropout=0.2)
 
     class Stop(Exception):
         pass
@@ -59,10 +64,13 @@ def test_a_run_resumed_after_an_epoch_ends_with_the_same_bits(images, tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        Trainer(_model(dropout=0.2), images, config, tmp_path / "cut").run(stop)
+        _train(images, tmp_path / "cut", config, stop, dropout=0.2)
     resumed, history = _train(images, tmp_path / "cut", config, dropout=0.2)
     assert all(torch.equal(a, b) for a, b in zip(_state(whole), _state(resumed)))
     assert [row["epoch"] for row in history] == [1, 2]
+    assert [row["loss"] for row in history] == [row["loss"] for row in whole_history]
+    best = [rd.load_model(tmp_path / name / "best") for name in ("whole", "cut")]
+    assert all(torch.equal(a, b) for a, b in zip(_state(best[0]), _state(best[1])))
 
 
 def test_another_seed_gives_other_weights(images, tmp_path):
@@ -93,7 +101,8 @@ def test_the_attack_is_made_in_eval_mode_for_images_only_and_the_update_in_train
     model = _model()
     attacker, updated = Watch(model), Watch(model)
     attacker.train(), updated.train()
-    PGDAT().losses(PGDAT().attack(Linf(EPS), 3, EPS / 2, 0), attacker, updated, x, y)
+    x_adv = PGDAT().attack(Linf(EPS), 3, EPS / 2, 0)(attacker, x, y)
+    PGDAT().losses(updated, x, x_adv, y)
     assert [call[1:3] for call in attacker.calls] == [(False, False)] * 3
     assert updated.calls == [(8, True, True, True)]
     assert all(p.grad is None for p in model.parameters())
@@ -102,7 +111,8 @@ def test_the_attack_is_made_in_eval_mode_for_images_only_and_the_update_in_train
 def test_trades_computes_the_natural_logits_of_the_attack_once(images):
     x, y = _batch(images)
     attacker, updated = Watch(_model()), Watch(_model())
-    TRADES().losses(TRADES().attack(Linf(EPS), 4, EPS / 2, 0), attacker, updated, x, y)
+    x_adv = TRADES().attack(Linf(EPS), 4, EPS / 2, 0)(attacker, x, y)
+    TRADES().losses(updated, x, x_adv, y)
     assert [call[3] for call in attacker.calls] == [False, True, True, True, True]
     assert len(updated.calls) == 2
 
@@ -112,7 +122,7 @@ def test_trades_is_ce_plus_six_kl(images):
     model = _model().eval()
     objective = TRADES()
     attack = objective.attack(Linf(EPS), 2, EPS / 2, 0)
-    found = objective.losses(attack, model, model, x, y).total
+    found = objective.losses(model, x, attack(model, x, y), y).total
     p = model(x).softmax(1)
     q = model(attack(model, x, y)).softmax(1)
     expected = -p.gather(1, y[:, None]).log().mean() + 6 * (p * (p / q).log()).sum(1).mean()
@@ -132,15 +142,15 @@ def test_a_phase_sets_attack_and_solver_steps(images, tmp_path):
     seen = []
 
     class Spy(type(_model())):
-        def forward(self, x, steps=None, gradient=None):
-            seen.append((self.training, steps))
-            return super().forward(x, steps, gradient)
+        def forward(self, x, steps=None, gradient=None, solver=None):
+            seen.append((self.training, steps, solver))
+            return super().forward(x, steps, gradient, solver)
 
     model = _model(steps=5)
     model.__class__ = Spy
-    phases = (Phase(epochs=1, attack_steps=1, solver_steps=2), Phase(epochs=1, attack_steps=2))
+    phases = (Phase(epochs=1, attack_steps=1, solver_steps=2, solver="picard"), Phase(epochs=1, attack_steps=2))
     Trainer(model, images.take(slice(64)), dataclasses.replace(SHORT, phases=phases), tmp_path).run()
-    assert seen == [(False, 2), (True, 2), (False, 5), (False, 5), (True, 5)]
+    assert seen == [(False, 2, "picard"), (True, 2, "picard"), *[(False, 5, None)] * 2, (True, 5, None)]
 
 
 def test_a_non_finite_loss_stops_before_the_update(images, tmp_path):
@@ -168,7 +178,7 @@ def test_training_against_attacks_pays_off(tmp_path):
 
 
 def test_one_cycle_rises_to_its_peak_and_falls_to_zero():
-    rates = [one_cycle(step, 100, 2.0) for step in range(100)]
+    rates = [2 * OneCycle().share((step + 1) / 100) for step in range(100)]
     assert max(rates) == pytest.approx(2.0) and rates.index(max(rates)) == 29
     assert rates[-1] == pytest.approx(0, abs=1e-12) and rates[:30] == sorted(rates[:30])
 

@@ -173,17 +173,17 @@ class DEQClassifier(HubModule):
         self.image_shape = None if image_shape is None else tuple(image_shape)
         self.tally = Tally()
 
-    def forward(self, x: Tensor, steps: int | None = None, gradient: Any = None) -> Tensor:
+    def forward(self, x: Tensor, steps: int | None = None, gradient: Any = None, solver: Any = None) -> Tensor:
         """Logits (B, K) of images x (B, C, H, W) in [0, 1].
 
-        steps: read z^[steps] instead of z^[N]. gradient: a rule to use instead of the model's own.
+        steps: read z^[steps] instead of z^[N]. gradient, solver: to use instead of the model's own.
         """
         check_images(x, self.image_shape)
         steps = self.steps if steps is None else steps
         check_count("DEQClassifier", "steps", steps)
         rule = self.gradient if gradient is None else build("gradient", gradient, GRADIENTS)
-        z = rule(self.solver, self.map(x), self.zeros(x), steps, training=self.training)
-        return self.readout(z)
+        mover = self.solver if solver is None else build("solver", solver, SOLVERS)
+        return self.readout(rule(mover, self.map(x), self.zeros(x), steps, training=self.training))
 
     def map(self, x: Tensor) -> CellMap:
         """f(.; inject(x)), with what stays the same during a solve computed once."""

@@ -1,7 +1,20 @@
-"""Adversarial training: objectives, schedules, the loop and its checkpoints."""
+"""Adversarial training: configs, objectives, schedules, the loop and its checkpoints."""
 
-from .loop import TrainConfig, Trainer
+from .config import TrainConfig
+from .loop import Trainer
 from .objectives import OBJECTIVES, PGDAT, TRADES
-from .schedule import Phase
+from .optimizers import OPTIMIZERS
+from .regularise import JacobianPenalty
+from .schedule import SCHEDULES, Phase
 
-__all__ = ["OBJECTIVES", "PGDAT", "TRADES", "Phase", "TrainConfig", "Trainer"]
+__all__ = [
+    "OBJECTIVES",
+    "OPTIMIZERS",
+    "PGDAT",
+    "SCHEDULES",
+    "TRADES",
+    "JacobianPenalty",
+    "Phase",
+    "TrainConfig",
+    "Trainer",
+]

@@ -17,17 +17,29 @@ from ..models.zoo import load_strictly
 SCHEMA = 1
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> None:
-    """Write model, optimizer state and ``facts`` (JSON) under a temporary name, then rename."""
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    facts: dict[str, Any],
+    averaged: nn.Module | None = None,
+) -> None:
+    """Write model, its average, optimizer state and ``facts`` (JSON) under a temporary name, then rename."""
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    if averaged is not None:
+        tensors |= {f"average.{key}": value for key, value in averaged.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
+        tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(v) for slot, v in slots.items() if v is not None}
     tensors = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
     write_bytes(path, save(tensors, metadata={"robustdeq": json.dumps({"schema": SCHEMA, **facts})}))
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: dict[str, Any],
+    averaged: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Put a run's state back and return its facts; a ValueError names what does not fit, and changes nothing."""
     try:
@@ -40,12 +52,14 @@ def load_checkpoint(
         raise ValueError(
             f"{path} is not a checkpoint of this version (schema {SCHEMA}); remove it to start this run anew."
         )
-    differing = differences(facts["config"], plain(config))
+    differing = differences(facts["identity"], plain(identity))
     if differing:
         raise ValueError(
-            f"{path} is of a run with another {', '.join(differing)}; give another output folder, or the same config."
+            f"{path} is of a run with another {', '.join(differing)}; give another output folder, or the same options."
         )
-    load_strictly(model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, str(path))
+    load_strictly(model, _part(tensors, "model."), str(path))
+    if averaged is not None:
+        load_strictly(averaged, _part(tensors, "average."), str(path))
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
@@ -53,3 +67,7 @@ def load_checkpoint(
             state.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return facts
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,197 +1,187 @@
-"""The training loop: one config, one model, one folder; a killed run goes on from its last epoch."""
+"""The training loop: one config, one model, one folder; a killed run goes on from the step of its last checkpoint."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..attacks import THREATS
 from ..data import ImageSet, crop_and_flip
-from ..dynamics.solver import check_count, check_number
-from ..gradients import GRADIENTS
-from ..options import build, describe
-from ..regulation import STATE_SAMPLERS
-from ..seeds import generator, mix
+from ..models.classifier import DEQClassifier
+from ..models.zoo import save_model
+from ..seeds import generator
 from .checkpoint import load_checkpoint, save_checkpoint
-from .objectives import OBJECTIVES, Reader
-from .schedule import Phase, one_cycle
+from .config import TrainConfig
+from .ema import EMA
+from .log import Log
+from .step import AUGMENT, DATA, TrainStep
+from .watch import Watch, warnings
 
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and a short text."""
 
-DATA, AUGMENT, STATES, ATTACK, DROPOUT = range(5)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything that decides a run but the model and the data.
-
-    phases: see ``Phase``. objective: ``pgd-at | trades`` (with options). states: ``final | random``, the z^[t] of every
-    forward. gradient, attack_gradient: of the update and of its attack (any of GRADIENTS). eps: in pixel units of
-    [0, 1]. pad: of the random crop, in pixels; flip: horizontally. clip: largest gradient norm.
-    """
-
-    phases: Sequence[Phase]
-    objective: Any = "pgd-at"
-    states: Any = "final"
-    gradient: Any = "unrolled"
-    attack_gradient: Any = "unrolled"
-    threat: Any = "Linf"
-    eps: float = 8 / 255
-    batch_size: int = 96
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    pad: int = 0
-    flip: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_number("TrainConfig", "eps", self.eps, 0, 1)
-        check_number("TrainConfig", "learning_rate", self.learning_rate, 0, low_open=True)
-        check_number("TrainConfig", "weight_decay", self.weight_decay, 0)
-        check_number("TrainConfig", "clip", self.clip, 0, low_open=True)
-        for name, low in (("batch_size", 1), ("pad", 0), ("seed", 0)):
-            check_count("TrainConfig", name, getattr(self, name), low)
-        if not self.phases:
-            raise ValueError("TrainConfig: phases is empty; allowed: at least one Phase.")
-        self.parts()
-
-    def parts(self):
-        """The objects that the names stand for: objective, state sampler, both gradients, threat."""
-        return (
-            build("objective", self.objective, OBJECTIVES),
-            build("state sampler", self.states, STATE_SAMPLERS),
-            build("gradient", self.gradient, GRADIENTS),
-            build("gradient", self.attack_gradient, GRADIENTS),
-            build("threat", {"name": self.threat, "eps": self.eps}, THREATS),
-        )
-
-    @property
-    def epochs(self) -> int:
-        return sum(phase.epochs for phase in self.phases)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The resolved config as JSON."""
-        objective, states, gradient, attack_gradient, _ = self.parts()
-        plain = dataclasses.asdict(self)
-        named = {"objective": objective, "states": states, "gradient": gradient, "attack_gradient": attack_gradient}
-        return {**plain, **{key: describe(value) for key, value in named.items()}}
+LOG_EVERY = 10
 
 
 class Trainer:
-    """Trains ``model`` on ``images`` (both on one device) and keeps its state in ``folder``."""
+    """Trains ``model`` on ``images`` (both on one device) and keeps its state in ``folder``.
 
-    def __init__(self, model: nn.Module, images: ImageSet, config: TrainConfig, folder: str | Path) -> None:
+    folder: ``last.safetensors``, the checkpoint; ``best/``, the model that stood best on the ``validation`` images
+    (with ``validation_points``); ``log.jsonl`` and TensorBoard events.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        config: TrainConfig,
+        folder: str | Path,
+        validation: ImageSet | None = None,
+    ) -> None:
         if len(images) < config.batch_size:
             raise ValueError(
                 f"batch_size={config.batch_size} with {len(images)} training images; allowed: at most {len(images)}."
             )
+        if config.validation_points and not (validation is not None and len(validation)):
+            raise ValueError(f"validation_points={config.validation_points} without validation images; allowed: 0.")
         self.model, self.images, self.config, self.folder = model, images, config, Path(folder)
-        self.objective, self.sampler, self.gradient, self.attack_gradient, self.threat = config.parts()
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        parts = config.parts()
+        self.optimizer = parts.optimizer.make(model.parameters(), config.weight_decay)
+        self.ema = EMA(model, config.ema) if config.ema else None
+        self.watch = None
+        if validation is not None and config.validation_points:
+            self.watch = Watch(validation, parts.threat, config.validation_points, config.validation_steps, config.seed)
         self.steps_per_epoch = len(images) // config.batch_size
         self.total = config.epochs * self.steps_per_epoch
-        self.history: list[dict[str, float]] = []
+        self.update = TrainStep(model, self.optimizer, config, self.total)
         self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.sums = dict.fromkeys(("loss", "accuracy_adv", "seconds", "evaluations"), 0.0)
+        self.saved = time.monotonic()
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "last.safetensors"
 
+    @property
+    def best(self) -> Path:
+        """The folder of the model that stood best on held-out images."""
+        return self.folder / "best"
+
     def run(self, progress: Progress | None = None) -> nn.Module:
-        """Train to the end, from the last checkpoint if there is one; the model is returned in eval mode."""
+        """Train to the end, from the checkpoint if there is one. Returns the model of the last step, in eval mode.
+
+        With a moving average it carries the averaged weights.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
-            facts = load_checkpoint(self.checkpoint, self.model, self.optimizer, self._config())
-            self.step, self.history = facts["step"], facts["history"]
-        for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
-            self._epoch(epoch, progress)
-            facts = {"step": self.step, "history": self.history, "config": self._config()}
-            save_checkpoint(self.checkpoint, self.model, self.optimizer, facts)
+            facts = load_checkpoint(self.checkpoint, self.model, self.optimizer, self._identity(), self._averaged())
+            self.step, self.history, self.sums = facts["step"], facts["history"], facts["sums"]
+        self.log = Log(self.folder, self.step)
+        try:
+            for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
+                self._epoch(epoch, progress)
+        except FloatingPointError:
+            self._save()
+            raise
+        finally:
+            self.log.close()
+        if self.ema is not None:
+            self.model.load_state_dict(self.ema.model.state_dict())
         return self.model.eval()
 
-    def _config(self) -> dict[str, Any]:
+    def _averaged(self) -> nn.Module | None:
+        return None if self.ema is None else self.ema.model
+
+    def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
         images = {"source": self.images.source, "count": len(self.images), "sha256": _digest(self.images)}
         return {"training": self.config.to_dict(), "model": getattr(self.model, "config", None), "images": images}
 
+    def _save(self) -> None:
+        facts = {"step": self.step, "history": self.history, "sums": self.sums, "identity": self._identity()}
+        save_checkpoint(self.checkpoint, self.model, self.optimizer, facts, self._averaged())
+        self.saved = time.monotonic()
+
     def _epoch(self, epoch: int, progress: Progress | None) -> None:
-        config, began = self.config, time.perf_counter()
-        phase = self._phase(epoch)
-        loss = correct = 0.0
-        for x, y in self.images.batches(config.batch_size, generator(config.seed, DATA, epoch)):
-            x = crop_and_flip(x, generator(config.seed, AUGMENT, self.step), pad=config.pad, flip=config.flip)
-            losses = self._update(x, y, phase)
-            self.step += 1
-            loss += float(losses.total.detach())
-            correct += float(losses.correct_adv.float().mean())
+        config, done = self.config, self.step - epoch * self.steps_per_epoch
+        batches = self.images.batches(config.batch_size, generator(config.seed, DATA, epoch))
+        for x, y in islice(batches, done, None):
+            self._train_on(x, y, epoch)
             if progress is not None:
-                progress(
-                    self.step, self.total, f"epoch {epoch + 1}/{config.epochs}  loss {float(losses.total.detach()):.3f}"
-                )
+                mean = self.sums["loss"] / (self.step - epoch * self.steps_per_epoch)
+                progress(self.step, self.total, f"epoch {epoch + 1}/{config.epochs}  loss {mean:.3f}")
+            if time.monotonic() - self.saved > config.checkpoint_seconds:
+                self._save()
+        self._close_epoch(epoch)
+        self._save()
+
+    def _train_on(self, x: Tensor, y: Tensor, epoch: int) -> None:
+        config, began, spent = self.config, time.perf_counter(), self._evaluations()
+        x = crop_and_flip(x, generator(config.seed, AUGMENT, self.step), pad=config.pad, flip=config.flip)
+        found = self.update(x, y, self.step, epoch)
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
+        self.step += 1
+        self.sums["loss"] += found.loss
+        self.sums["accuracy_adv"] += found.accuracy_adv
+        self.sums["seconds"] += time.perf_counter() - began
+        self.sums["evaluations"] += (self._evaluations() - spent) / len(x)
+        if self.step % LOG_EVERY == 0:
+            values = {"loss": found.loss, "accuracy_adv": found.accuracy_adv, "learning_rate": found.learning_rate}
+            self.log.write(self.step, {"train": values})
+
+    def _close_epoch(self, epoch: int) -> None:
+        """Close the epoch's account, judge the model on held-out images, and keep it if it is the best so far."""
         count = self.steps_per_epoch
-        self.history.append(
-            {
-                "epoch": epoch + 1,
-                "loss": loss / count,
-                "accuracy_adv": correct / count,
-                "seconds": round(time.perf_counter() - began, 2),
-            }
-        )
+        row: dict[str, Any] = {"epoch": epoch + 1, **{name: value / count for name, value in self.sums.items()}}
+        row["images_per_second"] = self.config.batch_size / row.pop("seconds")
+        row["evaluations_per_image"] = row.pop("evaluations")
+        self.sums = dict.fromkeys(self.sums, 0.0)
+        row |= _dynamics(self.model, self.images)
+        if torch.cuda.is_available():
+            row["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        last = epoch + 1 == self.config.epochs
+        if self.watch is not None and (last or (epoch + 1) % self.config.validation_every == 0):
+            row |= self._judge()
+        self.history.append(row)
+        row["warnings"] = warnings(self.history)
+        self.log.write(self.step, row)
 
-    def _update(self, x: Tensor, y: Tensor, phase: Phase):
-        config, step = self.config, self.step
-        steps = phase.solver_steps or getattr(self.model, "steps", 1)
-        states = generator(config.seed, STATES, step)
-        draw = lambda: self.sampler.draw(steps, states)  # noqa: E731
-        attack = self.objective.attack(self.threat, phase.attack_steps, phase.step_size, mix(config.seed, ATTACK, step))
-        self.model.train()
-        devices = [x.device] if x.is_cuda else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(mix(config.seed, DROPOUT, step))
-            losses = self.objective.losses(
-                attack, Reader(self.model, draw, self.attack_gradient), Reader(self.model, draw, self.gradient), x, y
-            )
-            self._descend(losses.total)
-        return losses
+    def _judge(self) -> dict[str, Any]:
+        """Judge the weights and, apart, their average; the better one is kept if nothing was better before."""
+        found = {"validation": self.watch(self.model)}
+        candidates = [(found["validation"], self.model)]
+        if self.ema is not None:
+            found["validation_ema"] = self.watch(self.ema.model)
+            candidates.append((found["validation_ema"], self.ema.model))
+        score, model = max(candidates, key=lambda pair: (pair[0]["robust"], pair[0]["clean"]))
+        before = max((row["best"] for row in self.history if "best" in row), default=-1.0)
+        if score["robust"] > before:
+            save_model(model, self.best)
+        return {**found, "best": max(before, score["robust"])}
 
-    def _descend(self, total: Tensor) -> None:
-        rate = one_cycle(self.step, self.total, self.config.learning_rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
-        if not math.isfinite(norm) or not math.isfinite(float(total.detach())):
-            raise FloatingPointError(
-                f"step {self.step}: loss {float(total.detach())}, gradient norm {norm}; nothing was updated. "
-                f"The last epoch is kept in {self.checkpoint}; lower learning_rate or damp the solver."
-            )
-        self.optimizer.step()
+    def _evaluations(self) -> int:
+        return self.model.tally.evaluations if isinstance(self.model, DEQClassifier) else 0
 
-    def _phase(self, epoch: int) -> Phase:
-        for phase in self.config.phases:
-            if epoch < phase.epochs:
-                return phase
-            epoch -= phase.epochs
-        raise AssertionError("epoch lies beyond the last phase")
+
+def _dynamics(model: nn.Module, images: ImageSet) -> dict[str, float]:
+    """Median relative residual of z^[N] over the first images of the set."""
+    if not isinstance(model, DEQClassifier):
+        return {}
+    training = model.training
+    model.eval()
+    found = model.trajectory(images.images(slice(64)), steps=model.steps + 1).residuals[-1]
+    model.train(training)
+    return {"residual": float(found.median())}
 
 
 def _digest(images: ImageSet) -> str:
     """SHA-256 of pixels and labels."""
     return hashlib.sha256(images.pixels.cpu().numpy().tobytes() + images.labels.cpu().numpy().tobytes()).hexdigest()
-
-
-__all__ = ["TrainConfig", "Trainer"]

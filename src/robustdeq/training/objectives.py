@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,21 +28,24 @@ class Losses:
 class Reader(nn.Module):
     """A model as one forward of training sees it: its state drawn anew each time, its gradient chosen.
 
-    draw: gives the number of solver steps of a forward. Any other classifier is left as it is.
+    draw: gives the number of solver steps of a forward. solver: instead of the model's. Any other classifier is left as
+    it is.
     """
 
-    def __init__(self, model: nn.Module, draw: Callable[[], int], gradient: Gradient | None) -> None:
+    def __init__(
+        self, model: nn.Module, draw: Callable[[], int], gradient: Gradient | None = None, solver: Any = None
+    ) -> None:
         super().__init__()
-        self.model, self.draw, self.gradient = model, draw, gradient
+        self.model, self.draw, self.gradient, self.solver = model, draw, gradient, solver
 
     def forward(self, x: Tensor) -> Tensor:
         if not isinstance(self.model, DEQClassifier):
             return self.model(x)
-        return self.model(x, steps=self.draw(), gradient=self.gradient)
+        return self.model(x, steps=self.draw(), gradient=self.gradient, solver=self.solver)
 
 
 class Objective(ABC):
-    """``losses`` makes the attack in eval mode with ``attacker`` and the losses in train mode with ``updated``."""
+    """What is climbed by the attack (in eval mode) and what is descended by the update (in train mode)."""
 
     name: ClassVar[str]
 
@@ -51,8 +54,8 @@ class Objective(ABC):
         """The attack of one training step."""
 
     @abstractmethod
-    def losses(self, attack: PGD, attacker: nn.Module, updated: nn.Module, x: Tensor, y: Tensor) -> Losses:
-        """x (B, C, H, W) in [0, 1], y (B,) int64."""
+    def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+        """x, x_adv: (B, C, H, W) in [0, 1]; y: (B,) int64."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,8 @@ class PGDAT(Objective):
     def attack(self, threat: Threat, steps: int, step_size: float, seed: int) -> PGD:
         return PGD(threat, step_size, steps, seed=seed, start="uniform" if steps else "clean", keep="last")
 
-    def losses(self, attack: PGD, attacker: nn.Module, updated: nn.Module, x: Tensor, y: Tensor) -> Losses:
-        x_adv = attack(attacker, x, y)
-        logits = updated(x_adv)
+    def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+        logits = model(x_adv)
         total = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         return Losses(total, logits.detach().argmax(1) == y)
 
@@ -91,9 +93,8 @@ class TRADES(Objective):
     def attack(self, threat: Threat, steps: int, step_size: float, seed: int) -> PGD:
         return PGD(threat, step_size, steps, seed=seed, loss="kl", start="gaussian" if steps else "clean", keep="last")
 
-    def losses(self, attack: PGD, attacker: nn.Module, updated: nn.Module, x: Tensor, y: Tensor) -> Losses:
-        x_adv = attack(attacker, x, y)
-        logits, logits_adv = updated(x), updated(x_adv)
+    def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+        logits, logits_adv = model(x), model(x_adv)
         divergence = F.kl_div(logits_adv.log_softmax(1), logits.log_softmax(1), reduction="batchmean", log_target=True)
         total = F.cross_entropy(logits, y) + self.weight * divergence
         return Losses(total, logits_adv.detach().argmax(1) == y)
