@@ -8,7 +8,7 @@ from robustdeq import EntropyReduction, Linf
 from robustdeq.attacks import PGD, EndToEnd, Frozen, predictions
 from robustdeq.regulation import SmoothSign
 
-METHOD = EntropyReduction(eps=0.1, step_size=0.02, updates=3, every=2)  # only the last updates meet the ball
+METHOD = EntropyReduction(eps=0.09, step_size=0.02, updates=3, every=2)  # only the last updates meet the ball
 MODELS = {"own": own, "nano": nano}
 VIEWS = {"frozen": Frozen, "end-to-end": EndToEnd}
 
@@ -32,7 +32,7 @@ def naive_end_to_end(model, x, method, temperature):
                 p = model.readout(model.cell(state.z, model.inject(adjusted + offset))).softmax(dim=1)
                 g = torch.autograd.grad(-(p * p.log()).sum(), offset, create_graph=True)[0]
                 soft = torch.tanh(g / (temperature * g.detach().abs().mean(dim=(1, 2, 3), keepdim=True)))
-                moved = adjusted - method.step_size * (g.sign().detach() + soft - soft.detach())
+                moved = adjusted - method.step_size * (g.sign().detach() + (soft - soft.detach()))
                 moved = torch.maximum(torch.minimum(moved, x + method.eps), x - method.eps)
                 adjusted = moved.clamp(0, 1)
     return model.readout(state.z)

@@ -51,8 +51,8 @@ class SmoothSign:
         check_number("SmoothSign", "temperature", self.temperature, 0, low_open=True)
 
     def __call__(self, g: Tensor) -> Tensor:
-        scale = self.temperature * g.detach().abs().mean(dim=(1, 2, 3), keepdim=True) + 1e-12
-        soft = torch.tanh(g / scale)
+        scale = self.temperature * g.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
+        soft = torch.tanh(g / scale.clamp_min(torch.finfo(g.dtype).tiny ** 0.5))
         return g.detach().sign() + (soft - soft.detach())
 
 
