@@ -1,5 +1,6 @@
 """The command line as a user meets it: real processes, exit codes, one or two lines for a mistake."""
 
+import json
 import subprocess
 import sys
 
@@ -31,6 +32,11 @@ def _run(*arguments):
         (["train", "smoke", "--out", "OUT", "--seed", "one"], "--seed"),
         (["train", "smoke", "--out", "OUT", "--seed", "-1"], "seed=-1"),
         (["train", "smoke"], "--out"),
+        (["train", "smoke", "--out", "OUT", "--set", "lerning_rate=1"], "did you mean 'learning_rate'"),
+        (["train", "smoke", "--out", "OUT", "--set", "learning_rate"], "allowed: NAME=VALUE"),
+        (["train", "smoke", "--out", "OUT", "--set", 'phases=[{"epoch": 1}]'], "did you mean 'epochs'"),
+        (["train", "smoke", "--out", "OUT", "--set", "validation_points=10", "batch_size=5000"], "batch_size=5000"),
+        (["train", "no/such.json", "--out", "OUT"], "no/such.json cannot be read"),
         (["train", "smoke", "--out", "OUT", "--solver", "broydn"], "did you mean 'broyden'"),
         (["train", "smoke", "--out", "OUT", "--gradient", "fantom"], "did you mean 'phantom'"),
         (["evaluate", "no/such model", "--out", "OUT"], "no/such model"),
@@ -83,7 +89,17 @@ def test_train_then_evaluate_then_attack(tmp_path, capfd):
     assert main(["train", "smoke", "--out", str(out), "--states", "random", "--objective", "trades"]) == 0
     assert (out / "model" / "model.safetensors").read_bytes() == first
     assert main(["train", "smoke", "--out", str(out)]) == 2  # another run is in this folder
-    assert "another training" in capfd.readouterr().err
+    assert "another training.objective" in capfd.readouterr().err
+    again = tmp_path / "again"
+    assert main(["train", str(out / "config.json"), "--out", str(again)]) == 0
+    assert (again / "model" / "model.safetensors").read_bytes() == first
+    judged = tmp_path / "judged"
+    assert main(["train", "smoke", "--out", str(judged), "--set", "validation_points=20", "ema=0.9"]) == 0
+    assert "best on held-out images" in capfd.readouterr().out
+    best = (judged / "best" / "model.safetensors").read_bytes()
+    assert (judged / "model" / "model.safetensors").read_bytes() == best
+    steps = [json.loads(line)["step"] for line in (judged / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 20
 
     found = tmp_path / "found"
     assert main(["evaluate", str(out / "model"), "--subset", "10", "--out", str(found)]) == 0

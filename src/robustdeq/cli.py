@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import save
 
 from .attacks import PGD, Linf, ThroughGradient
+from .data import load
 from .dynamics.solver import check_count
 from .evaluation import Entry, evaluate
-from .files import write_bytes, write_text
+from .files import claim, write_bytes, write_text
 from .models import DEQClassifier, create_model, load_model, load_official, save_model
 from .options import check_options, choose
-from .recipes import DEFAULT_EPS, load_data, recipe
+from .progress import bar, bars
+from .recipes import Recipe, clean, recipe
 from .regulation import EntropyReduction
 from .reproduction import JobError, Settings, reproduce
-from .training import Trainer
+from .training import TrainConfig, Trainer
 
 Device = Literal["cpu", "cuda"]
 
@@ -39,48 +39,85 @@ class Train:
     For example:
       robustdeq train digits --out runs/mine
       robustdeq train digits --states random --objective trades --out runs/trades
-      robustdeq train digits --gradient phantom --attack-gradient phantom --out runs/papers
+      robustdeq train cifar10-small --data path/to/cifar10 --out runs/small
+      robustdeq train cifar10-small --set learning_rate=2e-3 ema=0.995 'jacobian={"weight": 1}' --out runs/other
+      robustdeq train runs/mine/config.json --out runs/again
 
-    A killed run goes on from its last epoch when the same command is given again.
+    A killed run goes on from its last checkpoint when the same command is given again.
     """
 
     recipe: tyro.conf.Positional[str]
-    """digits | smoke"""
+    """digits | smoke | cifar10-small | cifar10-large | cifar10-large-fast | cifar100-large, or a run's config.json"""
     out: Path
-    """Folder for the checkpoints and the model (out/model)."""
-    objective: str = "pgd-at"
+    """Folder for config.json, checkpoints, log and the model (out/model; the best on held-out images, if judged)."""
+    data: str | None = None
+    """digits, a folder of parquet files or images, or a name on the Hugging Face hub; default: the recipe's."""
+    objective: str | None = None
     """pgd-at | trades"""
-    states: str = "final"
+    states: str | None = None
     """Which z^[t] the loss looks at: final | random"""
-    gradient: str = "unrolled"
+    gradient: str | None = None
     """Of the update: unrolled | phantom | implicit | simultaneous"""
-    attack_gradient: str = "unrolled"
+    attack_gradient: str | None = None
     """Of the attack in training; the same choices."""
     solver: str | None = None
     """picard | anderson | broyden | reversible; default: the recipe's."""
     clean: bool = False
     """Train without attacks."""
-    seed: int = 0
+    set: tuple[str, ...] = ()
+    """Any field of the training config as NAME=VALUE, the value in JSON or a plain word."""
+    seed: int | None = None
     device: Device = "cpu"
 
     def run(self) -> None:
-        chosen = recipe(self.recipe)
-        phases = chosen.training.phases
-        if self.clean:
-            phases = tuple(replace(phase, attack_steps=0) for phase in phases)
-        config = replace(
-            chosen.training, phases=phases, objective=self.objective, states=self.states, gradient=self.gradient,
-            attack_gradient=self.attack_gradient, seed=self.seed,
-        )  # fmt: skip
-        options = dict(chosen.model_options) | ({} if self.solver is None else {"solver": self.solver})
-        data = load_data(chosen.data)
-        model = create_model(chosen.model, len(data.train.classes), seed=self.seed, **options).to(_device(self.device))
-        trainer = Trainer(model, data.train.to(self.device), config, self.out)
-        with _bar("training") as progress:
-            trainer.run(progress)
+        chosen = self._resolved()
+        data = load(chosen.data, validation=chosen.validation)
+        model = create_model(
+            chosen.model, len(data.train.classes), seed=chosen.training.seed, **chosen.model_options
+        ).to(_device(self.device))
+        trainer = Trainer(model, data.train.to(self.device), chosen.training, self.out, data.validation.to(self.device))
+        claim(self.out / "config.json", chosen.plan())
+        with bar("training") as progress:
+            model = trainer.run(progress)
+        if trainer.best.exists():
+            model = load_model(trainer.best)
         save_model(model, self.out / "model")
-        share = 100 * trainer.history[-1]["accuracy_adv"]
-        print(f"{self.out / 'model'}: accuracy on attacked training images {share:.1f}%")
+        print(f"{self.out / 'model'}: {_summary(trainer.history)}")
+
+    def _resolved(self) -> Recipe:
+        chosen = recipe(self.recipe)
+        if self.clean:
+            chosen = replace(chosen, training=clean(chosen.training))
+        names = ("objective", "states", "gradient", "attack_gradient", "seed")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        training = TrainConfig.from_dict({**chosen.training.to_dict(), **_settings(self.set), **given})
+        options = {**chosen.model_options, **({} if self.solver is None else {"solver": self.solver})}
+        return replace(chosen, training=training, data=self.data or chosen.data, model_options=options)
+
+
+def _settings(words: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE words as a dict; a value that is not JSON is a plain word."""
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"--set {word}; allowed: NAME=VALUE, for example learning_rate=2e-3.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _summary(history: list[dict[str, Any]]) -> str:
+    """One line on how a run ended."""
+    judged = [row["validation"] for row in history if "validation" in row]
+    warned = history[-1].get("warnings", [])
+    line = f"accuracy on attacked training images {100 * history[-1]['accuracy_adv']:.1f}%"
+    if judged:
+        best = max(judged, key=lambda row: row["robust"])
+        line += f"; best on held-out images: clean {100 * best['clean']:.1f}%, robust {100 * best['robust']:.1f}%"
+    return "\n".join([line, *(f"warning: {text}" for text in warned)])
 
 
 @dataclass(kw_only=True)
@@ -92,9 +129,9 @@ class _OnModel:
     out: Path
     """Folder for what is found."""
     data: str = "digits"
-    """Data set whose test split is used: digits."""
+    """Source whose test split is used: digits, a folder of parquet files or images, or a name on the hub."""
     eps: float | None = None
-    """Radius of the L-inf ball, pixels in [0, 1]; default 0.15 for digits."""
+    """Radius of the L-inf ball, pixels in [0, 1]; default 0.15 for digits, 8/255 for others."""
     subset: int | None = None
     """Take only the first so many test images (they are in random order)."""
     batch_size: int = 100
@@ -103,12 +140,12 @@ class _OnModel:
 
     def load(self):
         """The model, the images and the labels on the device, and the threat."""
-        test = load_data(self.data).test
+        test = load(self.data).test
         if self.subset is not None:
             if not 1 <= self.subset <= len(test):
                 raise ValueError(f"--subset {self.subset}; allowed: 1..{len(test)}.")
             test = test.take(slice(self.subset))
-        threat = Linf(DEFAULT_EPS[self.data] if self.eps is None else self.eps)
+        threat = Linf((0.15 if self.data == "digits" else 8 / 255) if self.eps is None else self.eps)
         device = _device(self.device)
         return load_model(self.model).to(device), test.images().to(device), test.labels.to(device), threat
 
@@ -134,7 +171,7 @@ class Evaluate(_OnModel):
         model, x, y, threat = self.load()
         if self.defend:
             model = EntropyReduction(eps=threat.eps, step_size=threat.eps / 4)(model)
-        with _bar(self.suite) as progress:
+        with bar(self.suite) as progress:
             found = evaluate(
                 model, x, y, suite=self.suite, threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
                 progress=progress,
@@ -167,7 +204,7 @@ class Attack(_OnModel):
         size = threat.eps / 4 if self.step_size is None else self.step_size
         attack = PGD(threat, size, self.steps, restarts=self.restarts, seed=self.seed, loss=self.loss)
         entry = Entry(f"pgd-{self.steps}", "PGD", attack, self._view)
-        with _bar("attack") as progress:
+        with bar("attack") as progress:
             found = evaluate(
                 model, x, y, suite=[entry], threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
                 progress=progress,
@@ -196,7 +233,7 @@ class Reproduce:
     """
 
     recipe: tyro.conf.Positional[str]
-    """digits | smoke"""
+    """A recipe whose data fits a CPU: digits | smoke | cifar10-small"""
     out: Path | None = None
     """Output folder; default runs/RECIPE."""
     full: bool = False
@@ -219,7 +256,7 @@ class Reproduce:
             jobs=self.jobs,
             full=self.full,
         )
-        with _bars() as report:
+        with bars() as report:
             table = reproduce(settings, report)
         print(table)
         print(f"{out}: table.md, results.json, models/, figures/")
@@ -311,44 +348,6 @@ def _device(name: str):
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda, but this torch sees no CUDA device; allowed here: cpu.")
     return torch.device(name)
-
-
-def _columns():
-    return (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-
-
-@contextlib.contextmanager
-def _bar(name: str) -> Iterator:
-    """One progress bar, fed with (done, total, text)."""
-    with Progress(*_columns(), console=Console(stderr=True)) as bars:
-        task = bars.add_task(name)
-        yield lambda done, total, text: bars.update(task, completed=done, total=total, description=f"{name}: {text}")
-
-
-@contextlib.contextmanager
-def _bars() -> Iterator:
-    """A progress bar for every row, fed with (row, text, done, total). Without a terminal, a line for every stage."""
-    console = Console(stderr=True)
-    tasks: dict[str, tuple[object, str]] = {}
-    with Progress(*_columns(), console=console) as bars:
-
-        def report(row: str, text: str, done: int, total: int) -> None:
-            stage = text.split(":")[0]
-            if row not in tasks:
-                tasks[row] = (bars.add_task(row), "")
-            task, previous = tasks[row]
-            if stage != previous and not console.is_terminal:
-                console.print(f"{row}: {stage}")
-            tasks[row] = (task, stage)
-            bars.update(task, completed=done, total=total, description=f"{row} · {text}")
-
-        yield report
 
 
 if __name__ == "__main__":

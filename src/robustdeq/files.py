@@ -33,6 +33,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def claim(file: Path, plan: dict[str, Any]) -> None:
+    """Write down what the file's folder is for; a ValueError if it is for something else already."""
+    plan = plain(plan)
+    if file.exists():
+        try:
+            known = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{file} cannot be read ({error}); give another --out.") from error
+        differing = differences(known, plan)
+        if differing:
+            raise ValueError(
+                f"{file.parent} holds a run with another {', '.join(differing)}; give another --out, or remove it."
+            )
+    elif file.parent.exists() and any(file.parent.iterdir()):
+        raise ValueError(f"{file.parent} is not empty and holds no {file.name}; give an empty --out.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, plan)
+
+
 def plain(value: Any) -> Any:
     """The value as JSON would read it back: tuples are lists."""
     return json.loads(json.dumps(value))

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from .data import Splits, digits
-from .options import choose
+from .options import check_options, choose
 from .regulation import EntropyReduction
-from .training import Phase, TrainConfig
+from .training import JacobianPenalty, Phase, TrainConfig
 
-LOAD: dict[str, Callable[[], Splits]] = {"digits": digits}
-"""Data sets by name."""
-
-DEFAULT_EPS = {"digits": 0.15}
-"""The L-inf radius that is asked of a data set unless another is given, pixels in [0, 1]."""
+PIXEL = 1 / 255
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that a run needs.
 
-    data: a name of ``LOAD``. model: a preset, with options. training: of the baseline row. defence: input entropy
-    reduction of the defended rows. auto_attacks: which of AutoAttack's attacks a short run makes, on the first
-    ``auto_points`` test images; a full run makes the standard suite on all of them. test_points: how many of the test
-    images, which are in random order, are used at all; None takes all.
+    data: a source of ``data.load``. validation: images held out of the training set, None for the source's default.
+    model: a preset, with options. training: of the baseline row. defence: input entropy reduction of the defended rows.
+    auto_attacks: which of AutoAttack's attacks a short run makes, on the first ``auto_points`` test images; a full run
+    makes the standard suite on all of them. test_points: how many of the test images, which are in random order, are
+    used at all; None takes all.
     """
 
     name: str
@@ -35,6 +34,7 @@ class Recipe:
     training: TrainConfig
     defence: EntropyReduction
     model_options: Mapping[str, Any] = field(default_factory=dict)
+    validation: int | None = None
     auto_attacks: tuple[str, ...] = ("apgd-ce", "apgd-t")
     auto_points: int = 100
     test_points: int | None = None
@@ -43,17 +43,32 @@ class Recipe:
     def rows(self) -> dict[str, TrainConfig]:
         """The models that are trained, by the names of their rows."""
         base = self.training
-        without = tuple(replace(phase, attack_steps=0) for phase in base.phases)
         return {
             "baseline": base,
             "random states": replace(base, states="random"),
-            "no attacks in training": replace(base, phases=without),
+            "no attacks in training": clean(base),
+        }
+
+    def plan(self) -> dict[str, Any]:
+        """What a training run is, as JSON; ``from_plan`` reads it back."""
+        return {
+            "recipe": self.name,
+            "data": self.data,
+            "validation": self.validation,
+            "model": self.model,
+            "model_options": dict(self.model_options),
+            "training": self.training.to_dict(),
         }
 
 
+def clean(config: TrainConfig) -> TrainConfig:
+    """The same run without attacks."""
+    return replace(config, phases=tuple(replace(phase, attack_steps=0) for phase in config.phases))
+
+
 def digits_recipe() -> Recipe:
-    """Three small DEQs on scikit-learn's 8x8 digits, in about three minutes on two CPU cores."""
-    eps = DEFAULT_EPS["digits"]
+    """Three small DEQs on scikit-learn's 8x8 digits, in a few minutes on two CPU cores."""
+    eps = 0.15
     return Recipe(
         name="digits",
         summary="8x8 digits, eps 0.15: the paper's four rows in minutes on a CPU",
@@ -93,14 +108,122 @@ def smoke_recipe() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"digits": digits_recipe, "smoke": smoke_recipe}
+def cifar10_small_recipe() -> Recipe:
+    """A small DEQ on CIFAR-10 within half an hour on two CPU cores, trained through the solver.
+
+    Cheap attacks on short solves first, PGD on the full solve last.
+    """
+    return Recipe(
+        name="cifar10-small",
+        summary="mdeq-small on CIFAR-10 in half an hour on two CPU cores",
+        data="uoft-cs/cifar10",
+        model="mdeq-small",
+        training=TrainConfig(
+            batch_size=128,
+            learning_rate=4e-3,
+            weight_decay=5e-3,
+            phases=(
+                Phase(epochs=5, attack_steps=1, step_size=10 * PIXEL, solver_steps=2),
+                Phase(epochs=2, attack_steps=1, step_size=10 * PIXEL, solver_steps=5),
+                Phase(epochs=1, attack_steps=3, step_size=4 * PIXEL),
+            ),
+            pad=4,
+            flip=True,
+            validation_points=250,
+            validation_steps=10,
+            validation_every=2,
+        ),
+        defence=EntropyReduction(),
+    )
+
+
+def cifar10_large_recipe() -> Recipe:
+    """The papers' run: mdeq-large, PGD-AT with the phantom gradient after a clean warm-up of about 16,000 steps."""
+    return Recipe(
+        name="cifar10-large",
+        summary="the papers' run of mdeq-large on CIFAR-10: 220 epochs, for GPUs",
+        data="uoft-cs/cifar10",
+        model="mdeq-large",
+        training=TrainConfig(
+            batch_size=96,
+            optimizer="adam",
+            schedule={"name": "cosine", "floor": 1e-3},
+            learning_rate=1e-3,
+            gradient="phantom",
+            attack_gradient="phantom",
+            phases=(
+                Phase(epochs=34, attack_steps=0, solver="picard", gradient="unrolled"),
+                Phase(epochs=186, attack_steps=10, step_size=2 * PIXEL),
+            ),
+            jacobian=JacobianPenalty(weight=2.0, until=90),
+            pad=4,
+            flip=True,
+            validation_points=1000,
+            validation_steps=10,
+            validation_every=5,
+        ),
+        defence=EntropyReduction(),
+    )
+
+
+def cifar10_large_fast_recipe() -> Recipe:
+    """mdeq-large in 30 epochs on one GPU, trained through the solver: one cycle, cheap attacks first."""
+    paper = cifar10_large_recipe()
+    training = replace(
+        paper.training,
+        batch_size=128,
+        optimizer="adamw",
+        schedule="one-cycle",
+        learning_rate=2e-3,
+        weight_decay=5e-3,
+        gradient="unrolled",
+        attack_gradient="unrolled",
+        phases=(
+            Phase(epochs=10, attack_steps=1, step_size=10 * PIXEL, solver_steps=4),
+            Phase(epochs=12, attack_steps=2, step_size=5 * PIXEL),
+            Phase(epochs=8, attack_steps=10, step_size=2 * PIXEL),
+        ),
+        jacobian=JacobianPenalty(),
+        ema=0.995,
+        precision="bfloat16",
+    )
+    summary = "mdeq-large on CIFAR-10 in 30 epochs, for one GPU"
+    return replace(paper, name="cifar10-large-fast", summary=summary, training=training)
+
+
+def cifar100_large_recipe() -> Recipe:
+    """``cifar10-large-fast`` on CIFAR-100."""
+    fast = cifar10_large_fast_recipe()
+    return replace(fast, name="cifar100-large", summary="mdeq-large on CIFAR-100 in 30 epochs", data="uoft-cs/cifar100")
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "digits": digits_recipe,
+    "smoke": smoke_recipe,
+    "cifar10-small": cifar10_small_recipe,
+    "cifar10-large": cifar10_large_recipe,
+    "cifar10-large-fast": cifar10_large_fast_recipe,
+    "cifar100-large": cifar100_large_recipe,
+}
 
 
 def recipe(name: str) -> Recipe:
-    """A recipe by name."""
+    """A recipe by name, or the one that a run wrote down as config.json."""
+    if name.endswith(".json"):
+        return from_plan(Path(name))
     return choose("recipe", name, RECIPES)()
 
 
-def load_data(name: str) -> Splits:
-    """A data set by name."""
-    return choose("data set", name, LOAD)()
+def from_plan(file: Path) -> Recipe:
+    """The recipe of a run's config.json; a ValueError of one line if it is not one."""
+    try:
+        plan = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); allowed: the config.json of a run.") from error
+    if not isinstance(plan, dict):
+        raise ValueError(f"{file} is not the config.json of a run.")
+    check_options(str(file), plan, digits_recipe().plan())
+    base = choose("recipe", plan.get("recipe"), RECIPES)()
+    fields = {f.name for f in dataclasses.fields(Recipe)} & plan.keys() - {"training"}
+    training = TrainConfig.from_dict({**base.training.to_dict(), **plan.get("training", {})})
+    return replace(base, training=training, **{name: plan[name] for name in fields})

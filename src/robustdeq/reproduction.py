@@ -23,12 +23,12 @@ from torch import Tensor
 
 from .analysis import entropy_along, entropy_figure, state_accuracy, state_figure
 from .attacks import PGD, AutoAttack, Frozen
-from .data import Splits
+from .data import Splits, load
 from .evaluation import Entry, Evaluation, Share, environment, evaluate, quick, standard
-from .files import differences, plain, write_json, write_text
+from .files import claim, write_json, write_text
 from .models import create_model, load_model, save_model
 from .models.classifier import DEQClassifier
-from .recipes import Recipe, load_data, recipe
+from .recipes import Recipe, recipe
 from .seeds import mix
 from .training import Trainer
 
@@ -59,7 +59,6 @@ class Settings:
 def reproduce(settings: Settings, report: Report) -> str:
     """Do all that is not done yet and return the table, which is also in ``out/table.md``."""
     chosen = settings.resolved()
-    settings.out.mkdir(parents=True, exist_ok=True)
     _claim(settings, chosen)
     _run_jobs(settings, list(chosen.rows), report)
     return _assemble(settings, chosen)
@@ -72,20 +71,7 @@ def _claim(settings: Settings, chosen: Recipe) -> None:
     plan = {"recipe": chosen.name, "full": settings.full, "seed": settings.seed, "device": settings.device,
             "model": chosen.model, "model_options": dict(chosen.model_options), "defence": asdict(chosen.defence),
             "rows": rows}  # fmt: skip
-    plan = plain(plan)
-    if file.exists():
-        try:
-            known = json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(f"{file} cannot be read ({error}); give another --out.") from error
-        differing = differences(known, plan)
-        if differing:
-            raise ValueError(
-                f"{settings.out} holds a run with another {', '.join(differing)}; give another --out, or remove it."
-            )
-    elif any(settings.out.iterdir()):
-        raise ValueError(f"{settings.out} is not empty and holds no recipe.json; give an empty --out.")
-    write_json(file, plan)
+    claim(file, plan)
 
 
 class JobError(RuntimeError):
@@ -141,7 +127,7 @@ def _row(settings: Settings, row: str, threads: int, queue: Any) -> None:
 
     try:
         chosen = settings.resolved()
-        job = _Job(settings, chosen, row, load_data(chosen.data))
+        job = _Job(settings, chosen, row, load(chosen.data, validation=chosen.validation))
         model = job.train(progress("training"))
         bare = job.evaluate(model, progress("evaluation"))
         if job.defended:
@@ -274,7 +260,7 @@ def _assemble(settings: Settings, chosen: Recipe) -> str:
 
 
 def _table(settings: Settings, chosen: Recipe, rows: dict[str, dict[str, Share]]) -> str:
-    test = load_data(chosen.data).test.take(slice(chosen.test_points))
+    test = load(chosen.data, validation=chosen.validation).test.take(slice(chosen.test_points))
     attacks = "standard" if settings.full else " + ".join(name.upper() for name in chosen.auto_attacks)
     lines = [
         f"# {chosen.model} on {test.source}",

@@ -50,9 +50,7 @@ def test_crop_and_flip_gives_a_shifted_zero_padded_image(pad, flip, seed):
     found = crop_and_flip(x, generator(seed, 1), pad=pad, flip=flip)
     padded = torch.nn.functional.pad(x, (pad, pad, pad, pad))
     for before, after in zip(padded, found):
-        windows = [
-            before[:, i : i + 5, j : j + 4] for i in range(2 * pad + 1) for j in range(2 * pad + 1)
-        ]
+        windows = [before[:, i : i + 5, j : j + 4] for i in range(2 * pad + 1) for j in range(2 * pad + 1)]
         windows += [window.flip(2) for window in windows] if flip else []
         assert any(torch.equal(after, window) for window in windows)
 

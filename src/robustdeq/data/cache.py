@@ -34,25 +34,19 @@ def hash_files(files: Iterable[Path]) -> str:
     """sha256 over names and contents."""
     total = hashlib.sha256()
     for file in files:
+        digest = hashlib.sha256()
         with open(file, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256") if hasattr(hashlib, "file_digest") else _digest(stream)
+            while piece := stream.read(2**20):
+                digest.update(piece)
         total.update(f"{file.name}\0{digest.hexdigest()}\n".encode())
     return total.hexdigest()
-
-
-def _digest(stream: Any) -> Any:
-    """What hashlib.file_digest does, for Python 3.10."""
-    digest = hashlib.sha256()
-    while piece := stream.read(2**20):
-        digest.update(piece)
-    return digest
 
 
 def hash_tensors(*tensors: Tensor) -> str:
     """sha256 over the values."""
     total = hashlib.sha256()
     for tensor in tensors:
-        total.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+        total.update(tensor.flatten().numpy().data)
     return total.hexdigest()
 
 

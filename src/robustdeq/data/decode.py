@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .rows import Row, Shard
+from .workers import in_order
 
 GREY = {"1": "L", "L": "L", "LA": "L"}
 COLOUR = {mode: "RGB" for mode in ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")}
@@ -24,6 +28,9 @@ RANDOM_SIDE = 7 / 8
 """The side of a random crop, of the shorter side of the image: the usual 224 of 256."""
 MAX_BYTES = 16 * 2**30
 """A larger set is not decoded as a whole."""
+
+WORKERS = min(8, os.cpu_count() or 1)
+"""Threads that decode: Pillow lets the others run while it decodes and resizes."""
 
 Place = tuple[float, float]
 """Where a random crop lies, from the left (top) edge, 0, to the right (bottom) edge, 1."""
@@ -69,22 +76,44 @@ def pixels_of(image: Image.Image) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
+def decoded(
+    placed: Iterable[tuple[Row, Place | None]], image_size: int | None, workers: int = WORKERS
+) -> Generator[tuple[Row, Image.Image, bool]]:
+    """Rows with their images, in the order given, and whether each was JPEG; decoded by threads.
+
+    Raises a ValueError for a broken image, and for one of another size than the first.
+    """
+
+    def work(row: Row, place: Place | None) -> tuple[Row, Image.Image, bool]:
+        image, jpeg = open_image(row)
+        return row, fit(image, image_size, place) if image_size else image, jpeg
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    size: tuple[int, int] | None = None
+    try:
+        for row, image, jpeg in in_order(pool, work, placed, 16 * workers):
+            size = size or image.size
+            _check_size(image, size, row)
+            yield row, image, jpeg
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def decode_all(shards: Sequence[Shard], image_size: int | None) -> Decoded:
     """All rows in order. Raises a ValueError for a broken row, for mixed sizes without ``image_size``, and for an
     amount of pixels that should be streamed."""
     count = sum(len(shard) for shard in shards)
-    pixels, labels = np.empty(0, np.uint8), np.empty(count, np.int64)
-    grey = jpeg = True
-    for index, row in enumerate(chain.from_iterable(shard.rows() for shard in shards)):
-        image, is_jpeg = open_image(row)
-        image = fit(image, image_size) if image_size else image
-        if index == 0:
-            pixels = _room(count, image, row)
-        check_size(image, (pixels.shape[3], pixels.shape[2]), row)
-        pixels[index] = pixels_of(image)
-        labels[index] = row.label
-        grey, jpeg = grey and image.mode == "L", jpeg and is_jpeg
-    return Decoded(torch.from_numpy(pixels[:, :1].copy() if grey else pixels), torch.from_numpy(labels), jpeg)
+    labels, pixels = np.empty(count, np.int64), None
+    grey = all_jpeg = True
+    rows = chain.from_iterable(shard.rows() for shard in shards)
+    with closing(decoded(((row, None) for row in rows), image_size)) as images:
+        for index, (row, image, jpeg) in enumerate(images):
+            pixels = _room(count, image, row) if pixels is None else pixels
+            pixels[index], labels[index] = pixels_of(image), row.label
+            grey, all_jpeg = grey and image.mode == "L", all_jpeg and jpeg
+    if pixels is None:
+        raise ValueError("no row to decode; allowed: at least one.")
+    return Decoded(torch.from_numpy(pixels[:, :1].copy() if grey else pixels), torch.from_numpy(labels), all_jpeg)
 
 
 def _room(count: int, image: Image.Image, row: Row) -> np.ndarray:
@@ -97,7 +126,7 @@ def _room(count: int, image: Image.Image, row: Row) -> np.ndarray:
     return np.empty((count, 3, height, width), np.uint8)
 
 
-def check_size(image: Image.Image, size: tuple[int, int], row: Row) -> None:
+def _check_size(image: Image.Image, size: tuple[int, int], row: Row) -> None:
     """size: width and height of the images before this one."""
     if image.size != size:
         raise ValueError(

@@ -12,8 +12,8 @@ SOURCE = "scikit-learn digits (8x8, 17 grey levels)"
 
 def digits(*, test: int = 360, validation: int = 100, seed: int = 0) -> Splits:
     """Splits of grey images (N, 1, 8, 8), cut at random with ``seed``."""
-    data = load_digits()
-    pixels = torch.from_numpy(data.images).to(torch.uint8).unsqueeze(1)
-    whole = ImageSet(pixels, torch.from_numpy(data.target).long(), tuple("0123456789"), SOURCE, white=16)
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.as_tensor(pixels).to(torch.uint8).reshape(-1, 1, 8, 8)
+    whole = ImageSet(images, torch.as_tensor(labels).long(), tuple("0123456789"), SOURCE, white=16)
     test_part, validation_part, train_part = cut(whole, (test, validation), seed)
     return Splits(train_part, validation_part, test_part, seed)

@@ -23,7 +23,7 @@ SHORT = {
 """Names without an owner, and what they stand for."""
 
 TIMEOUT = 5.0
-"""Seconds for the first answer of the hub. The libraries' own retries, about half a minute, begin only after it."""
+"""Seconds for the first answer of the hub; the libraries' own retries begin only after it."""
 
 
 def open_hub(name: str, streaming: bool) -> Catalogue:
@@ -34,7 +34,7 @@ def open_hub(name: str, streaming: bool) -> Catalogue:
     """
     problem = unreachable(name)
     if problem and streaming:
-        raise ValueError(f"{name}: the hub cannot be reached ({problem}); give a folder, or a set downloaded before.")
+        raise ValueError(f"{name}: no such folder, and the hub cannot be reached ({problem}).")
     if not problem:
         return _streamed(name) if streaming else _downloaded(name)
     with offline():
@@ -51,7 +51,9 @@ def unreachable(name: str) -> str | None:
     except GatedRepoError as error:
         raise ValueError(f"{name}: the hub asks for a login; run `hf auth login` and accept its terms.") from error
     except RepositoryNotFoundError as error:
-        raise ValueError(f"{name}: no such data set on the hub, or a private one (`hf auth login`).") from error
+        raise ValueError(
+            f"{name}: no such folder, and no such data set on the hub or a private one (`hf auth login`)."
+        ) from error
     except Exception as error:  # no network, a proxy, a certificate, a server error: the client has a class for each
         return f"{type(error).__name__}: {first_line(error)}"
     return None
@@ -59,15 +61,15 @@ def unreachable(name: str) -> str | None:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """The `datasets` library looks into its cache at once (and says so), instead of trying the hub for half a minute."""
-    import datasets
+    """The `datasets` library looks into its cache at once, and says so, instead of asking the hub for 20 seconds."""
+    from datasets import config
 
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = True
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        datasets.config.HF_HUB_OFFLINE = before
+        config.HF_HUB_OFFLINE = before
 
 
 @contextmanager
@@ -76,10 +78,10 @@ def one_line(name: str, problem: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # it has no base class for them, and passes on those of its many readers
-        reason = f"the hub cannot be reached ({problem}) and the set is not in the `datasets` cache"
-        raise ValueError(
-            f"{name}: {reason if problem else first_line(error)}; give a folder or another name."
-        ) from error
+        if problem:
+            reason = f"no such folder, the hub cannot be reached ({problem}), and no copy is in the `datasets` cache"
+            raise ValueError(f"{name}: {reason}.") from error
+        raise ValueError(f"{name}: {first_line(error)}; give a folder or another name.") from error
 
 
 def _downloaded(name: str, problem: str | None = None) -> Catalogue:
@@ -93,7 +95,7 @@ def _downloaded(name: str, problem: str | None = None) -> Catalogue:
         raise ValueError(f"{name}: {size / 2**30:.0f} GiB to download; give streaming=True.")
     with one_line(name, problem):
         builder.download_and_prepare()
-        tables = {_split(split): builder.as_dataset(split=split) for split in builder.info.splits or {}}
+        tables: dict[str, Any] = {_split(split): builder.as_dataset(split=split) for split in builder.info.splits or {}}
     columns = _columns(name, _first(tables).features.arrow_schema)
     shards: dict[str, list[Shard]] = {
         split: [TableShard(table.with_format("arrow"), columns, f"{name} {split}", 0, len(table))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic
@@ -23,6 +24,10 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def digest(self) -> str:
+        """SHA-256 of pixels and labels."""
+        return hashlib.sha256(self.pixels.cpu().numpy().tobytes() + self.labels.cpu().numpy().tobytes()).hexdigest()
 
     def images(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """float32 in [0, 1] of the given rows."""

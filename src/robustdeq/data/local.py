@@ -60,8 +60,8 @@ def _numbers(columns: Columns, files: Iterable[Path]) -> tuple[str, ...]:
             if columns.label in parquet.schema_arrow.names:
                 most = pc.max(parquet.read([columns.label]).column(0)).as_py()  # type: ignore[attr-defined]
                 largest = max(largest, most or 0)
-    if largest >= MOST_CLASSES:
-        raise ValueError(f"{columns.label}: label {largest}; allowed: below {MOST_CLASSES}.")
+        if largest >= MOST_CLASSES:
+            raise ValueError(f"{file}: column {columns.label!r} holds {largest}; allowed: below {MOST_CLASSES}.")
     return tuple(str(number) for number in range(largest + 1))
 
 

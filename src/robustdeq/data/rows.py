@@ -31,6 +31,10 @@ class Shard(Protocol):
         """Raises a ValueError that names the file and the row which cannot be read."""
         ...
 
+    def key(self) -> str:
+        """Which rows these are, wherever the files lie."""
+        ...
+
     def hidden(self) -> bool:
         """Whether the labels are withheld: the first one is -1."""
         ...
@@ -56,6 +60,9 @@ class FolderShard:
                 raise ValueError(f"{file}: cannot be read ({error}).") from error
             yield Row(str(file), data, label)
 
+    def key(self) -> str:
+        return ", ".join(f"{file.name} {label}" for file, label in self.files)
+
     def hidden(self) -> bool:
         return False
 
@@ -68,14 +75,29 @@ def check_label(label: int | None, classes: int, where: str) -> int:
 
 
 def hold_out(shards: Sequence[Shard], count: int, seed: int, spread: int = 16) -> tuple[list[Shard], list[Shard]]:
-    """``count`` rows from the fronts of about ``spread`` random shards, and the shards of all other rows.
+    """``count`` rows in runs from about ``spread`` random shards, and shards of all other rows.
 
-    A stream cannot be cut row by row without reading all of it, so whole fronts are held out: as random as the order
-    in which the rows are stored. Raises a ValueError when nothing would be left.
+    A stream cannot be cut row by row without reading all of it, so runs of rows are held out: they are as random as the
+    order in which the rows are stored. Raises a ValueError when there are not so many.
     """
-    order = torch.randperm(len(shards), generator=torch.Generator().manual_seed(seed)).tolist()
-    taken = dict.fromkeys(range(len(shards)), 0)
-    share, missing = -(-count // min(spread, len(shards))), count
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(shards), generator=generator).tolist()
+    taken = _shares(shards, order, count, spread)
+    held, rest = [], []
+    for index, shard in enumerate(shards):
+        if not taken[index]:
+            rest.append(shard)
+            continue
+        start = int(torch.randint(len(shard) - taken[index] + 1, (), generator=generator))
+        stop = start + taken[index]
+        held.append(shard.part(start, stop))
+        rest.extend(shard.part(*run) for run in ((0, start), (stop, len(shard))) if run[0] < run[1])
+    return held, rest
+
+
+def _shares(shards: Sequence[Shard], order: Sequence[int], count: int, spread: int) -> list[int]:
+    """How many rows each shard gives, in passes over ``order``; only shards that are asked for rows are measured."""
+    taken, share, missing = [0] * len(shards), -(-count // min(spread, len(shards))), count
     while missing:
         before = missing
         for index in order:
@@ -83,7 +105,5 @@ def hold_out(shards: Sequence[Shard], count: int, seed: int, spread: int = 16) -
             taken[index] += more
             missing -= more
         if missing == before:
-            raise ValueError(f"validation={count}; allowed: fewer than the {count - missing} training images.")
-    held = [shards[index].part(0, taken[index]) for index in order if taken[index]]
-    rest = [shard.part(taken[i], len(shard)) if taken[i] else shard for i, shard in enumerate(shards)]
-    return held, [shard for i, shard in enumerate(rest) if not taken[i] or len(shard)]
+            raise ValueError(f"validation={count} of {count - missing} images; allowed: at most all of them.")
+    return taken

@@ -32,7 +32,7 @@ MOST_HELD_OUT = 5000
 
 @overload
 def load(
-    source: str,
+    source: str | Path,
     *,
     validation: int | None = None,
     seed: int = 0,
@@ -43,12 +43,12 @@ def load(
 
 @overload
 def load(
-    source: str, *, validation: int | None = None, seed: int = 0, image_size: int | None = None, streaming: bool
+    source: str | Path, *, validation: int | None = None, seed: int = 0, image_size: int | None = None, streaming: bool
 ) -> Splits[ImageSet] | Splits[StreamedSet]: ...
 
 
 def load(
-    source: str,
+    source: str | Path,
     *,
     validation: int | None = None,
     seed: int = 0,
@@ -58,11 +58,12 @@ def load(
     """Training, validation and test images of a source.
 
     source: ``digits``; a folder of parquet files or of images in class folders; or a name on the Hugging Face hub, such
-    as ``uoft-cs/cifar10``. validation: how many images are held out of the training set by ``seed`` (None: a tenth, at
-    most 5,000; of the digits 100). A set that publishes validation and test images keeps both: then validation images
-    come from the published ones (None: all). Where test labels are missing, the published validation set is the test set.
-    image_size: every image becomes a square of this side (the middle of it; when streaming, training batches
-    show random crops). None: as stored, all of one size.
+    as ``uoft-cs/cifar10``.
+    validation: how many images are held out of the training set by ``seed`` (None: a tenth, at most 5,000; of the
+    digits 100). A set that publishes validation and test images keeps both: then validation images come from the
+    published ones (None: all). Where test labels are missing, the published validation set is the test set.
+    image_size: every image becomes a square of this side (the middle of it; when streaming, training batches show
+    random crops). None: as stored, all of one size.
     streaming: ``StreamedSet``s that read while they are used, instead of uint8 tensors in memory, decoded once and kept
     in ``$ROBUSTDEQ_CACHE`` (~/.cache/robustdeq).
 
@@ -74,7 +75,7 @@ def load(
         if image_size or streaming:
             raise ValueError("digits: image_size and streaming do not apply; the digits are 8x8 pixels in memory.")
         return digits(validation=100 if validation is None else validation, seed=seed)
-    catalogue = _find(source, streaming)
+    catalogue = _find(str(source), streaming)
     made = _streams if streaming else _in_memory
     return made(catalogue, validation, seed, image_size)
 
@@ -92,6 +93,8 @@ def _find(source: str, streaming: bool) -> Catalogue:
         from .local import open_folder
 
         return open_folder(path)
+    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        raise ValueError(f"{source}: no such folder.")
     from .hub import SHORT, open_hub
 
     name = SHORT.get(source, source)
@@ -103,8 +106,14 @@ def _find(source: str, streaming: bool) -> Catalogue:
     return open_hub(name, streaming)
 
 
-def _held_out(validation: int | None, total: int) -> int:
-    return min(MOST_HELD_OUT, total // 10) if validation is None else validation
+def _held_out(validation: int | None, total: int, published: bool) -> int:
+    """How many validation images: all or some of a published validation set, or some of a training set of ``total``."""
+    if validation is None:
+        return total if published else min(MOST_HELD_OUT, total // 10)
+    most = total if published else total - 1
+    if validation > most:
+        raise ValueError(f"load: validation={validation} of {total} images; allowed: at most {most}.")
+    return validation
 
 
 def _in_memory(catalogue: Catalogue, validation: int | None, seed: int, image_size: int | None) -> Splits[ImageSet]:
@@ -119,14 +128,13 @@ def _in_memory(catalogue: Catalogue, validation: int | None, seed: int, image_si
         split: ImageSet(part.pixels.expand(-1, channels, -1, -1).contiguous(), part.labels, catalogue.classes, source)
         for split, part in decoded.items()
     }
-    train, test = sets[parts.train], sets[parts.test]
+    train, pool = sets[parts.train], sets[parts.validation or parts.train]
+    count = _held_out(validation, len(pool), published=parts.validation is not None)
     if parts.validation is None:
-        held, train = cut(train, (_held_out(validation, len(train)),), seed)
+        held, train = cut(train, (count,), seed)
     else:
-        held = sets[parts.validation]
-        if validation not in (None, len(held)):
-            held = cut(held, (validation,), seed)[0]
-    return Splits(train, held, test, seed)
+        held = pool if count == len(pool) else cut(pool, (count,), seed)[0]
+    return Splits(train, held, sets[parts.test], seed)
 
 
 def _decode(catalogue: Catalogue, split: str, image_size: int | None) -> Decoded:
@@ -146,7 +154,7 @@ def _check_same_size(catalogue: Catalogue, decoded: dict[str, Decoded]) -> None:
 
 
 def _streams(catalogue: Catalogue, validation: int | None, seed: int, image_size: int | None) -> Splits[StreamedSet]:
-    """Validation rows are held out by whole fronts of shards, see ``hold_out``."""
+    """Validation rows are held out in runs, see ``hold_out``."""
     parts = catalogue.parts()
     count = {split: catalogue.count(split) for split in parts if split}
     image, jpeg = open_image(next(chain.from_iterable(shard.rows() for shard in catalogue.shards[parts.train])))
@@ -157,15 +165,13 @@ def _streams(catalogue: Catalogue, validation: int | None, seed: int, image_size
         return StreamedSet(tuple(shards), catalogue.classes, source, image_size, random, count=rows)
 
     pool = parts.validation or parts.train
-    wanted = count[pool] if parts.validation and validation is None else _held_out(validation, count[pool])
-    if parts.validation and wanted == count[pool]:
-        held, rest = catalogue.shards[pool], []
-    else:
-        held, rest = hold_out(catalogue.shards[pool], wanted, seed)
-    if parts.validation:
-        train = stream(catalogue.shards[parts.train], count[parts.train], random=True)
-    else:
+    wanted = _held_out(validation, count[pool], published=parts.validation is not None)
+    whole = wanted == count[pool]
+    held, rest = (catalogue.shards[pool], []) if whole else hold_out(catalogue.shards[pool], wanted, seed)
+    if parts.validation is None:
         train = stream(rest, count[pool] - wanted, random=True)
+    else:
+        train = stream(catalogue.shards[parts.train], count[parts.train], random=True)
     return Splits(train, stream(held, wanted), stream(catalogue.shards[parts.test], count[parts.test]), seed)
 
 

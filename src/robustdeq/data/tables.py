@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from .columns import Columns, find_columns
@@ -95,6 +96,9 @@ class ParquetShard:
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{self.file} row {first}: damaged from here on ({first_line(error)}).") from error
 
+    def key(self) -> str:
+        return f"{PurePath(self.file).name} rows {self.start} to {self.stop}"
+
     def hidden(self) -> bool:
         with open_parquet(self.file) as parquet:
             self._check(parquet)
@@ -122,6 +126,9 @@ class TableShard:
         for first in range(self.start, self.stop, READ):
             table = self.dataset[first : min(first + READ, self.stop)]
             yield from table_rows(table, self.columns, self.name, first)
+
+    def key(self) -> str:
+        return f"{self.name} rows {self.start} to {self.stop}"
 
     def hidden(self) -> bool:
         return len(self) > 0 and self.dataset[self.start : self.start + 1].column(self.columns.label)[0].as_py() == -1

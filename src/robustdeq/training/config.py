@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..attacks import THREATS, Threat
 from ..dynamics.solver import check_count, check_number
 from ..gradients import GRADIENTS, Gradient
-from ..options import build, choose, describe
+from ..options import build, check_options, choose, describe
 from ..regulation import STATE_SAMPLERS, StateSampler
 from .objectives import OBJECTIVES, Objective
 from .optimizers import OPTIMIZERS, Optimizer
@@ -122,11 +122,35 @@ class TrainConfig:
             epoch -= phase.epochs
         raise ValueError(f"TrainConfig: epoch {epoch} lies beyond the last phase.")
 
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> TrainConfig:
+        """The config of ``to_dict``'s JSON, or of part of it; a ValueError names an unknown option."""
+        check_options("TrainConfig", options, [f.name for f in dataclasses.fields(cls)])
+        made = dict(options)
+        if "phases" in made:
+            made["phases"] = tuple(_nested("phases", Phase, phase) for phase in made["phases"])
+        if "jacobian" in made:
+            made["jacobian"] = _nested("jacobian", JacobianPenalty, made["jacobian"])
+        return cls(**made)
+
     def to_dict(self) -> dict[str, Any]:
         """The resolved config as JSON: every name with its options."""
         parts = self.parts()
         named = {name: describe(getattr(parts, name)) for name in NAMED}
         return {**dataclasses.asdict(self), **named}
+
+
+def _nested(name: str, cls: type, given: Any) -> Any:
+    """An object of ``cls`` from itself or from its fields."""
+    if isinstance(given, cls):
+        return given
+    if not isinstance(given, Mapping):
+        raise ValueError(f"TrainConfig: {name} holds {given!r}; allowed: the fields of {cls.__name__} by name.")
+    check_options(cls.__name__, given, [f.name for f in dataclasses.fields(cls)])
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise ValueError(f"TrainConfig: {name} holds {dict(given)!r}: {error}.") from error
 
 
 NAMED = ("objective", "states", "gradient", "attack_gradient", "optimizer", "schedule")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import ImageSet, crop_and_flip
+from ..data import ImageSet, StreamedSet, crop_and_flip
 from ..models.classifier import DEQClassifier
 from ..models.zoo import save_model
 from ..seeds import generator
@@ -39,7 +38,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        images: ImageSet,
+        images: ImageSet | StreamedSet,
         config: TrainConfig,
         folder: str | Path,
         validation: ImageSet | None = None,
@@ -101,7 +100,7 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
-        images = {"source": self.images.source, "count": len(self.images), "sha256": _digest(self.images)}
+        images = {"source": self.images.source, "count": len(self.images), "sha256": self.images.digest()}
         return {"training": self.config.to_dict(), "model": getattr(self.model, "config", None), "images": images}
 
     def _save(self) -> None:
@@ -171,7 +170,7 @@ class Trainer:
         return self.model.tally.evaluations if isinstance(self.model, DEQClassifier) else 0
 
 
-def _dynamics(model: nn.Module, images: ImageSet) -> dict[str, float]:
+def _dynamics(model: nn.Module, images: ImageSet | StreamedSet) -> dict[str, float]:
     """Median relative residual of z^[N] over the first images of the set."""
     if not isinstance(model, DEQClassifier):
         return {}
@@ -180,8 +179,3 @@ def _dynamics(model: nn.Module, images: ImageSet) -> dict[str, float]:
     found = model.trajectory(images.images(slice(64)), steps=model.steps + 1).residuals[-1]
     model.train(training)
     return {"residual": float(found.median())}
-
-
-def _digest(images: ImageSet) -> str:
-    """SHA-256 of pixels and labels."""
-    return hashlib.sha256(images.pixels.cpu().numpy().tobytes() + images.labels.cpu().numpy().tobytes()).hexdigest()

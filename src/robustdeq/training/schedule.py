@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from ..dynamics import SOLVERS
 from ..dynamics.solver import check_count, check_number
+from ..gradients import GRADIENTS
 from ..options import build, registry
 
 
@@ -18,8 +19,9 @@ class Phase:
     """Some epochs with one attack.
 
     attack_steps: 0 trains on clean images, 1 is FGSM with a random start. step_size: in pixel units of [0, 1].
-    solver_steps: N in this phase; None takes the model's. solver: of this phase; None takes the model's. The papers
-    warm up on clean images with the network unrolled: ``Phase(attack_steps=0, solver="picard")``.
+    solver_steps: N in this phase; None takes the model's. solver: of this phase; None takes the model's. gradient: of
+    this phase, in attack and update; None takes the config's. The papers warm up on clean images with the network
+    unrolled: ``Phase(attack_steps=0, solver="picard", gradient="unrolled")``.
     """
 
     epochs: int
@@ -27,8 +29,11 @@ class Phase:
     step_size: float = 2 / 255
     solver_steps: int | None = None
     solver: Any = None
+    gradient: Any = None
 
     def __post_init__(self) -> None:
+        if self.gradient is not None:
+            build("gradient", self.gradient, GRADIENTS)
         check_count("Phase", "epochs", self.epochs)
         check_count("Phase", "attack_steps", self.attack_steps, 0)
         check_number("Phase", "step_size", self.step_size, 0)

@@ -73,7 +73,8 @@ class TrainStep:
         states = generator(self.config.seed, STATES, step, piece)
 
         def reader(gradient) -> Reader:
-            return Reader(self.model, lambda: parts.states.draw(steps, states), gradient, phase.solver)
+            chosen = gradient if phase.gradient is None else phase.gradient
+            return Reader(self.model, lambda: parts.states.draw(steps, states), chosen, phase.solver)
 
         return reader(parts.attack_gradient), reader(parts.gradient)
 
