@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
 import sys
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -238,8 +237,8 @@ class Reproduce:
     """Output folder; default runs/RECIPE."""
     full: bool = False
     """AutoAttack standard on every test image instead of the recipe's short form (hours on a CPU)."""
-    jobs: int = field(default_factory=lambda: max(1, min(3, os.cpu_count() or 1)))
-    """Rows that run at the same time, each in a process of its own."""
+    jobs: int = 3
+    """Rows that are worked on at the same time, each in a process of its own with its share of the cores."""
     seed: int = 0
     device: Device = "cpu"
 

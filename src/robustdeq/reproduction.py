@@ -48,7 +48,7 @@ class Settings:
     out: Path
     seed: int = 0
     device: str = "cpu"
-    jobs: int = 2
+    jobs: int = 3
     full: bool = False
 
     def resolved(self) -> Recipe:

@@ -114,6 +114,7 @@ def test_a_model_without_a_gradient_is_no_success():
 ATTACKS = {
     "pgd": PGD(Linf(0.1), steps=1),
     "pgd-kl": PGD(Linf(0.1), steps=1, loss="kl"),
+    "pgd-targeted": PGD(Linf(0.1), steps=1, loss="ce-targeted"),
     "pgd-last": PGD(Linf(0.1), steps=1, keep="last"),
     "autoattack": AutoAttack(Linf(0.1), attacks=["apgd-ce"]),
 }

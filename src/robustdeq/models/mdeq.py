@@ -20,6 +20,7 @@ from ..gradients import GRADIENTS
 from ..options import build
 from .checks import check_counts, check_dtype
 from .classifier import Cell, DEQClassifier, StateLayout
+from .norm import BatchNorm2d
 
 GROUPS = 8
 POST_GROUPS = 4
@@ -123,9 +124,9 @@ class Injection(nn.Sequential):
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__(
-            nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
-            nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False), BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, channels, 1, bias=False), BatchNorm2d(channels), nn.ReLU(),
         )  # fmt: skip
         self.stride = stride
 
@@ -239,10 +240,10 @@ class Bottleneck(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden, affine=False)
-        self.conv2, self.bn2 = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False), nn.BatchNorm2d(hidden, affine=False)
-        self.conv3, self.bn3 = nn.Conv2d(hidden, 4 * hidden, 1, bias=False), nn.BatchNorm2d(4 * hidden, affine=False)
-        self.shortcut = nn.Sequential(nn.Conv2d(channels, 4 * hidden, 1, bias=False), nn.BatchNorm2d(4 * hidden))
+        self.conv1, self.bn1 = nn.Conv2d(channels, hidden, 1, bias=False), BatchNorm2d(hidden, affine=False)
+        self.conv2, self.bn2 = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False), BatchNorm2d(hidden, affine=False)
+        self.conv3, self.bn3 = nn.Conv2d(hidden, 4 * hidden, 1, bias=False), BatchNorm2d(4 * hidden, affine=False)
+        self.shortcut = nn.Sequential(nn.Conv2d(channels, 4 * hidden, 1, bias=False), BatchNorm2d(4 * hidden))
 
     def forward(self, z: Tensor) -> Tensor:
         h = F.relu(self.bn1(self.conv1(z)))
@@ -258,10 +259,10 @@ class MDEQReadout(nn.Module):
         self.layout = layout
         self.blocks = nn.ModuleList(Bottleneck(shape[0], h) for shape, h in zip(layout.shapes, hidden))
         self.down = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(4 * a, 4 * b, 3, 2, padding=1), nn.BatchNorm2d(4 * b), nn.ReLU())
+            nn.Sequential(nn.Conv2d(4 * a, 4 * b, 3, 2, padding=1), BatchNorm2d(4 * b), nn.ReLU())
             for a, b in pairwise(hidden)
         )
-        self.final = nn.Sequential(nn.Conv2d(4 * hidden[-1], features, 1), nn.BatchNorm2d(features), nn.ReLU())
+        self.final = nn.Sequential(nn.Conv2d(4 * hidden[-1], features, 1), BatchNorm2d(features), nn.ReLU())
         self.classifier = nn.Linear(features, num_classes)
 
     def forward(self, z: Tensor) -> Tensor:
