@@ -254,3 +254,14 @@ def test_double_precision_is_refused():
 def test_bad_options_are_named(options, why):
     with pytest.raises(ValueError, match=why):
         AutoAttack(**{"threat": Linf(0.1), **options})
+
+
+def test_fewer_iterations_are_those_of_a_reference_built_with_fewer():
+    from pyautoattack.autopgd_base import APGDAttack
+
+    model = nano()
+    made = AutoAttack(Linf(0.1), attacks=["apgd-ce"], iterations=7).reference(model.eval(), images_for(model))
+    wanted = APGDAttack(model, n_iter=7, eps=0.1)
+    for name in ("n_iter", "n_iter_orig", "n_iter_2", "n_iter_min", "size_decr"):
+        assert getattr(made.apgd, name) == getattr(wanted, name)
+        assert getattr(made.apgd_targeted, name) == getattr(wanted, name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from pyautoattack import AutoAttack as Reference
+from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor, nn
 
 from ..dynamics.solver import check_count
@@ -36,7 +37,8 @@ class AutoAttack:
 
     version: ``standard | plus | rand``; or ``attacks``, a list of ``apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square`` to
     be run in this order with the budgets of ``standard`` (100 iterations, 9 targets, 5000 queries). seed: of every
-    attack in every batch. A sample broken by one attack is not attacked by the next.
+    attack in every batch. iterations: of APGD, 100 in every version; fewer make a cheaper and weaker attack. A sample
+    broken by one attack is not attacked by the next.
 
     Through a view the deployed logits are attacked with the view's gradient. Random numbers come from torch's global
     generators, as in the reference; ours are put back afterwards. They are drawn for a whole batch, so a sample's start
@@ -48,6 +50,7 @@ class AutoAttack:
     attacks: Sequence[str] | None = None
     seed: int = 0
     batch_size: int = 250
+    iterations: int = 100
 
     def __post_init__(self) -> None:
         if not isinstance(self.threat, Threat):
@@ -59,6 +62,7 @@ class AutoAttack:
             choose("AutoAttack attack", name, CLASSES)
         check_count("AutoAttack", "seed", self.seed, 0)
         check_count("AutoAttack", "batch_size", self.batch_size)
+        check_count("AutoAttack", "iterations", self.iterations)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,6 +98,8 @@ class AutoAttack:
         if self.attacks is not None:
             made.apgd.n_restarts = made.fab.n_restarts = made.apgd_targeted.n_restarts = 1
         made.verbose = False
+        for apgd in (made.apgd, made.apgd_targeted):
+            _limit(apgd, self.iterations)
         made.apgd_targeted.n_target_classes = made.fab.n_target_classes = min(9, self._fitting(_classes(seen, x)) - 1)
         return made
 
@@ -108,6 +114,14 @@ class AutoAttack:
                 f"allowed: attacks=[...] of {fit or 'none'}."
             )
         return classes
+
+
+def _limit(apgd: APGDAttack, iterations: int) -> None:
+    """What its constructor derives from the number of iterations."""
+    apgd.n_iter = apgd.n_iter_orig = iterations
+    apgd.n_iter_2 = max(int(0.22 * iterations), 1)
+    apgd.n_iter_min = max(int(0.06 * iterations), 1)
+    apgd.size_decr = max(int(0.03 * iterations), 1)
 
 
 def _classes(model: nn.Module, x: Tensor) -> int:

@@ -27,11 +27,6 @@ class View(nn.Module):
 
     accepts: type[nn.Module] = DEQClassifier
     faithful = True
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What tells this view from another of its class; JSON."""
-        return {}
     deployed: Any  # an ``accepts``
 
     def __init__(self, deployed: nn.Module) -> None:
@@ -40,6 +35,11 @@ class View(nn.Module):
             given, name = type(deployed).__name__, type(self).__name__
             raise ValueError(f"{name}: the model is a {given}; allowed: {self.accepts.__name__}.")
         self.deployed = deployed
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What tells this view from another of its class; JSON."""
+        return {}
 
 
 class ThroughGradient(View):
@@ -92,6 +92,10 @@ class IntermediateState(View):
             raise ValueError(f"IntermediateState: code {code!r}; allowed: {allowed}.")
         kind, state, unroll = match.groups()
         return cls(deployed, state=int(state) + 1, unroll=int(unroll), damping=0.5 if kind == "M" else 1.0)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"state": self.state, "unroll": self.rule.unroll, "damping": self.rule.damping}
 
     def forward(self, x: Tensor) -> Tensor:
         model = self.deployed
