@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .dynamics import SOLVERS, Broyden, Map, Reversible, Solver, SolverState, drive
 from .dynamics.solver import check_count, check_number
-from .options import build, registry
+from .options import build, checked, registry
 
 
 class Gradient(ABC):
@@ -35,6 +35,7 @@ class Gradient(ABC):
         """The state to be read out, with this rule's graph behind it."""
 
 
+@checked
 @dataclass(frozen=True)
 class Unrolled(Gradient):
     """Through the solver: the exact gradient of readout(z^[N]), the solver's own coefficients included. The default.
@@ -64,6 +65,7 @@ class Unrolled(Gradient):
         return state.z
 
 
+@checked
 @dataclass(frozen=True)
 class Phantom(Gradient):
     """The papers' training gradient: from z^[N] without a graph, h_0 = f(z^[N]), then K damped steps with a graph.
@@ -86,6 +88,7 @@ class Phantom(Gradient):
         return h if training else _Reroute.apply(h, final, None)
 
 
+@checked
 @dataclass(frozen=True)
 class Implicit(Gradient):
     """Implicit function theorem at z^[N]: solve (I - J^T) w = dL/dz by a solver. Exact at a fixed point.
@@ -116,6 +119,7 @@ class Implicit(Gradient):
         return _Reroute.apply(h, final, adjoint)
 
 
+@checked
 @dataclass(frozen=True)
 class SimultaneousAdjoint(Gradient):
     """The adjoint state moved along with the forward iterate (P22 sec. 4.1), one vector-Jacobian product a step.

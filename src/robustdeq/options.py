@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -52,3 +54,17 @@ def check_options(owner: str, given: Iterable[str], allowed: Iterable[str]) -> N
             raise ValueError(
                 f"{owner}: unknown option {name!r}{suggestion(name, allowed)}; allowed: {', '.join(allowed)}."
             )
+
+
+def checked(cls: type[T]) -> type[T]:
+    """A class decorator: an unknown keyword is a ValueError that names the nearest valid one."""
+    plain = cls.__init__
+    allowed = list(inspect.signature(plain).parameters)[1:]
+
+    @functools.wraps(plain)
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        check_options(cls.__name__, options, allowed)
+        plain(self, *args, **options)
+
+    cls.__init__ = init
+    return cls

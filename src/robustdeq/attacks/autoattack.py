@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..dynamics.solver import check_count
 from ..models.classifier import check_images, check_range
 from ..models.modes import images_only
-from ..options import choose
+from ..options import checked, choose
 from .pgd import check_labels
 from .threat import Threat
 from .views import Judged
@@ -31,6 +31,7 @@ CLASSES = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab": 2, "fab-t": 2, "squa
 """Every attack, and how many classes its loss needs."""
 
 
+@checked
 @dataclass(frozen=True)
 class AutoAttack:
     """x_adv = attack(model, x, y), by the reference implementation.

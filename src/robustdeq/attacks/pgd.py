@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..dynamics.solver import check_count, check_number
 from ..models.classifier import check_images, check_range
 from ..models.modes import images_only
-from ..options import choose
+from ..options import checked, choose
 from ..seeds import generator
 from .losses import LOSSES, Goal, predictions
 from .threat import Threat
@@ -22,6 +22,7 @@ STARTS = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class PGD:
     """x_adv = attack(model, x, y): ``steps`` ascents of length ``step_size`` on a loss, projected to the threat model.

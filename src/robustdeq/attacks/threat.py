@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..dynamics.solver import check_number
-from ..options import registry
+from ..options import checked, registry
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Threat(ABC):
         return inside & (low >= -slack) & (high <= 1 + slack)
 
 
+@checked
 @dataclass(frozen=True)
 class Linf(Threat):
     """max |x' - x| <= eps, in pixel units of [0, 1]."""
@@ -71,6 +72,7 @@ class Linf(Threat):
         return self.project(x, x + self.eps * (2 * uniform - 1))
 
 
+@checked
 @dataclass(frozen=True)
 class L2(Threat):
     """||x' - x||_2 <= eps, in pixel units of [0, 1]."""

@@ -15,7 +15,7 @@ from ..dynamics import drive
 from ..dynamics.solver import check_count
 from ..gradients import GRADIENTS, Phantom, phantom_state
 from ..models.classifier import DEQClassifier, check_images
-from ..options import build, describe
+from ..options import build, checked, describe
 from ..regulation import RegulatedClassifier, SmoothSign
 
 
@@ -64,6 +64,7 @@ class Unrolled(ThroughGradient):
         super().__init__(deployed, "unrolled")
 
 
+@checked
 class IntermediateState(View):
     """The papers' attack gradient (P22 sec. 4.2, P23 eq. 11): logits = readout(h_K), h_0 = f(z^[state]).
 
@@ -115,6 +116,7 @@ class Frozen(View):
         return self.deployed(x)
 
 
+@checked
 class EndToEnd(View):
     """A defended model differentiated through its input updates; a smooth surrogate stands for sign on the way back.
 
@@ -151,6 +153,7 @@ class Judged(nn.Module):
         return logits + (seen - seen.detach())
 
 
+@checked
 class EarlyState(nn.Module):
     """The readout defence of P22: a model that predicts readout(z^[state]), with its exact gradient. state: in 1..N."""
 

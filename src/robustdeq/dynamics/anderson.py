@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..options import checked
 from .solver import Map, Solver, SolverState, check_count, check_number, newest
 
 
@@ -19,6 +20,7 @@ class AndersonState(SolverState):
     dg: Tensor | None = None
 
 
+@checked
 @dataclass(frozen=True)
 class Anderson(Solver):
     """Least squares over the newest residuals g = f(z) - z.

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..options import checked
 from .solver import Map, Solver, SolverState, check_count, newest
 
 
@@ -19,6 +20,7 @@ class BroydenState(SolverState):
     v: Tensor | None = None
 
 
+@checked
 @dataclass(frozen=True)
 class Broyden(Solver):
     """z <- z - B g(z), B ~ (J_g)^-1 updated by one secant pair a step.

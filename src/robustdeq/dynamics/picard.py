@@ -7,9 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..options import checked
 from .solver import Map, Solver, SolverState, check_number
 
 
+@checked
 @dataclass(frozen=True)
 class Picard(Solver):
     """z <- (1 - a) z + a f(z), with a = ``damping`` in (0, 1]; a = 1 is the undamped iteration."""

@@ -9,9 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..options import checked
 from .solver import Map, Solver, SolverState, check_number
 
 
+@checked
 @dataclass(frozen=True)
 class Reversible(Solver):
     """z^[t+1] = (1 - b) z^[t-1] + b f(z^[t]), with z^[-1] = z^[0] and b = ``mixing`` in (0, 1).

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..attacks import PGD, AutoAttack, Frozen, Threat, ThroughGradient
 from ..models.classifier import DEQClassifier
-from ..options import check_options, choose
+from ..options import check_options, checked, choose
 from ..regulation import RegulatedClassifier
 
 Attack = Callable[..., Tensor]
@@ -28,6 +28,7 @@ def exact_bare(model: nn.Module) -> nn.Module:
     return ThroughGradient(inner, "unrolled") if isinstance(inner, DEQClassifier) else inner
 
 
+@checked
 @dataclass(frozen=True)
 class Entry:
     """One attack of a suite.

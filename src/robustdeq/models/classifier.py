@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..dynamics import SOLVERS, Map, Solver, Trajectory, drive
 from ..dynamics.solver import check_count
 from ..gradients import GRADIENTS, Gradient
-from ..options import build
+from ..options import build, checked
 from .checks import check_counts, check_images, check_range
 from .hub import HubModule
 
@@ -134,6 +134,7 @@ def _leaf(tensor: Any) -> Any:
     return tensor.detach().requires_grad_(tensor.requires_grad) if isinstance(tensor, Tensor) else tensor
 
 
+@checked
 class DEQClassifier(HubModule):
     """A deep equilibrium classifier: logits = readout(z^[N]), z^[t+1] = one solver step on f(.; inject(x)).
 

@@ -14,8 +14,10 @@ from ..dynamics import Map, SolverState, Trajectory, drive
 from ..dynamics.solver import check_count, check_number
 from ..models.classifier import CellMap, DEQClassifier, check_images
 from ..models.modes import evaluating
+from ..options import checked
 
 
+@checked
 @dataclass(frozen=True)
 class EntropyReduction:
     """The defence, to be put on a model: ``defended = EntropyReduction(...)(model)``.
@@ -41,6 +43,7 @@ class EntropyReduction:
         return RegulatedClassifier(model, self)
 
 
+@checked
 @dataclass(frozen=True)
 class SmoothSign:
     """sign(g) in the forward pass, the slope of tanh(g / (temperature * mean |g|)) in the backward pass."""

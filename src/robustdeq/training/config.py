@@ -10,7 +10,7 @@ from typing import Any
 from ..attacks import THREATS, Threat
 from ..dynamics.solver import check_count, check_number
 from ..gradients import GRADIENTS, Gradient
-from ..options import build, check_options, choose, describe
+from ..options import build, check_options, checked, choose, describe
 from ..regulation import STATE_SAMPLERS, StateSampler
 from .objectives import OBJECTIVES, Objective
 from .optimizers import OPTIMIZERS, Optimizer
@@ -33,6 +33,7 @@ class Parts:
     schedule: Schedule
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A training run. Where a name stands, ``{"name": ..., option: value}`` and an object are accepted too.

@@ -14,7 +14,7 @@ from ..attacks import PGD, Threat
 from ..dynamics.solver import check_number
 from ..gradients import Gradient
 from ..models.classifier import DEQClassifier
-from ..options import registry
+from ..options import checked, registry
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Objective(ABC):
         """x, x_adv: (B, C, H, W) in [0, 1]; y: (B,) int64."""
 
 
+@checked
 @dataclass(frozen=True)
 class PGDAT(Objective):
     """Cross-entropy at the images of a PGD attack from a uniform start (Madry et al. 2018).
@@ -80,6 +81,7 @@ class PGDAT(Objective):
         return Losses(total, logits.detach().argmax(1) == y)
 
 
+@checked
 @dataclass(frozen=True)
 class TRADES(Objective):
     """CE(x) + weight KL(p(x) || p(x_adv)) (Zhang et al. 2019); the attack climbs the KL from x + 0.001 N(0, 1)."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..dynamics.solver import check_number
-from ..options import registry
+from ..options import checked, registry
 
 
 class Optimizer(ABC):
@@ -44,6 +44,7 @@ class AdamW(Optimizer):
         return torch.optim.AdamW(parameters, weight_decay=weight_decay)
 
 
+@checked
 @dataclass(frozen=True)
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum."""

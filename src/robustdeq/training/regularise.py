@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from ..dynamics import drive
 from ..dynamics.solver import check_count, check_number
 from ..models.classifier import DEQClassifier
+from ..options import checked
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class JacobianPenalty:
     """Hutchinson estimate of ||J_f(z)||_F^2 / dim(z) at z^[t], on a random share of the steps (MDEQ; P23 sec. 4).

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 from ..dynamics import SOLVERS
 from ..dynamics.solver import check_count, check_number
 from ..gradients import GRADIENTS
-from ..options import build, registry
+from ..options import build, checked, registry
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """Some epochs with one attack.
@@ -53,6 +54,7 @@ class Schedule(ABC):
         """In [0, 1]; done: the share of the run that is over after this step, in (0, 1]."""
 
 
+@checked
 @dataclass(frozen=True)
 class OneCycle(Schedule):
     """Linear to the peak over the first ``warmup`` of the run, then a cosine to 0."""
@@ -69,6 +71,7 @@ class OneCycle(Schedule):
         return 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup)))
 
 
+@checked
 @dataclass(frozen=True)
 class Cosine(Schedule):
     """From the peak along a cosine to ``floor`` of it (the papers: lr 1e-3 to 1e-6)."""
@@ -83,6 +86,7 @@ class Cosine(Schedule):
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
+@checked
 @dataclass(frozen=True)
 class MultiStep(Schedule):
     """The peak, times ``factor`` at each of the ``milestones``, which are shares of the run."""
