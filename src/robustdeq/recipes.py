@@ -120,18 +120,18 @@ def cifar10_small_recipe() -> Recipe:
         model="mdeq-small",
         training=TrainConfig(
             batch_size=128,
-            learning_rate=4e-3,
+            learning_rate=5e-3,
             weight_decay=5e-3,
             phases=(
-                Phase(epochs=5, attack_steps=1, step_size=10 * PIXEL, solver_steps=2),
+                Phase(epochs=6, attack_steps=1, step_size=10 * PIXEL, solver_steps=2),
                 Phase(epochs=2, attack_steps=1, step_size=10 * PIXEL, solver_steps=5),
                 Phase(epochs=1, attack_steps=3, step_size=4 * PIXEL),
             ),
-            pad=4,
+            pad=2,
             flip=True,
-            validation_points=250,
+            validation_points=500,
             validation_steps=10,
-            validation_every=2,
+            validation_every=8,
         ),
         defence=EntropyReduction(),
     )

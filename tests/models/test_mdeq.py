@@ -70,7 +70,7 @@ def test_logits_are_the_readout_of_n_applications(tiny):
 
 @pytest.mark.parametrize(
     ("preset", "count"),
-    [("mdeq-nano", 87_066), ("mdeq-small", 693_482), ("mdeq-large", 11_097_438), ("mdeq-xl", 48_792_098)],
+    [("mdeq-nano", 87_066), ("mdeq-small", 402_170), ("mdeq-large", 11_097_438), ("mdeq-xl", 48_792_098)],
 )
 def test_parameter_count(preset, count):
     """mdeq-large as in the papers; the others recorded as built."""

@@ -79,7 +79,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         dropout=0.0, solver={"name": "picard", "damping": 0.5},
     ),
     "mdeq-small": dict(
-        channels=(16, 32, 64), head_channels=(8, 16, 32), features=256, stem_stride=2, dropout=0.0,
+        channels=(16, 32, 64), head_channels=(8, 16, 32), features=256, stem_stride=2, expansion=2, dropout=0.0,
         solver={"name": "picard", "damping": 0.5},
     ),
     "mdeq-large": dict(),
