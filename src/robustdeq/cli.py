@@ -4,299 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 import sys
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import fields
 
-import torch
 import tyro
-from safetensors.torch import save
 
-from .attacks import PGD, Linf, ThroughGradient
-from .data import load
-from .dynamics.solver import check_count
-from .evaluation import Entry, evaluate
-from .files import claim, write_bytes, write_text
-from .models import DEQClassifier, create_model, load_model, load_official, save_model
+from .commands import Attack, Convert, Evaluate, Reproduce, Train
 from .options import check_options, choose
-from .progress import bar, bars
-from .recipes import Recipe, clean, recipe
-from .regulation import EntropyReduction
-from .reproduction import JobError, Settings, reproduce
-from .training import TrainConfig, Trainer
-
-Device = Literal["cpu", "cuda"]
-
-
-@dataclass(kw_only=True)
-class Train:
-    """Train one model of a recipe and save it.
-
-    For example:
-      robustdeq train digits --out runs/mine
-      robustdeq train digits --states random --objective trades --out runs/trades
-      robustdeq train cifar10-small --data path/to/cifar10 --out runs/small
-      robustdeq train cifar10-small --set learning_rate=2e-3 ema=0.995 'jacobian={"weight": 1}' --out runs/other
-      robustdeq train runs/mine/config.json --out runs/again
-
-    A killed run goes on from its last checkpoint when the same command is given again.
-    """
-
-    recipe: tyro.conf.Positional[str]
-    """digits | smoke | cifar10-small | cifar10-large | cifar10-large-fast | cifar100-large, or a run's config.json"""
-    out: Path
-    """Folder for config.json, checkpoints, log and the model (out/model; the best on held-out images, if judged)."""
-    data: str | None = None
-    """digits, a folder of parquet files or images, or a name on the Hugging Face hub; default: the recipe's."""
-    objective: str | None = None
-    """pgd-at | trades"""
-    states: str | None = None
-    """Which z^[t] the loss looks at: final | random"""
-    gradient: str | None = None
-    """Of the update: unrolled | phantom | implicit | simultaneous"""
-    attack_gradient: str | None = None
-    """Of the attack in training; the same choices."""
-    solver: str | None = None
-    """picard | anderson | broyden | reversible; default: the recipe's."""
-    clean: bool = False
-    """Train without attacks."""
-    set: tuple[str, ...] = ()
-    """Any field of the training config as NAME=VALUE, the value in JSON or a plain word."""
-    seed: int | None = None
-    device: Device = "cpu"
-
-    def run(self) -> None:
-        chosen = self._resolved()
-        data = load(chosen.data, validation=chosen.validation)
-        model = create_model(
-            chosen.model, len(data.train.classes), seed=chosen.training.seed, **chosen.model_options
-        ).to(_device(self.device))
-        trainer = Trainer(model, data.train.to(self.device), chosen.training, self.out, data.validation.to(self.device))
-        claim(self.out / "config.json", chosen.plan())
-        with bar("training") as progress:
-            model = trainer.run(progress)
-        if trainer.best.exists():
-            model = load_model(trainer.best)
-        save_model(model, self.out / "model")
-        print(f"{self.out / 'model'}: {_summary(trainer.history)}")
-
-    def _resolved(self) -> Recipe:
-        chosen = recipe(self.recipe)
-        if self.clean:
-            chosen = replace(chosen, training=clean(chosen.training))
-        names = ("objective", "states", "gradient", "attack_gradient", "seed")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        training = TrainConfig.from_dict({**chosen.training.to_dict(), **_settings(self.set), **given})
-        options = {**chosen.model_options, **({} if self.solver is None else {"solver": self.solver})}
-        return replace(chosen, training=training, data=self.data or chosen.data, model_options=options)
-
-
-def _settings(words: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE words as a dict; a value that is not JSON is a plain word."""
-    found = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise ValueError(f"--set {word}; allowed: NAME=VALUE, for example learning_rate=2e-3.")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
-
-
-def _summary(history: list[dict[str, Any]]) -> str:
-    """One line on how a run ended."""
-    judged = [row["validation"] for row in history if "validation" in row]
-    warned = history[-1].get("warnings", [])
-    line = f"accuracy on attacked training images {100 * history[-1]['accuracy_adv']:.1f}%"
-    if judged:
-        best = max(judged, key=lambda row: row["robust"])
-        line += f"; best on held-out images: clean {100 * best['clean']:.1f}%, robust {100 * best['robust']:.1f}%"
-    return "\n".join([line, *(f"warning: {text}" for text in warned)])
-
-
-@dataclass(kw_only=True)
-class _OnModel:
-    """Options of the verbs that look at a saved model."""
-
-    model: tyro.conf.Positional[str]
-    """A folder that save_model or `robustdeq train` wrote, or a hub id."""
-    out: Path
-    """Folder for what is found."""
-    data: str = "digits"
-    """Source whose test split is used: digits, a folder of parquet files or images, or a name on the hub."""
-    eps: float | None = None
-    """Radius of the L-inf ball, pixels in [0, 1]; default 0.15 for digits, 8/255 for others."""
-    subset: int | None = None
-    """Take only the first so many test images (they are in random order)."""
-    batch_size: int = 100
-    seed: int = 0
-    device: Device = "cpu"
-
-    def load(self):
-        """The model, the images and the labels on the device, and the threat."""
-        test = load(self.data).test
-        if self.subset is not None:
-            if not 1 <= self.subset <= len(test):
-                raise ValueError(f"--subset {self.subset}; allowed: 1..{len(test)}.")
-            test = test.take(slice(self.subset))
-        threat = Linf((0.15 if self.data == "digits" else 8 / 255) if self.eps is None else self.eps)
-        device = _device(self.device)
-        return load_model(self.model).to(device), test.images().to(device), test.labels.to(device), threat
-
-
-@dataclass(kw_only=True)
-class Evaluate(_OnModel):
-    """Attack a model and count what stands; print a table with exact 95% intervals.
-
-    For example:
-      robustdeq evaluate runs/mine/model --suite quick --out runs/mine/quick
-      robustdeq evaluate runs/mine/model --suite standard --subset 100 --out runs/mine/standard
-      robustdeq evaluate runs/mine/model --defend --suite quick --out runs/mine/defended
-
-    An interrupted evaluation goes on from its last batch when the same command is given again.
-    """
-
-    suite: str = "quick"
-    """quick (PGD-20 with every gradient) | standard (quick and AutoAttack)"""
-    defend: bool = False
-    """Put input entropy reduction on the model, with the ball of --eps."""
-
-    def run(self) -> None:
-        model, x, y, threat = self.load()
-        if self.defend:
-            model = EntropyReduction(eps=threat.eps, step_size=threat.eps / 4)(model)
-        with bar(self.suite) as progress:
-            found = evaluate(
-                model, x, y, suite=self.suite, threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
-                progress=progress,
-            )  # fmt: skip
-        write_text(self.out / "table.md", found.table() + "\n")
-        print(found.table())
-
-
-@dataclass(kw_only=True)
-class Attack(_OnModel):
-    """Make adversarial images with PGD and save them (images.safetensors: images, adversarial, labels, robust).
-
-    For example:
-      robustdeq attack runs/mine/model --out runs/mine/attacked
-      robustdeq attack runs/mine/model --steps 50 --loss dlr --gradient phantom --subset 100 --out runs/mine/attacked
-
-    """
-
-    steps: int = 20
-    step_size: float | None = None
-    """In pixels of [0, 1]; default a quarter of eps."""
-    restarts: int = 1
-    loss: str = "ce"
-    """ce | kl | dlr | dlr-targeted | ce-targeted"""
-    gradient: str = "unrolled"
-    """unrolled | phantom | implicit | simultaneous"""
-
-    def run(self) -> None:
-        model, x, y, threat = self.load()
-        size = threat.eps / 4 if self.step_size is None else self.step_size
-        attack = PGD(threat, size, self.steps, restarts=self.restarts, seed=self.seed, loss=self.loss)
-        entry = Entry(f"pgd-{self.steps}", "PGD", attack, self._view)
-        with bar("attack") as progress:
-            found = evaluate(
-                model, x, y, suite=[entry], threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
-                progress=progress,
-            )  # fmt: skip
-        file = self.out / "images.safetensors"
-        images, robust = found.images[entry.name], found.robust[entry.name]
-        tensors = {"images": x, "adversarial": images, "labels": y, "robust": robust}
-        write_bytes(file, save({key: value.cpu().contiguous() for key, value in tensors.items()}))
-        print(found.table())
-        print(file)
-
-    def _view(self, model: torch.nn.Module) -> torch.nn.Module:
-        return ThroughGradient(model, self.gradient) if isinstance(model, DEQClassifier) else model
-
-
-@dataclass(kw_only=True)
-class Reproduce:
-    """Train the rows of a recipe's table, evaluate them, and write table, results and figures.
-
-    For example:
-      robustdeq reproduce digits
-      robustdeq reproduce digits --full --out runs/digits-full
-      robustdeq reproduce digits --seed 1 --out runs/digits-1
-
-    Given again, it picks up what is done.
-    """
-
-    recipe: tyro.conf.Positional[str]
-    """A recipe whose data fits a CPU: digits | smoke | cifar10-small"""
-    out: Path | None = None
-    """Output folder; default runs/RECIPE."""
-    full: bool = False
-    """AutoAttack standard on every test image instead of the recipe's short form (hours on a CPU)."""
-    jobs: int = 3
-    """Rows that are worked on at the same time, each in a process of its own with its share of the cores."""
-    seed: int = 0
-    device: Device = "cpu"
-
-    def run(self) -> None:
-        check_count("reproduce", "jobs", self.jobs)
-        check_count("reproduce", "seed", self.seed, 0)
-        recipe(self.recipe)
-        out = Path("runs") / self.recipe if self.out is None else self.out
-        settings = Settings(
-            recipe=self.recipe,
-            out=out,
-            seed=self.seed,
-            device=str(_device(self.device)),
-            jobs=self.jobs,
-            full=self.full,
-        )
-        with bars() as report:
-            table = reproduce(settings, report)
-        print(table)
-        print(f"{out}: table.md, results.json, models/, figures/")
-
-
-@dataclass(kw_only=True)
-class Convert:
-    """Turn a checkpoint of the papers' authors into a model folder (config.json, model.safetensors).
-
-    For example:
-      robustdeq convert checkpoint.pth --out models/deq-large
-
-    """
-
-    file: tyro.conf.Positional[Path]
-    """A checkpoint with the authors' keys; it is read without unpickling code."""
-    out: Path
-    """Folder to be written."""
-
-    def run(self) -> None:
-        model = load_official(self.file)
-        save_model(model, self.out)
-        print(f"{self.out}: {sum(p.numel() for p in model.parameters()):,} parameters")
-
+from .reproduction import JobError
 
 COMMANDS: dict[str, type] = {cls.__name__.lower(): cls for cls in (Train, Evaluate, Attack, Reproduce, Convert)}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point: 0 done, 2 a mistake in what was given, 130 interrupted."""
+    """Entry point: 0 done, 1 a run that failed, 2 a mistake in what was given, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_overview())
             return 0 if arguments else 2
         _command(*arguments).run()
-    except (ValueError, FloatingPointError) as error:
+    except ValueError as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
-    except JobError as error:
+    except (JobError, FloatingPointError) as error:
         print(f"robustdeq: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -341,12 +74,6 @@ def _plain(box: str) -> str:
 def _fail(message: str) -> int:
     print(f"robustdeq: {message}", file=sys.stderr)
     return 2
-
-
-def _device(name: str):
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda, but this torch sees no CUDA device; allowed here: cpu.")
-    return torch.device(name)
 
 
 if __name__ == "__main__":

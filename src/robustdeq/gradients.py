@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -20,6 +20,17 @@ from torch.utils.checkpoint import checkpoint
 from .dynamics import SOLVERS, Broyden, Map, Reversible, Solver, SolverState, drive
 from .dynamics.solver import check_count, check_number
 from .options import build, checked, registry
+
+
+class _Detachable(Protocol):
+    """A map that can be cut off from the graph of what it closes over (see ``Unrolled``)."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]: ...
+
+    def detached(self) -> Map: ...
+
+    def __call__(self, z: Tensor, /) -> Tensor: ...
 
 
 class Gradient(ABC):
@@ -54,7 +65,7 @@ class Unrolled(Gradient):
             check_count("Unrolled", "segment", self.segment)
 
     def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
-        if isinstance(solver, Reversible) and hasattr(f, "detached") and torch.is_grad_enabled():
+        if isinstance(solver, Reversible) and _is_detachable(f) and torch.is_grad_enabled():
             return _ReversibleSolve.apply(solver, f.detached(), steps, z, *f.tensors)
         if self.segment is None:
             return drive(solver, f, z, steps).z
@@ -139,6 +150,7 @@ class SimultaneousAdjoint(Gradient):
         def adjoint(grad: Tensor) -> Tensor:
             w = torch.zeros_like(grad)
             for move in moves:
+                assert move.z_prev is not None  # a step has been taken
                 with torch.enable_grad():
                     at = move.z_prev.detach().requires_grad_()
                     h = f(at)
@@ -160,6 +172,10 @@ def phantom_state(f: Map, z: Tensor, unroll: int, damping: float) -> Tensor:
     return h
 
 
+def _is_detachable(f: Map) -> TypeGuard[_Detachable]:
+    return hasattr(f, "detached")
+
+
 def _advance(solver: Solver, f: Map, state: SolverState, steps: int) -> SolverState:
     return drive(solver, f, state, steps).state
 
@@ -174,7 +190,7 @@ class _Reroute(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         return (grad if ctx.transform is None else ctx.transform(grad)), None, None
 
 
@@ -203,7 +219,7 @@ class _ReversibleSolve(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         b = ctx.solver.mixing
         start, z, z_prev, *_ = ctx.saved_tensors  # the rest are saved so that a change in place is noticed
         tensors = ctx.f.tensors
@@ -218,7 +234,8 @@ class _ReversibleSolve(torch.autograd.Function):
                 f_z, [at, *(tensors[i] for i in wanted)], b * a_next, allow_unused=True, materialize_grads=True
             )
             for i, piece in zip(wanted, pulled[1:]):
-                sums[i] = piece if sums[i] is None else sums[i] + piece
+                before = sums[i]
+                sums[i] = piece if before is None else before + piece
             a_next, a_here = a_here + pulled[0], (1 - b) * a_next
             if t:
                 z, z_prev = z_prev, (ctx.solver.undo(z, f_z.detach()) if t > 1 else start)

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 def _columns():
@@ -31,7 +39,7 @@ def bar(name: str) -> Iterator:
 def bars() -> Iterator:
     """A progress bar for every row, fed with (row, text, done, total). Without a terminal, a line for every stage."""
     console = Console(stderr=True)
-    tasks: dict[str, tuple[object, str]] = {}
+    tasks: dict[str, tuple[TaskID, str]] = {}
     with Progress(*_columns(), console=console) as shown:
 
         def report(row: str, text: str, done: int, total: int) -> None:

@@ -24,9 +24,10 @@ from torch import Tensor
 from .analysis import entropy_along, entropy_figure, state_accuracy, state_figure
 from .attacks import PGD, AutoAttack, Frozen
 from .data import Splits, load
+from .dynamics.trajectory import known
 from .evaluation import Entry, Evaluation, Share, environment, evaluate, quick, standard
 from .files import claim, write_json, write_text
-from .models import create_model, load_model, save_model
+from .models import create_model, save_model
 from .models.classifier import DEQClassifier
 from .recipes import Recipe, recipe
 from .seeds import mix
@@ -121,6 +122,7 @@ def _drain(queue: Any, report: Report) -> None:
 def _row(settings: Settings, row: str, threads: int, queue: Any) -> None:
     """One job: train, evaluate, evaluate the defended model, analyse."""
     parent = multiprocessing.parent_process()
+    assert parent is not None  # a job is a child process
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # a killed run leaves no orphans
     torch.set_num_threads(threads)
 
@@ -171,7 +173,7 @@ class _Job:
                 model.to(self.settings.device), train, self.config, self.settings.out / "training" / _slug(self.row)
             )
             save_model(trainer.run(progress), folder)
-        return load_model(folder).to(self.settings.device)
+        return DEQClassifier.from_pretrained(folder, map_location=self.settings.device)
 
     def evaluate(self, model: DEQClassifier, progress) -> Evaluation:
         attacks = None if self.settings.full else self.recipe.auto_attacks
@@ -214,7 +216,7 @@ class _Job:
         progress(1, 2, "every state")
         attack = PGD(self.threat, self.threat.eps / 4, steps=10, seed=self.seed)
         states = state_accuracy(model, attack, x, y, x_adv)
-        residuals = model.trajectory(x).residuals.median(dim=1).values.tolist()
+        residuals = known(model.trajectory(x).residuals).median(dim=1).values.tolist()
         cost = _cost(model, self.recipe.defence(model), x[:100])
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"entropy": entropies, "states": asdict(states), "residuals": residuals, "defence_cost": cost})

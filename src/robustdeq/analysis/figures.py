@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -34,7 +35,7 @@ def entropy_figure(path: Path, rows: Mapping[str, tuple[Sequence[Sequence[float]
     _write(figure, path)
 
 
-def state_figure(path: Path, rows: Mapping[str, Mapping[str, Sequence[int] | int]]) -> None:
+def state_figure(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Accuracy of every z^[t]. rows: name -> the fields of ``StateAccuracy``."""
     figure, axes = plt.subplots(1, len(rows), figsize=(3.6 * len(rows) + 0.8, 3.4), sharey=True, squeeze=False)
     curves = (

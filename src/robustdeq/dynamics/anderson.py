@@ -12,17 +12,17 @@ from ..options import checked
 from .solver import Map, Solver, SolverState, check_count, check_number, newest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AndersonState(SolverState):
     """dz, dg: (B, M, D) differences of the newest iterates and of their residuals, oldest first."""
 
-    dz: Tensor | None = None
-    dg: Tensor | None = None
+    dz: Tensor
+    dg: Tensor
 
 
 @checked
 @dataclass(frozen=True)
-class Anderson(Solver):
+class Anderson(Solver[AndersonState]):
     """Least squares over the newest residuals g = f(z) - z.
 
     gamma = argmin ||g - dG gamma||;  z <- z + mixing g - (dZ + mixing dG) gamma.
@@ -54,14 +54,14 @@ class Anderson(Solver):
         f_z = f(z)
         g = f_z - z
         dz, dg = state.dz, state.dg
-        if state.z_prev is not None:
+        if state.z_prev is not None and state.f_prev is not None:
             dz = newest(dz, z - state.z_prev, self.memory)
             dg = newest(dg, g - (state.f_prev - state.z_prev), self.memory)
         moved = z + self.mixing * g
         if dg.shape[1]:
             gamma = self._coefficients(dg, g)
             moved = moved - _combine(gamma, dz + self.mixing * dg)
-        return AndersonState(moved, state.t + 1, z, f_z, dz, dg)
+        return AndersonState(moved, state.t + 1, z, f_z, dz=dz, dg=dg)
 
     def transposed_inverse(self, state: AndersonState, w: Tensor) -> Tensor:
         """B = -mixing I + (dZ + mixing dG) (dG^T dG)^-1 dG^T, transposed (the ridge included)."""

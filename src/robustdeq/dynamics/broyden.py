@@ -12,17 +12,17 @@ from ..options import checked
 from .solver import Map, Solver, SolverState, check_count, newest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BroydenState(SolverState):
     """u, v: (B, M, D); the estimate of the inverse Jacobian of g is B = -I + sum_i u_i v_i^T."""
 
-    u: Tensor | None = None
-    v: Tensor | None = None
+    u: Tensor
+    v: Tensor
 
 
 @checked
 @dataclass(frozen=True)
-class Broyden(Solver):
+class Broyden(Solver[BroydenState]):
     """z <- z - B g(z), B ~ (J_g)^-1 updated by one secant pair a step.
 
     memory: how many columns are kept; the oldest is dropped *before* an update, so the newest secant equation always
@@ -45,9 +45,9 @@ class Broyden(Solver):
         f_z = f(z)
         g = f_z - z
         u, v = state.u, state.v
-        if state.z_prev is not None:
+        if state.z_prev is not None and state.f_prev is not None:
             u, v = self._update(u, v, z - state.z_prev, g - (state.f_prev - state.z_prev))
-        return BroydenState(z - _apply(u, v, g), state.t + 1, z, f_z, u, v)
+        return BroydenState(z - _apply(u, v, g), state.t + 1, z, f_z, u=u, v=v)
 
     def transposed_inverse(self, state: BroydenState, w: Tensor) -> Tensor:
         return _apply(state.v, state.u, w)

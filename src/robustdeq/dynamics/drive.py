@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .solver import Map, Solver, SolverState, check_count, check_number, length, residual
-from .trajectory import Status, Trajectory
+from .trajectory import Status, Trajectory, known
 
 Regulator = Callable[[SolverState], Map | None]
 """Called between two steps with the state; returns the map of the next steps, or None to keep the present one."""
@@ -111,12 +111,13 @@ class _Monitor:
     @classmethod
     def of(cls, past: Trajectory | None, state: SolverState, tolerance: float | None, divergence: float) -> _Monitor:
         if past is not None and past.status is not None:
-            missed = past.best_residual > (-1.0 if tolerance is None else tolerance)
+            best_residual = known(past.best_residual)
+            missed = best_residual > (-1.0 if tolerance is None else tolerance)
             again = (past.status == int(Status.CONVERGED)) & missed
             status = torch.where(again, int(Status.BUDGET_SPENT), past.status)
             return cls(
-                tolerance, divergence, status, past.evaluations, list(past.residuals), past.best, past.best_residual,
-                past.scale,
+                tolerance, divergence, status, known(past.evaluations), list(known(past.residuals)), known(past.best),
+                best_residual, past.scale,
             )  # fmt: skip
         z = state.z.detach()
         status = torch.full((len(z),), int(Status.BUDGET_SPENT), device=z.device)
@@ -130,6 +131,7 @@ class _Monitor:
 
     def watch(self, old: SolverState, new: SolverState) -> None:
         """Judge the state the step started from."""
+        assert new.f_prev is not None  # every step pays for one evaluation
         z, f_z = old.z.detach(), new.f_prev.detach()
         running = self.running
         self.evaluations = self.evaluations + (running if self.tolerance is not None else 1)

@@ -13,7 +13,7 @@ from .solver import Map, Solver, SolverState, check_number
 
 @checked
 @dataclass(frozen=True)
-class Picard(Solver):
+class Picard(Solver[SolverState]):
     """z <- (1 - a) z + a f(z), with a = ``damping`` in (0, 1]; a = 1 is the undamped iteration."""
 
     name: ClassVar[str] = "picard"

@@ -15,7 +15,7 @@ from .solver import Map, Solver, SolverState, check_number
 
 @checked
 @dataclass(frozen=True)
-class Reversible(Solver):
+class Reversible(Solver[SolverState]):
     """z^[t+1] = (1 - b) z^[t-1] + b f(z^[t]), with z^[-1] = z^[0] and b = ``mixing`` in (0, 1).
 
     It runs backwards, so its unrolled gradient needs memory that does not grow with the number of steps. Rounding grows

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,10 +34,13 @@ class SolverState:
     f_prev: Tensor | None = None
 
 
-class Solver(ABC):
+S = TypeVar("S", bound=SolverState)
+
+
+class Solver(ABC, Generic[S]):
     """A rule that moves a state toward z = f(z; u). Holds hyper-parameters only; all that changes is in the state.
 
-    Every quantity is per sample. ``step`` is pure, costs one evaluation of f, and never loops.
+    Every quantity is per sample. ``step`` is pure, costs one evaluation of f, and never loops. S: its kind of state.
     """
 
     name: ClassVar[str]
@@ -47,10 +50,10 @@ class Solver(ABC):
         return SolverState(_checked_start(z))
 
     @abstractmethod
-    def step(self, f: Map, state: SolverState) -> SolverState:
+    def step(self, f: Map, state: S) -> S:
         """One step from z^[t] to z^[t+1], with one evaluation of ``f``."""
 
-    def transposed_inverse(self, state: SolverState, w: Tensor) -> Tensor:
+    def transposed_inverse(self, state: S, w: Tensor) -> Tensor:
         """B^T w, where B ~ (J_g)^-1 is the estimate that moved ``state.z_prev`` to ``state.z``. w: (B, D)."""
         raise ValueError(
             f"{type(self).__name__} has no estimate of the inverse Jacobian; allowed: picard, anderson, broyden."

@@ -34,6 +34,13 @@ class SolveError(RuntimeError):
     """Some samples failed to be solved; raised only where asked for (``throw=True``)."""
 
 
+def known(field: Tensor | None) -> Tensor:
+    """A field of a ``Trajectory`` whose solve was monitored."""
+    if field is None:
+        raise ValueError("this solve was not monitored; pass record=True or a tolerance.")
+    return field
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """The neural dynamics of a batch (T steps, B samples, D state size).

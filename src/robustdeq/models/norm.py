@@ -13,7 +13,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     input entropy reduction run it in eval mode all the time.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.training or self.running_mean is None or self.running_var is None:
             return super().forward(x)
         scale = torch.rsqrt(self.running_var + self.eps)

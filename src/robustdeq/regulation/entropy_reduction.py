@@ -39,7 +39,7 @@ class EntropyReduction:
         check_count("EntropyReduction", "updates", self.updates, 0)
         check_count("EntropyReduction", "every", self.every)
 
-    def __call__(self, model: DEQClassifier) -> RegulatedClassifier:
+    def __call__(self, model: nn.Module) -> RegulatedClassifier:
         return RegulatedClassifier(model, self)
 
 
@@ -66,7 +66,7 @@ class RegulatedClassifier(nn.Module):
     holds x' - x constant (BPDA, the "frozen" threat setting); ``through`` an update rule it passes the updates as well.
     """
 
-    def __init__(self, model: DEQClassifier, method: EntropyReduction) -> None:
+    def __init__(self, model: nn.Module, method: EntropyReduction) -> None:
         super().__init__()
         if not isinstance(model, DEQClassifier):
             raise ValueError(f"EntropyReduction: the model is a {type(model).__name__}; allowed: a DEQClassifier.")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import ImageSet, StreamedSet, crop_and_flip
+from ..dynamics.trajectory import known
 from ..models.classifier import DEQClassifier
 from ..models.zoo import save_model
 from ..seeds import generator
@@ -148,17 +149,17 @@ class Trainer:
             row["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         last = epoch + 1 == self.config.epochs
         if self.watch is not None and (last or (epoch + 1) % self.config.validation_every == 0):
-            row |= self._judge()
+            row |= self._judge(self.watch)
         self.history.append(row)
         row["warnings"] = warnings(self.history)
         self.log.write(self.step, row)
 
-    def _judge(self) -> dict[str, Any]:
+    def _judge(self, watch: Watch) -> dict[str, Any]:
         """Judge the weights and, apart, their average; the better one is kept if nothing was better before."""
-        found = {"validation": self.watch(self.model)}
+        found = {"validation": watch(self.model)}
         candidates = [(found["validation"], self.model)]
         if self.ema is not None:
-            found["validation_ema"] = self.watch(self.ema.model)
+            found["validation_ema"] = watch(self.ema.model)
             candidates.append((found["validation_ema"], self.ema.model))
         score, model = max(candidates, key=lambda pair: (pair[0]["robust"], pair[0]["clean"]))
         before = max((row["best"] for row in self.history if "best" in row), default=-1.0)
@@ -176,6 +177,6 @@ def _dynamics(model: nn.Module, images: ImageSet | StreamedSet) -> dict[str, flo
         return {}
     training = model.training
     model.eval()
-    found = model.trajectory(images.images(slice(64)), steps=model.steps + 1).residuals[-1]
+    found = known(model.trajectory(images.images(slice(64)), steps=model.steps + 1).residuals)[-1]
     model.train(training)
     return {"residual": float(found.median())}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,7 +61,7 @@ class JacobianPenalty:
 
 
 @contextmanager
-def perturbed(model: nn.Module, slopes: list[Tensor | None], size: float) -> Iterator[None]:
+def perturbed(model: nn.Module, slopes: Sequence[Tensor | None], size: float) -> Iterator[None]:
     """Adversarial weight perturbation (Wu et al. 2020): weights moved up the loss inside, put back exactly afterwards.
 
     slopes: d loss / d p of every parameter. A weight of more than one dimension moves by ``size`` times its own norm.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..dynamics.trajectory import known
 from ..models.classifier import DEQClassifier
 from ..seeds import generator, mix
 from .config import TrainConfig
@@ -88,8 +89,10 @@ class TrainStep:
         self, updated: Reader, x: Tensor, x_adv: Tensor, y: Tensor, step: int, piece: int, epoch: int
     ) -> Losses:
         losses = self.parts.objective.losses(updated, x, x_adv, y)
+        if not isinstance(self.model, DEQClassifier):
+            return losses
         random = generator(self.config.seed, JACOBIAN, step, piece)
-        steps = self.config.jacobian.draw(epoch, random) if isinstance(self.model, DEQClassifier) else None
+        steps = self.config.jacobian.draw(epoch, random)
         if steps is None:
             return losses
         return Losses(losses.total + self.config.jacobian(self.model, x_adv, steps, random), losses.correct_adv)
@@ -121,7 +124,7 @@ class TrainStep:
     def _residuals(self, x: Tensor) -> str:
         if not isinstance(self.model, DEQClassifier):
             return ""
-        found = self.model.trajectory(x)
-        bad = int((~found.residuals[-1].isfinite()).sum())
-        median = float(found.residuals[-1].nanmedian())
+        found = known(self.model.trajectory(x).residuals)[-1]
+        bad = int((~found.isfinite()).sum())
+        median = float(found.nanmedian())
         return f", relative residual {median:.3g} (median), {bad} of {len(x)} samples not finite"
