@@ -11,7 +11,7 @@ from pyautoattack import AutoAttack as Reference
 from small_models import Linear, Shifted, Watched, images, images_for, left_untouched, lived_in, nano, own
 
 from robustdeq import L2, EntropyReduction, Linf
-from robustdeq.attacks import AutoAttack, EndToEnd, Frozen, IntermediateState, predictions
+from robustdeq.attacks import AutoAttack, EndToEnd, Frozen, IntermediateState, Static, predictions
 from robustdeq.attacks.autoattack import VERSIONS
 
 EVERY = ["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
@@ -135,15 +135,6 @@ def test_the_process_is_as_it_was_when_the_model_breaks_down(fail_at):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_leaves_the_model_as_it_was_and_asks_for_gradients_of_images_only():
-    model = Watched(nano(steps=2, dropout=0.2, num_classes=5))
-    x, y = points(model.inner, 4)
-    lived_in(model)
-    with left_untouched(model):
-        Cheap(Linf(0.1), attacks=["apgd-ce", "apgd-t", "fab-t", "square"])(model, x, y)
-    assert len(model.asking) > 20 and not any(model.asking)
-
-
 def test_images_are_left_alone():
     x, y = points()
     x.requires_grad_()
@@ -207,6 +198,43 @@ def test_attacks_a_defended_model(view):
         assert (predictions(defended(found)) != y).float().mean() > 0.5
 
 
+@pytest.mark.parametrize("threat", [Linf(0.15), L2(0.5)])
+def test_square_on_a_defended_model_costs_forwards_and_no_gradient(threat):
+    """As many updates as the forwards make; a backward pass would make more. No view changes its images."""
+    model = own(classes=5, side=8)
+    defended, x = EntropyReduction(eps=0.05, updates=2)(model), images_for(model, 8)
+    with torch.no_grad():
+        y = predictions(defended(x))
+    model.tally.evaluations = model.tally.updates = 0
+    asked = []
+    hook = defended.register_forward_hook(lambda _, images, logits: asked.append((len(logits), logits.requires_grad)))
+    attack = AutoAttack(threat, attacks=["square"], queries=40)
+    found = attack(defended, x, y)
+    hook.remove()
+    assert len(asked) > 40 and not any(graph for _, graph in asked)
+    forwards = sum(count for count, _ in asked)
+    assert (model.tally.evaluations, model.tally.updates) == (5 * forwards, 2 * 2 * forwards)
+    with torch.no_grad():
+        assert (predictions(defended(found)) != y).any()
+    for view in (Frozen, EndToEnd):
+        assert torch.equal(attack(view(defended), x, y), found)
+    assert torch.equal(attack(Static(defended), x, y), attack(model, x, y))
+
+
+@pytest.mark.parametrize("version", ["standard", "plus"])
+def test_queries_are_square_s_budget(version):
+    made = AutoAttack(Linf(0.1), version, queries=7).reference(own(classes=12), images(1))
+    assert made.square.n_queries == 7
+    seen = Watched(Linear.binary(torch.ones(16), b=50.0))
+    x, y = images(3), torch.zeros(3, dtype=torch.long)
+    counts = []
+    for queries in (5, 25):
+        seen.seen.clear()
+        AutoAttack(Linf(0.1), attacks=["square"], queries=queries)(seen, x, y)
+        counts.append(len(seen.seen))
+    assert counts[1] - counts[0] == 20
+
+
 def test_a_view_with_other_logits_is_judged_by_the_deployed_model():
     """Through a view that calls every image wrong the reference would find nothing left to attack."""
     model = Linear.binary(torch.ones(16), b=-7.0)
@@ -248,6 +276,7 @@ def test_double_precision_is_refused():
         ({"attacks": []}, r"attacks=\[\]; allowed: a list of apgd-ce"),
         ({"seed": -1}, "seed=-1; allowed: a whole number >= 0"),
         ({"seed": None}, "seed=None"),
+        ({"queries": 0}, "queries=0; allowed: a whole number >= 1"),
         ({"batch_size": 0}, "batch_size=0; allowed: a whole number >= 1"),
     ],
 )

@@ -1,11 +1,11 @@
-"""Frozen and EndToEnd: one value, the deployed one, and two gradients, each proved without the code under test."""
+"""Frozen and EndToEnd: one value, the deployed one, and two gradients, proved without the code under test. Static."""
 
 import pytest
 import torch
-from small_models import SOLVERS, images_for, left_untouched, lived_in, nano, own, whole_map
+from small_models import SOLVERS, images_for, nano, own, whole_map
 
 from robustdeq import EntropyReduction, Linf
-from robustdeq.attacks import PGD, EndToEnd, Frozen, predictions
+from robustdeq.attacks import PGD, AutoAttack, EndToEnd, Frozen, Static, ThroughGradient, predictions
 from robustdeq.regulation import SmoothSign
 
 METHOD = EntropyReduction(eps=0.09, step_size=0.02, updates=3, every=2)  # only the last updates meet the ball
@@ -121,14 +121,6 @@ def test_gradient_of_a_sample_does_not_depend_on_its_batch(name):
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_an_attack_leaves_the_defended_model_as_it_was(name):
-    defended = METHOD(lived_in(nano(steps=3)))
-    x = images_for(defended.model)
-    with left_untouched(defended):
-        PGD(Linf(0.03), steps=2)(VIEWS[name](defended), x, torch.tensor([1, 2, 3]))
-
-
-@pytest.mark.parametrize("name", VIEWS)
 def test_an_attack_that_sees_the_defence_is_the_stronger(name):
     """A static attack, on the model without the defence, leaves samples standing that an informed one breaks."""
     model = own(classes=4, steps=6)
@@ -164,7 +156,25 @@ def test_bad_temperatures_are_refused(temperature):
         EndToEnd(METHOD(own()), temperature)
 
 
-@pytest.mark.parametrize("view", VIEWS.values())
+@pytest.mark.parametrize("gradient", ["unrolled", "phantom"])
+@pytest.mark.parametrize("keep", ["worst", "highest"])
+def test_static_is_the_bare_model_and_never_asks_the_defence(gradient, keep):
+    model = own(steps=4)
+    defended, bare = METHOD(model), ThroughGradient(model, gradient)
+    defended.register_forward_pre_hook(lambda *_: pytest.fail("the defence was asked"))
+    view, x, y = Static(defended, gradient), images_for(model), torch.arange(3)
+    assert view.deployed is model and view.options == bare.options
+    assert torch.equal(slope(view, x), slope(bare, x))
+    for attack in (PGD(Linf(0.1), 0.03, 4, keep=keep), AutoAttack(Linf(0.1), attacks=["apgd-ce"], iterations=3)):
+        assert torch.equal(attack(view, x, y), attack(bare, x, y))
+    assert model.tally.updates == 0
+
+
+def test_static_is_unrolled_unless_another_gradient_is_chosen():
+    assert Static(METHOD(own())).options == {"gradient": {"name": "unrolled", "segment": None}}
+
+
+@pytest.mark.parametrize("view", [*VIEWS.values(), Static])
 def test_an_undefended_model_is_refused(view):
     with pytest.raises(ValueError, match="DEQClassifier; allowed: RegulatedClassifier"):
         view(own())

@@ -9,7 +9,7 @@ from torch import nn
 
 from robustdeq import L2, Linf
 from robustdeq.attacks import LOSSES, PGD, predictions
-from robustdeq.attacks.pgd import STARTS
+from robustdeq.attacks.pgd import KEEPS, STARTS
 
 MODEL = own(classes=5)
 
@@ -21,7 +21,7 @@ def weights(seed=0):
 @given(
     loss=st.sampled_from(sorted(LOSSES)),
     start=st.sampled_from(sorted(STARTS)),
-    keep=st.sampled_from(["worst", "last"]),
+    keep=st.sampled_from(sorted(KEEPS)),
     restarts=st.integers(1, 2),
     steps=st.integers(0, 3),
     threat=st.one_of(st.floats(0, 1).map(Linf), st.floats(0, 5).map(L2)),
@@ -181,7 +181,7 @@ def test_nan_logits_count_as_misclassified_and_spoil_no_other(one_bad, loss, thr
     torch.testing.assert_close(found[others], attack(MODEL, x, alike)[others], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("keep", ["worst", "last"])
+@pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("threat", [Linf(0.05), L2(0.1)])
 def test_a_nan_gradient_holds_its_sample_and_spoils_no_other(one_bad, threat, keep):
     x, y = one_bad

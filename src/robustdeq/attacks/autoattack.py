@@ -20,7 +20,7 @@ from ..models.modes import images_only
 from ..options import checked, choose
 from .pgd import check_labels
 from .threat import Threat
-from .views import Judged
+from .views import Summed, View
 
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -38,12 +38,13 @@ class AutoAttack:
 
     version: ``standard | plus | rand``; or ``attacks``, a list of ``apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square`` to
     be run in this order with the budgets of ``standard`` (100 iterations, 9 targets, 5000 queries). seed: of every
-    attack in every batch. iterations: of APGD, 100 in every version; fewer make a cheaper and weaker attack. A sample
-    broken by one attack is not attacked by the next.
+    attack in every batch. iterations: of APGD, 100 in every version; queries: of Square, 5000 in every version; fewer
+    make a cheaper and weaker attack. A sample broken by one attack is not attacked by the next.
 
-    Through a view the deployed logits are attacked with the view's gradient. Random numbers come from torch's global
-    generators, as in the reference; ours are put back afterwards. They are drawn for a whole batch, so a sample's start
-    depends on its batch; keep ``batch_size`` fixed to compare runs.
+    Through a view the deployed logits are attacked with the view's gradient. Square asks for logits only, so a defended
+    model needs no view for it. Random numbers come from torch's global generators, as in the reference; ours are put
+    back afterwards. They are drawn for a whole batch, so a sample's start depends on its batch; keep ``batch_size``
+    fixed to compare runs.
     """
 
     threat: Threat
@@ -52,6 +53,7 @@ class AutoAttack:
     seed: int = 0
     batch_size: int = 250
     iterations: int = 100
+    queries: int = 5000
 
     def __post_init__(self) -> None:
         if not isinstance(self.threat, Threat):
@@ -64,6 +66,7 @@ class AutoAttack:
         check_count("AutoAttack", "seed", self.seed, 0)
         check_count("AutoAttack", "batch_size", self.batch_size)
         check_count("AutoAttack", "iterations", self.iterations)
+        check_count("AutoAttack", "queries", self.queries)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,7 +94,7 @@ class AutoAttack:
 
     def reference(self, model: nn.Module, x: Tensor) -> Reference:
         """The pyautoattack object that is run, for images like x. model: in eval mode."""
-        seen = model if getattr(model, "faithful", True) else Judged(model)
+        seen = Summed([model]) if isinstance(model, View) and not model.faithful else model
         chosen: dict[str, Any] = {"norm": self.threat.name, "version": self.version}
         if self.attacks is not None:
             chosen |= {"version": "custom", "attacks": list(self.attacks)}
@@ -99,6 +102,7 @@ class AutoAttack:
         if self.attacks is not None:
             made.apgd.n_restarts = made.fab.n_restarts = made.apgd_targeted.n_restarts = 1
         made.verbose = False
+        made.square.n_queries = self.queries
         for apgd in (made.apgd, made.apgd_targeted):
             _limit(apgd, self.iterations)
         made.apgd_targeted.n_target_classes = made.fab.n_target_classes = min(9, self._fitting(_classes(seen, x)) - 1)

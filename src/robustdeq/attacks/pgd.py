@@ -14,11 +14,17 @@ from ..options import checked, choose
 from ..seeds import generator
 from .losses import LOSSES, Goal, predictions
 from .threat import Threat
+from .views import View, parts
 
 STARTS = {
     "uniform": "in the ball, see Threat.spread",
     "gaussian": "x + 0.001 N(0, 1), as TRADES",
     "clean": "the image itself",
+}
+KEEPS = {
+    "worst": "a misclassified iterate where one was met, else the one of highest loss",
+    "highest": "the iterate of highest loss, misclassified or not",
+    "last": "the last iterate of one run",
 }
 
 
@@ -30,7 +36,9 @@ class PGD:
     threat: ``Linf(eps)`` or ``L2(eps)``. loss: ``ce | kl | dlr | dlr-targeted | ce-targeted``. targets: a targeted loss
     aims at this many of the likeliest wrong classes, one after the other. start: ``uniform | gaussian | clean``.
     keep: ``worst`` gives a misclassified iterate where one was met, else the one of highest loss, and a sample that is
-    broken is not worked on any more; ``last`` gives the last iterate of one run, as training needs it.
+    broken is not worked on any more. ``highest`` takes every step of every restart and target and gives the iterate of
+    highest loss, for images that must hold elsewhere: with ``ce-targeted`` one of a confident wrong class. ``last``
+    gives the last iterate of one run, as training needs it.
 
     The gradient is taken through whatever module is given. A view (see ``attacks.views``) names the model that is
     really deployed, and that model alone decides what counts as misclassified.
@@ -54,9 +62,9 @@ class PGD:
             check_count("PGD", name, getattr(self, name), low)
         choose("loss", self.loss, LOSSES)
         choose("start", self.start, STARTS)
-        choose("keep", self.keep, {"worst": 0, "last": 0})
+        choose("keep", self.keep, KEEPS)
         if self.keep == "last" and (self.restarts > 1 or self.targeted):
-            wanted = "'worst', or one restart of an untargeted loss"
+            wanted = "'worst', 'highest', or one restart of an untargeted loss"
             raise ValueError(f"PGD: keep='last', restarts={self.restarts}, loss={self.loss!r}; allowed: {wanted}.")
 
     @property
@@ -79,9 +87,10 @@ class PGD:
         with images_only(model):
             if self.keep == "last":
                 return self._last(model, x, self._goals(model, x, y)[0], self._begin(x, 0, indices))
-            return self._worst(model, x, y, indices)
+            return self._best(model, x, y, indices)
 
-    def _worst(self, model: nn.Module, x: Tensor, y: Tensor, indices: Tensor | None) -> Tensor:
+    def _best(self, model: nn.Module, x: Tensor, y: Tensor, indices: Tensor | None) -> Tensor:
+        """The kept image of the highest loss, over all restarts and goals."""
         best = x.clone()
         best_loss = x.new_full((len(x),), -torch.inf)
         goals = self._goals(model, x, y)
@@ -97,17 +106,17 @@ class PGD:
         return best
 
     def _run(self, model: nn.Module, x: Tensor, goal: Goal, x_adv: Tensor) -> tuple[Tensor, Tensor]:
-        """One run from ``x_adv``: the kept images and their losses (B,), infinite where the deployed model errs."""
+        """One run from ``x_adv``: the kept images and their losses (B,), infinite where the sample is broken."""
         kept, kept_loss = x_adv.clone(), x.new_full((len(x),), -torch.inf)
         rows = torch.arange(len(x), device=x.device)
         for step in range(self.steps + 1):
             logits, loss, slope = self._slope(model, x_adv, goal, first=step == 0, wanted=step < self.steps)
-            wrong = self._deployed(model, x_adv, logits) != goal.y
-            loss = loss.nan_to_num(-torch.inf).masked_fill(wrong, torch.inf)
+            broken = self._broken(model, x_adv, logits, goal.y)
+            loss = loss.nan_to_num(-torch.inf).masked_fill(broken, torch.inf)
             better = loss > kept_loss[rows]
             kept[rows[better]], kept_loss[rows[better]] = x_adv[better], loss[better]
-            if wrong.any():
-                stands = ~wrong
+            if broken.any():
+                stands = ~broken
                 rows, x, x_adv, goal, slope = rows[stands], x[stands], x_adv[stands], goal.rows(stands), slope[stands]
             if not len(rows) or step == self.steps:
                 break
@@ -125,22 +134,34 @@ class PGD:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, losses, and d loss / d x_adv (zeros when not wanted; zero where it is not finite).
 
-        first: look at the labels' range now that the number of classes is known; that costs a synchronisation.
+        Of several views the first one's logits, and the sums. first: look at the labels' range now that the number of
+        classes is known; that costs a synchronisation.
         """
+        seen = [self._look(view, x_adv, goal, first, wanted) for view in parts(model)]
+        logits, losses, slopes = zip(*seen)
+        return logits[0], torch.stack(losses).sum(0), torch.stack(slopes).sum(0)
+
+    def _look(
+        self, view: nn.Module, x_adv: Tensor, goal: Goal, first: bool, wanted: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         at = x_adv.detach().requires_grad_(wanted)
         with torch.set_grad_enabled(wanted):
-            logits = model(at)
+            logits = view(at)
             if first:
                 check_labels(x_adv, goal.y, logits.shape[1])
             loss = LOSSES[self.loss](logits, goal)
             slope = torch.autograd.grad(loss.sum(), at)[0] if wanted else torch.zeros_like(at)
         return logits.detach(), loss.detach(), slope.nan_to_num(0, 0, 0)
 
-    def _deployed(self, model: nn.Module, x_adv: Tensor, logits: Tensor) -> Tensor:
-        if getattr(model, "faithful", True):
-            return predictions(logits)
-        with torch.no_grad():
-            return predictions(model.get_submodule("deployed")(x_adv))
+    def _broken(self, model: nn.Module, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+        """(B,) where the deployed model errs, and the sample is done; nowhere when the highest loss is wanted."""
+        if self.keep == "highest":
+            return torch.zeros_like(y, dtype=torch.bool)
+        view = parts(model)[0]  # whose logits they are
+        if isinstance(view, View) and not view.faithful:
+            with torch.no_grad():
+                logits = view.deployed(x_adv)
+        return predictions(logits) != y
 
     def _goals(self, model: nn.Module, x: Tensor, y: Tensor) -> list[Goal]:
         """One goal, or one for each target. The logits of the image are computed once an attack."""

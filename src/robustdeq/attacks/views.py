@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from .. import gradients
 from ..dynamics import drive
 from ..dynamics.solver import check_count
-from ..gradients import GRADIENTS, Phantom, phantom_state
+from ..gradients import GRADIENTS, phantom_state
 from ..models.classifier import DEQClassifier, check_images
 from ..options import build, checked, describe
-from ..regulation import RegulatedClassifier, SmoothSign
 
 
 class View(nn.Module):
@@ -31,9 +32,7 @@ class View(nn.Module):
 
     def __init__(self, deployed: nn.Module) -> None:
         super().__init__()
-        if not isinstance(deployed, self.accepts):
-            given, name = type(deployed).__name__, type(self).__name__
-            raise ValueError(f"{name}: the model is a {given}; allowed: {self.accepts.__name__}.")
+        check_model(type(self).__name__, deployed, self.accepts)
         self.deployed = deployed
 
     @property
@@ -65,6 +64,29 @@ class Unrolled(ThroughGradient):
 
 
 @checked
+class Phantom(ThroughGradient):
+    """The papers' training gradient at z^[N], see ``gradients.Phantom``."""
+
+    def __init__(self, deployed: DEQClassifier, unroll: int = 5, damping: float = 0.5) -> None:
+        super().__init__(deployed, gradients.Phantom(unroll, damping))
+
+
+@checked
+class Implicit(ThroughGradient):
+    """The implicit function theorem at z^[N], see ``gradients.Implicit``."""
+
+    def __init__(self, deployed: DEQClassifier, solver: Any = "broyden", steps: int = 7) -> None:
+        super().__init__(deployed, gradients.Implicit(solver, steps))
+
+
+class SimultaneousAdjoint(ThroughGradient):
+    """The adjoint state moved along with the forward iterate, see ``gradients.SimultaneousAdjoint``."""
+
+    def __init__(self, deployed: DEQClassifier) -> None:
+        super().__init__(deployed, "simultaneous")
+
+
+@checked
 class IntermediateState(View):
     """The papers' attack gradient (P22 sec. 4.2, P23 eq. 11): logits = readout(h_K), h_0 = f(z^[state]).
 
@@ -75,11 +97,13 @@ class IntermediateState(View):
 
     def __init__(self, deployed: DEQClassifier, state: int = 8, unroll: int = 5, damping: float = 0.5) -> None:
         super().__init__(deployed)
-        check_count("IntermediateState", "state", state)
-        if state > deployed.steps:
-            allowed = f"1..{deployed.steps}, the model's number of steps"
-            raise ValueError(f"IntermediateState: state={state}; allowed: {allowed}.")
-        self.state, self.rule = state, Phantom(unroll, damping)
+        check_state("IntermediateState", deployed, state)
+        self.state, self.rule = state, gradients.Phantom(unroll, damping)
+
+    @classmethod
+    def several(cls, deployed: DEQClassifier, states: Sequence[int], unroll: int = 5, damping: float = 0.5) -> Summed:
+        """The sum over several states, e.g. ``range(1, 9)``."""
+        return Summed([cls(deployed, state, unroll, damping) for state in states])
 
     @classmethod
     def parse(cls, deployed: DEQClassifier, code: str) -> IntermediateState:
@@ -107,64 +131,49 @@ class IntermediateState(View):
         return model.readout(phantom_state(f, z, self.rule.unroll, self.rule.damping))
 
 
-class Frozen(View):
-    """A defended model with x' - x held constant in the backward pass (BPDA, Athalye et al. 2018)."""
+class Summed(View):
+    """Several ``views`` of one deployed model at once (P22, P23: the gradient of several intermediate states).
 
-    accepts = RegulatedClassifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.deployed(x)
-
-
-@checked
-class EndToEnd(View):
-    """A defended model differentiated through its input updates; a smooth surrogate stands for sign on the way back.
-
-    temperature: of tanh, relative to the mean size of the gradient.
+    PGD climbs the sum over the views of the loss at each one's own logits. An attack that asks one module for one
+    tensor gets the deployed logits, with the sum of the views' pullbacks behind them.
     """
 
-    accepts = RegulatedClassifier
+    accepts = nn.Module
 
-    def __init__(self, deployed: RegulatedClassifier, temperature: float = 1.0) -> None:
-        super().__init__(deployed)
-        self.sign = SmoothSign(temperature)
+    def __init__(self, views: Sequence[View]) -> None:
+        views = list(views)
+        if not views or any(not isinstance(view, View) or view.deployed is not views[0].deployed for view in views):
+            given = ", ".join(type(view).__name__ for view in views)
+            raise ValueError(f"Summed: views=[{given}]; allowed: one or more views of one deployed model.")
+        super().__init__(views[0].deployed)
+        self.views = nn.ModuleList(views)
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"temperature": self.sign.temperature}
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.deployed(x, through=self.sign)
-
-
-class Judged(nn.Module):
-    """The deployed logits with the gradient of an unfaithful view, for an attack that asks one module for both."""
-
-    def __init__(self, view: nn.Module) -> None:
-        super().__init__()
-        self.view = view
+        return {"views": [{"name": type(view).__name__, **cast(View, view).options} for view in self.views]}
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            logits = self.view.get_submodule("deployed")(x)
-        if not torch.is_grad_enabled():
-            return logits
-        seen = self.view(x)
-        return logits + (seen - seen.detach())
+            logits = self.deployed(x)
+        for view in self.views if torch.is_grad_enabled() else ():
+            seen = view(x)
+            logits = logits + (seen - seen.detach()).nan_to_num()  # logits that are not finite have no say
+        return logits
 
 
-@checked
-class EarlyState(nn.Module):
-    """The readout defence of P22: a model that predicts readout(z^[state]), with its exact gradient. state: in 1..N."""
+def parts(module: nn.Module) -> list[nn.Module]:
+    """The modules at whose logits an attack takes its loss: the views that are summed up, or the module itself."""
+    return list(module.views) if isinstance(module, Summed) else [module]
 
-    def __init__(self, model: DEQClassifier, state: int) -> None:
-        super().__init__()
-        check_count("EarlyState", "state", state)
-        if not isinstance(model, DEQClassifier) or state > model.steps:
-            allowed = f"1..{model.steps}" if isinstance(model, DEQClassifier) else "states of a DEQClassifier"
-            raise ValueError(f"EarlyState: state={state} of a {type(model).__name__}; allowed: {allowed}.")
-        self.model, self.state = model, state
-        self.rule = build("gradient", "unrolled", GRADIENTS)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x, steps=self.state, gradient=self.rule)
+def check_model(owner: str, model: nn.Module, kind: type[nn.Module]) -> None:
+    """Raise a ValueError unless the model is of this kind."""
+    if not isinstance(model, kind):
+        raise ValueError(f"{owner}: the model is a {type(model).__name__}; allowed: {kind.__name__}.")
+
+
+def check_state(owner: str, model: DEQClassifier, state: int) -> None:
+    """Raise a ValueError unless ``state`` is in 1..N."""
+    check_count(owner, "state", state)
+    if state > model.steps:
+        raise ValueError(f"{owner}: state={state}; allowed: 1..{model.steps}, the model's number of steps.")

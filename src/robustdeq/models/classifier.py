@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..dynamics import SOLVERS, Map, Solver, Trajectory, drive
 from ..dynamics.solver import check_count
-from ..gradients import GRADIENTS, Gradient
+from ..gradients import GRADIENTS, Gradient, Steps
 from ..options import build, checked
 from .checks import check_counts, check_images, check_range
 from .hub import HubModule
@@ -84,10 +84,13 @@ class PlainCell(Cell):
 
 
 class Tally:
-    """Counts evaluations of f, one for each sample of a batch."""
+    """Counts one for each sample of a batch: evaluations of f, and updates of the input between two of them.
+
+    An update costs the half of f that depends on u, the injection and a readout, forward and back.
+    """
 
     def __init__(self) -> None:
-        self.evaluations = 0
+        self.evaluations = self.updates = 0
 
 
 class CellMap:
@@ -174,14 +177,15 @@ class DEQClassifier(HubModule):
         self.image_shape = None if image_shape is None else tuple(image_shape)
         self.tally = Tally()
 
-    def forward(self, x: Tensor, steps: int | None = None, gradient: Any = None, solver: Any = None) -> Tensor:
+    def forward(self, x: Tensor, steps: Steps | None = None, gradient: Any = None, solver: Any = None) -> Tensor:
         """Logits (B, K) of images x (B, C, H, W) in [0, 1].
 
-        steps: read z^[steps] instead of z^[N]. gradient, solver: to use instead of the model's own.
+        steps: read z^[steps] instead of z^[N]; one number >= 1, or (B,) int64, one for every sample. gradient, solver:
+        to use instead of the model's own.
         """
         check_images(x, self.image_shape)
         steps = self.steps if steps is None else steps
-        check_count("DEQClassifier", "steps", steps)
+        _check_steps(x, steps)
         rule = self.gradient if gradient is None else build("gradient", gradient, GRADIENTS)
         mover = self.solver if solver is None else build("solver", solver, SOLVERS)
         return self.readout(rule(mover, self.map(x), self.zeros(x), steps, training=self.training))
@@ -216,6 +220,14 @@ class DEQClassifier(HubModule):
         check_count("trajectory", "steps", steps)
         found = drive(self.solver, self.map(x), self.zeros(x), steps, tolerance=tolerance, record=True, throw=throw)
         return found.reading(self.readout)
+
+
+def _check_steps(x: Tensor, steps: Steps) -> None:
+    if not isinstance(steps, Tensor):
+        check_count("DEQClassifier", "steps", steps)
+    elif steps.dtype != torch.int64 or steps.shape != x.shape[:1] or int(steps.min()) < 1:
+        given = f"{steps.dtype} of shape {tuple(steps.shape)}"
+        raise ValueError(f"DEQClassifier: steps are {given}; allowed: a number, or int64 >= 1 of shape ({len(x)},).")
 
 
 __all__ = ["Cell", "CellMap", "DEQClassifier", "Map", "PlainCell", "StateLayout", "check_images", "check_range"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..dynamics import Map, SolverState, Trajectory, drive
 from ..dynamics.solver import check_count, check_number
@@ -133,21 +134,32 @@ class _Regulator:
 
     def _updated(self, prepared: Any) -> Tensor:
         """x' after one block of signed steps down the entropy. (B, C, H, W)"""
-        frozen = self.through is None
-        adjusted, x = (self.adjusted.detach(), self.x.detach()) if frozen else (self.adjusted, self.x)
+        if self.through is None:
+            adjusted, x = self.adjusted.detach(), self.x.detach()
+            for _ in range(self.method.updates):
+                adjusted = self._update(adjusted, x, prepared)
+            return adjusted + (self.x - x)  # this value, the gradient of x
+        adjusted = self.adjusted
+        for _ in range(self.method.updates):  # of each x' alone is kept; the backward pass makes its graph again
+            adjusted = checkpoint(
+                self._update, adjusted, self.x, prepared, use_reentrant=False, preserve_rng_state=False
+            )
+        return adjusted
+
+    def _update(self, adjusted: Tensor, x: Tensor, prepared: Any) -> Tensor:
+        """One signed step, cut to the ball around x and to the box. (B, C, H, W)"""
+        slope = self._slope(adjusted, prepared)
+        sign = slope.sign() if self.through is None else self.through(slope)
+        moved = adjusted - self.method.step_size * sign
         low, high = x - self.method.eps, x + self.method.eps
-        for _ in range(self.method.updates):
-            slope = self._slope(adjusted, prepared)
-            sign = slope.sign() if self.through is None else self.through(slope)
-            moved = adjusted - self.method.step_size * sign
-            adjusted = torch.minimum(torch.maximum(moved, low), high).clamp(0, 1)
-        return adjusted + (self.x - x) if frozen else adjusted  # frozen: this value, the gradient of x
+        return torch.minimum(torch.maximum(moved, low), high).clamp(0, 1)
 
     def _slope(self, adjusted: Tensor, prepared: Any) -> Tensor:
         """dH / dx' with z, and so ``prepared``, held fixed. (B, C, H, W)"""
         exact = self.through is not None
         at = adjusted.clone() if exact else adjusted.detach()  # not ``adjusted`` itself, which z may depend on
-        with torch.enable_grad():
+        self.f.tally.updates += len(at)
+        with torch.enable_grad(), evaluating(self.model):  # the backward pass comes here again, in any mode
             at.requires_grad_()
             z = self.f.cell.finish(prepared, self.model.inject(at), self.f.constants)
             return torch.autograd.grad(entropy(self.model.readout(z)).sum(), at, create_graph=exact)[0]

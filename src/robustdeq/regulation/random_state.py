@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from ..options import registry
+from ..options import checked, choose, registry
+
+SHARED_BY = {"batch": None, "sample": None}
 
 
 class StateSampler(ABC):
@@ -17,8 +20,8 @@ class StateSampler(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def draw(self, steps: int, generator: torch.Generator) -> int:
-        """t in 1..steps. generator: on the CPU."""
+    def draw(self, steps: int, generator: torch.Generator, count: int = 1) -> int | Tensor:
+        """t in 1..steps for a batch of ``count`` samples: one number, or (count,) int64. generator: on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,28 @@ class FinalState(StateSampler):
 
     name: ClassVar[str] = "final"
 
-    def draw(self, steps: int, generator: torch.Generator) -> int:
+    def draw(self, steps: int, generator: torch.Generator, count: int = 1) -> int:
         return steps
 
 
+@checked
 @dataclass(frozen=True)
 class RandomState(StateSampler):
-    """t ~ Uniform{1..N}, drawn anew for every forward, the attack's and the update's."""
+    """t ~ Uniform{1..N}, drawn anew for every forward, the attack's and the update's.
+
+    per: ``batch``, one t for all its samples (the paper), or ``sample``, one for each; then a forward costs the steps
+    of the largest.
+    """
 
     name: ClassVar[str] = "random"
+    per: str = "batch"
 
-    def draw(self, steps: int, generator: torch.Generator) -> int:
+    def __post_init__(self) -> None:
+        choose("RandomState per", self.per, SHARED_BY)
+
+    def draw(self, steps: int, generator: torch.Generator, count: int = 1) -> int | Tensor:
+        if self.per == "sample":
+            return torch.randint(1, steps + 1, (count,), generator=generator)
         return int(torch.randint(1, steps + 1, (), generator=generator))
 
 
