@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +18,12 @@ from .dynamics.solver import check_count
 from .evaluation import Entry, evaluate
 from .files import claim, write_bytes, write_text
 from .models import DEQClassifier, create_model, load_model, load_official, save_model
+from .processes import Processes, launched
 from .progress import bar, bars
 from .recipes import Recipe, clean, recipe
 from .regulation import EntropyReduction
 from .reproduction import Settings, reproduce
-from .training import TrainConfig, Trainer
+from .training import TrainConfig, Trainer, summary
 
 Device = Literal["cpu", "cuda"]
 
@@ -36,12 +38,14 @@ class Train:
       robustdeq train cifar10-small --data path/to/cifar10 --out runs/small
       robustdeq train cifar10-small --set learning_rate=2e-3 ema=0.995 'jacobian={"weight": 1}' --out runs/other
       robustdeq train runs/mine/config.json --out runs/again
+      torchrun --nproc-per-node 8 -m robustdeq train cifar10-large-fast --device cuda --out runs/large
 
     A killed run goes on from its last checkpoint when the same command is given again.
     """
 
     recipe: tyro.conf.Positional[str]
-    """digits | smoke | cifar10-small | cifar10-large | cifar10-large-fast | cifar100-large, or a run's config.json"""
+    """digits | smoke | cifar10-small | cifar10-large | cifar10-large-fast | cifar100-large | imagenet-64, or a run's
+    config.json"""
     out: Path
     """Folder for config.json, checkpoints, log and the model (out/model; the best on held-out images, if judged)."""
     data: str | None = None
@@ -60,23 +64,32 @@ class Train:
     """Train without attacks."""
     set: tuple[str, ...] = ()
     """Any field of the training config as NAME=VALUE, the value in JSON or a plain word."""
+    wandb: bool = False
+    """Log to Weights & Biases too, where it is installed."""
     seed: int | None = None
     device: Device = "cpu"
 
     def run(self) -> None:
         chosen = self._resolved()
-        data = load(chosen.data, validation=chosen.validation)
+        _device(self.device)
+        with launched(self.device) as processes:
+            self._train(chosen, processes)
+
+    def _train(self, chosen: Recipe, processes: Processes) -> None:
+        data = chosen.load()
         model = create_model(
             chosen.model, len(data.train.classes), seed=chosen.training.seed, **chosen.model_options
-        ).to(_device(self.device))
-        trainer = Trainer(model, data.train.to(self.device), chosen.training, self.out, data.validation.to(self.device))
-        claim(self.out / "config.json", chosen.plan())
-        with bar("training") as progress:
+        ).to(processes.device)
+        trainer = Trainer(
+            model, data.train.to(processes.device), chosen.training, self.out, data.validation.to(processes.device),
+            wandb=self.wandb, processes=processes,
+        )  # fmt: skip
+        processes.first_only(lambda: claim(self.out / "config.json", chosen.plan()))
+        with bar("training") if processes.first else nullcontext() as progress:
             model = trainer.run(progress)
-        if trainer.best.exists():
-            model = load_model(trainer.best)
-        save_model(model, self.out / "model")
-        print(f"{self.out / 'model'}: {_summary(trainer.history)}")
+        if processes.first:
+            save_model(load_model(trainer.best) if trainer.best.exists() else model, self.out / "model")
+            print(f"{self.out / 'model'}\n{summary(trainer.history)}")
 
     def _resolved(self) -> Recipe:
         chosen = recipe(self.recipe)
@@ -101,17 +114,6 @@ def _settings(words: tuple[str, ...]) -> dict[str, Any]:
         except ValueError:
             found[name] = value
     return found
-
-
-def _summary(history: list[dict[str, Any]]) -> str:
-    """One line on how a run ended."""
-    judged = [row["validation"] for row in history if "validation" in row]
-    warned = history[-1].get("warnings", [])
-    line = f"accuracy on attacked training images {100 * history[-1]['accuracy_adv']:.1f}%"
-    if judged:
-        best = max(judged, key=lambda row: row["robust"])
-        line += f"; best on held-out images: clean {100 * best['clean']:.1f}%, robust {100 * best['robust']:.1f}%"
-    return "\n".join([line, *(f"warning: {text}" for text in warned)])
 
 
 @dataclass(kw_only=True)

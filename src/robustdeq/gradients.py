@@ -1,8 +1,8 @@
 """How a gradient passes a solve. Every rule has the same value in eval mode, z^[N]; they differ in the backward pass.
 
-A rule is called with the solver, the map f(.; u) of one forward, the start z^[0] (B, D) and the number of steps N, and
-returns the packed state (B, D) to be read out. In train mode it may return another state (Phantom: h_K, as in the
-papers).
+A rule is called with the solver, the map f(.; u) of one forward, the start z^[0] (B, D) and the number of steps N, one
+for all samples or (B,) int64, one each, and returns the packed state (B, D) to be read out. In train mode it may return
+another state (Phantom: h_K, as in the papers).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from .dynamics import SOLVERS, Broyden, Map, Reversible, Solver, SolverState, dr
 from .dynamics.solver import check_count, check_number
 from .options import build, checked, registry
 
+Steps = int | Tensor
+
 
 class _Detachable(Protocol):
     """A map that can be cut off from the graph of what it closes over (see ``Unrolled``)."""
@@ -36,13 +38,13 @@ class _Detachable(Protocol):
 class Gradient(ABC):
     """A rule for differentiating a solve, chosen by name; it never changes whether a gradient exists (law 5)."""
 
-    def __call__(self, solver: Solver, f: Map, z: Tensor, steps: int, *, training: bool = False) -> Tensor:
+    def __call__(self, solver: Solver, f: Map, z: Tensor, steps: Steps, *, training: bool = False) -> Tensor:
         if not training and not torch.is_grad_enabled():
-            return drive(solver, f, z, steps).z
+            return reached(solver, f, z, steps)
         return self.solve(solver, f, z, steps, training)
 
     @abstractmethod
-    def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
+    def solve(self, solver: Solver, f: Map, z: Tensor, steps: Steps, training: bool) -> Tensor:
         """The state to be read out, with this rule's graph behind it."""
 
 
@@ -54,7 +56,7 @@ class Unrolled(Gradient):
     segment: recompute the steps in the backward pass in segments of this length, for long solves; None keeps the graph
         of every step. The reversible solver is run backwards instead, with memory independent of N, when the map can be
         cut off from the graph of what it closes over: ``f.tensors`` names those tensors, and ``f.detached()`` is the
-        same map over leaves of its own, in the same order.
+        same map over leaves of its own, in the same order. Samples with steps of their own keep the whole graph.
     """
 
     name: ClassVar[str] = "unrolled"
@@ -64,7 +66,9 @@ class Unrolled(Gradient):
         if self.segment is not None:
             check_count("Unrolled", "segment", self.segment)
 
-    def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
+    def solve(self, solver: Solver, f: Map, z: Tensor, steps: Steps, training: bool) -> Tensor:
+        if isinstance(steps, Tensor):
+            return reached(solver, f, z, steps)
         if isinstance(solver, Reversible) and _is_detachable(f) and torch.is_grad_enabled():
             return _ReversibleSolve.apply(solver, f.detached(), steps, z, *f.tensors)
         if self.segment is None:
@@ -92,9 +96,9 @@ class Phantom(Gradient):
         check_count("Phantom", "unroll", self.unroll)
         check_number("Phantom", "damping", self.damping, 0, 1, low_open=True)
 
-    def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
+    def solve(self, solver: Solver, f: Map, z: Tensor, steps: Steps, training: bool) -> Tensor:
         with torch.no_grad():
-            final = drive(solver, f, z, steps).z
+            final = reached(solver, f, z, steps)
         h = phantom_state(f, final, self.unroll, self.damping)
         return h if training else _Reroute.apply(h, final, None)
 
@@ -115,9 +119,9 @@ class Implicit(Gradient):
         object.__setattr__(self, "solver", build("solver", self.solver, SOLVERS))
         check_count("Implicit", "steps", self.steps)
 
-    def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
+    def solve(self, solver: Solver, f: Map, z: Tensor, steps: Steps, training: bool) -> Tensor:
         with torch.no_grad():
-            final = drive(solver, f, z, steps).z
+            final = reached(solver, f, z, steps)
         at = final.detach().requires_grad_()  # a new tensor, even where the map gave back one of its own
         h = f(at)
 
@@ -141,27 +145,40 @@ class SimultaneousAdjoint(Gradient):
 
     name: ClassVar[str] = "simultaneous"
 
-    def solve(self, solver: Solver, f: Map, z: Tensor, steps: int, training: bool) -> Tensor:
+    def solve(self, solver: Solver, f: Map, z: Tensor, steps: Steps, training: bool) -> Tensor:
         solver.transposed_inverse(solver.init(z), z)  # an unsuitable solver is refused before the solve
         moves: list[SolverState] = []
         with torch.no_grad():
-            final = drive(solver, f, z, steps, observers=[moves.append]).z
+            final = reached(solver, f, z, steps, moves.append)
 
         def adjoint(grad: Tensor) -> Tensor:
             w = torch.zeros_like(grad)
-            for move in moves:
+            for t, move in enumerate(moves):
                 assert move.z_prev is not None  # a step has been taken
                 with torch.enable_grad():
                     at = move.z_prev.detach().requires_grad_()
                     h = f(at)
                 transported = torch.autograd.grad(h, at, w, materialize_grads=True)[0] - w
-                w = w - solver.transposed_inverse(move, transported + grad)
+                moved = w - solver.transposed_inverse(move, transported + grad)
+                w = torch.where((t < steps)[:, None], moved, w) if isinstance(steps, Tensor) else moved
             return w
 
         return _Reroute.apply(f(final), final, adjoint)
 
 
 GRADIENTS = registry(Unrolled, Phantom, Implicit, SimultaneousAdjoint)
+
+
+def reached(
+    solver: Solver, f: Map, z: Tensor, steps: Steps, observer: Callable[[SolverState], None] | None = None
+) -> Tensor:
+    """z^[steps], (B, D); of steps (B,) every sample's own, where all samples move until the last one has arrived."""
+    observers = [] if observer is None else [observer]
+    if not isinstance(steps, Tensor):
+        return drive(solver, f, z, steps, observers=observers).z
+    states: list[Tensor] = []
+    drive(solver, f, z, int(steps.max()), observers=[*observers, lambda state: states.append(state.z)])
+    return torch.stack(states)[steps.to(z.device) - 1, torch.arange(len(z), device=z.device)]
 
 
 def phantom_state(f: Map, z: Tensor, unroll: int, damping: float) -> Tensor:

@@ -47,3 +47,14 @@ def test_samplers_are_chosen_by_name():
     assert build("state sampler", "final", STATE_SAMPLERS) == FinalState()
     with pytest.raises(ValueError, match="did you mean 'random'"):
         build("state sampler", "randon", STATE_SAMPLERS)
+
+
+def test_a_state_for_every_sample_is_uniform_and_belongs_to_its_place():
+    sampler = RandomState(per="sample")
+    rng = generator(2)
+    draws = torch.cat([sampler.draw(8, rng, 32) for _ in range(100)])
+    counts = torch.bincount(draws, minlength=9)
+    assert counts[0] == 0 and len(counts) == 9 and chisquare(counts[1:]).pvalue > 0.01
+    assert sampler.draw(8, generator(3), 32).shape == (32,)
+    with pytest.raises(ValueError, match="did you mean 'sample'"):
+        RandomState(per="samples")

@@ -39,11 +39,16 @@ class ImageSet:
     def to(self, device: torch.device | str) -> ImageSet:
         return ImageSet(self.pixels.to(device), self.labels.to(device), self.classes, self.source, self.white)
 
-    def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of shuffled batches (images, labels); a last batch smaller than ``size`` is left out."""
+    def batches(
+        self, size: int, generator: torch.Generator, part: slice = slice(None)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of shuffled batches (images, labels); a last batch smaller than ``size`` is left out.
+
+        part: which rows of every batch are wanted.
+        """
         order = torch.randperm(len(self), generator=generator)
         for start in range(0, len(self) - size + 1, size):
-            rows = order[start : start + size].to(self.labels.device)
+            rows = order[start : start + size][part].to(self.labels.device)
             yield self.images(rows), self.labels[rows]
 
 

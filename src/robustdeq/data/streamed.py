@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor
@@ -53,14 +53,17 @@ class StreamedSet:
     def to(self, device: torch.device | str) -> StreamedSet:
         return replace(self, device=device)
 
-    def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, size: int, generator: torch.Generator, part: slice = slice(None)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of shuffled batches: float32 (size, 3, H, W) in [0, 1] and int64 (size,), on ``device``.
 
         Order and crops depend on ``generator`` only, not on the number of workers; a last batch smaller than ``size``
-        is left out. Raises a ValueError that names the file and the row which is broken.
+        is left out. part: which rows of every batch are wanted; the others are read, but not decoded. Raises a
+        ValueError that names the file and the row which is broken.
         """
         seed = int(torch.randint(2**62, (), generator=generator))
-        for pixels, labels in ahead(self._stacks(size, torch.Generator().manual_seed(seed)), DEPTH):
+        for pixels, labels in ahead(self._stacks(size, torch.Generator().manual_seed(seed), part), DEPTH):
             yield pixels.to(self.device).float() / 255, labels.to(self.device)
 
     def images(self, rows: Tensor | slice) -> Tensor:
@@ -92,9 +95,12 @@ class StreamedSet:
                 yield from (row for index, row in enumerate(part.rows(), start=inside[0]) if index in chosen)
             first += count
 
-    def _stacks(self, size: int, generator: torch.Generator) -> Generator[tuple[Tensor, Tensor]]:
-        with closing(decoded(self._placed(generator), self.image_size, self.workers)) as images:
-            while len(batch := list(islice(images, size))) == size:
+    def _stacks(self, size: int, generator: torch.Generator, part: slice) -> Generator[tuple[Tensor, Tensor]]:
+        wanted = range(size)[part]
+        placed = self._placed(generator)
+        mine = (item for item, place in zip(placed, cycle(range(size))) if place in wanted)
+        with closing(decoded(mine, self.image_size, self.workers)) as images:
+            while len(batch := list(islice(images, len(wanted)))) == len(wanted):
                 yield stack(pixels_of(image) for _, image, _ in batch), torch.tensor([row.label for row, _, _ in batch])
 
     def _placed(self, generator: torch.Generator) -> Iterator[tuple[Row, Place | None]]:

@@ -6,6 +6,7 @@ from .objectives import OBJECTIVES, PGDAT, TRADES
 from .optimizers import OPTIMIZERS
 from .regularise import JacobianPenalty
 from .schedule import SCHEDULES, Phase
+from .watch import summary
 
 __all__ = [
     "OBJECTIVES",
@@ -17,4 +18,5 @@ __all__ = [
     "Phase",
     "TrainConfig",
     "Trainer",
+    "summary",
 ]

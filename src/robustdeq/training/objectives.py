@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..attacks import PGD, Threat
 from ..dynamics.solver import check_number
-from ..gradients import Gradient
+from ..gradients import Gradient, Steps
 from ..models.classifier import DEQClassifier
 from ..options import checked, registry
 
@@ -29,17 +29,18 @@ class Reader(nn.Module):
     """A model as one forward of training sees it: its state drawn anew each time, its gradient chosen.
 
     draw: gives the number of solver steps of a forward. solver: instead of the model's. Any other classifier is left as
-    it is.
+    it is. The model may be wrapped (DDP).
     """
 
     def __init__(
-        self, model: nn.Module, draw: Callable[[], int], gradient: Gradient | None = None, solver: Any = None
+        self, model: nn.Module, draw: Callable[[], Steps], gradient: Gradient | None = None, solver: Any = None
     ) -> None:
         super().__init__()
         self.model, self.draw, self.gradient, self.solver = model, draw, gradient, solver
+        self.moves = isinstance(getattr(model, "module", model), DEQClassifier)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not isinstance(self.model, DEQClassifier):
+        if not self.moves:
             return self.model(x)
         return self.model(x, steps=self.draw(), gradient=self.gradient, solver=self.solver)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..dynamics.trajectory import known
+from ..gradients import Gradient, Steps
 from ..models.classifier import DEQClassifier
+from ..processes import ALONE, Processes
 from ..seeds import generator, mix
 from .config import TrainConfig
 from .objectives import Losses, Reader
@@ -23,18 +26,32 @@ DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN = range(6)
 
 @dataclass(frozen=True)
 class Found:
-    """loss: of the update. accuracy_adv: on the attacked batch, in [0, 1]. learning_rate: that was used."""
+    """Of the batch as a whole. loss: of the update. accuracy_adv: on the attacked images, in [0, 1]. solver_steps: t of
+    the update's last forward, the mean where samples have their own. learning_rate: that was used."""
 
     loss: float
     accuracy_adv: float
+    solver_steps: float
     learning_rate: float
 
 
 class TrainStep:
-    """Called with a batch; moves ``model`` once. ``total``: updates of the whole run."""
+    """Called with a batch; moves ``model`` once. ``total``: updates of the whole run.
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, total: int) -> None:
+    Of several processes each is called with its part of the batch; DDP averages their gradients.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        total: int,
+        processes: Processes = ALONE,
+    ) -> None:
         self.model, self.optimizer, self.config, self.total = model, optimizer, config, total
+        self.processes = processes
+        self.wrapped = _wrapped(model, processes)
         self.parts = config.parts()
 
     def __call__(self, x: Tensor, y: Tensor, step: int, epoch: int) -> Found:
@@ -46,70 +63,43 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         devices = [x.device] if x.is_cuda else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(mix(self.config.seed, DROPOUT, step))
-            loss, accuracy = self._gradients(x, y, step, epoch)
+            torch.manual_seed(mix(self.config.seed, DROPOUT, step, self.processes.rank))
+            sums = self._gradients(x, y, step, epoch)
+        loss, accuracy, taken = (self.processes.total(sums) / self.processes.count).tolist()
         self._guard(loss, x, step)
         self.optimizer.step()
-        return Found(loss, accuracy, rate)
+        self._share_buffers()
+        return Found(loss, accuracy, taken, rate)
 
-    def _gradients(self, x: Tensor, y: Tensor, step: int, epoch: int) -> tuple[float, float]:
-        """Leave the gradient of the batch in the parameters; its mean loss and accuracy."""
-        loss = correct = 0.0
-        pieces = zip(x.chunk(self.config.accumulate), y.chunk(self.config.accumulate))
-        for piece, (x_part, y_part) in enumerate(pieces):
-            attacker, updated = self._readers(step, piece, epoch)
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-                x_adv = self._attack(attacker, x_part, y_part, step, piece, epoch)
-                with self._perturbed(updated, x_part, x_adv, y_part):
-                    losses = self._losses(updated, x_part, x_adv, y_part, step, piece, epoch)
-                    (losses.total / self.config.accumulate).backward()
-            loss += float(losses.total.detach()) / self.config.accumulate
-            correct += float(losses.correct_adv.float().sum())
-        return loss, correct / len(x)
+    def _gradients(self, x: Tensor, y: Tensor, step: int, epoch: int) -> Tensor:
+        """Leave the gradient of the batch in the parameters; its mean loss, accuracy and solver steps, (3,)."""
+        pieces, size = self.config.accumulate, len(x) // self.config.accumulate
+        sums = torch.zeros(3, dtype=torch.float64)
+        for piece in range(pieces):
+            rows = slice(piece * size, (piece + 1) * size)
+            part = _Part(self, x[rows], y[rows], step, epoch, piece)
+            cast = torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+            with self._synchronised(piece == pieces - 1), cast:
+                losses = part.backward(1 / pieces)
+            found = [float(losses.total.detach()), float(losses.correct_adv.float().mean()), part.solver_steps]
+            sums += torch.tensor(found, dtype=torch.float64) / pieces
+        return sums
 
-    def _readers(self, step: int, piece: int, epoch: int) -> tuple[Reader, Reader]:
-        """The model as the attack and as the update see it, with one stream of states for both."""
-        phase, parts = self.config.phase(epoch), self.parts
-        steps = phase.solver_steps or getattr(self.model, "steps", 1)
-        states = generator(self.config.seed, STATES, step, piece)
+    def _synchronised(self, wanted: bool):
+        """Of an accumulated batch only the last piece makes the processes exchange gradients."""
+        if wanted or not isinstance(self.wrapped, DistributedDataParallel):
+            return nullcontext()
+        return self.wrapped.no_sync()
 
-        def reader(gradient) -> Reader:
-            chosen = gradient if phase.gradient is None else phase.gradient
-            return Reader(self.model, lambda: parts.states.draw(steps, states), chosen, phase.solver)
-
-        return reader(parts.attack_gradient), reader(parts.gradient)
-
-    def _attack(self, attacker: Reader, x: Tensor, y: Tensor, step: int, piece: int, epoch: int) -> Tensor:
-        phase = self.config.phase(epoch)
-        seed = mix(self.config.seed, ATTACK, step, piece)
-        attack = self.parts.objective.attack(self.parts.threat, phase.attack_steps, phase.step_size, seed)
-        return attack(attacker, x, y)
-
-    def _losses(
-        self, updated: Reader, x: Tensor, x_adv: Tensor, y: Tensor, step: int, piece: int, epoch: int
-    ) -> Losses:
-        losses = self.parts.objective.losses(updated, x, x_adv, y)
-        if not isinstance(self.model, DEQClassifier):
-            return losses
-        random = generator(self.config.seed, JACOBIAN, step, piece)
-        steps = self.config.jacobian.draw(epoch, random)
-        if steps is None:
-            return losses
-        return Losses(losses.total + self.config.jacobian(self.model, x_adv, steps, random), losses.correct_adv)
-
-    @contextmanager
-    def _perturbed(self, updated: Reader, x: Tensor, x_adv: Tensor, y: Tensor) -> Iterator[None]:
-        """The weights moved up the loss, where adversarial weight perturbation is on."""
-        if not self.config.awp:
-            yield
+    def _share_buffers(self) -> None:
+        """BatchNorm statistics become the mean over the processes (those of SyncBatchNorm are the same already)."""
+        if self.processes.count == 1:
             return
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
-        total = self.parts.objective.losses(updated, x, x_adv, y).total
-        slopes = torch.autograd.grad(total, list(self.model.parameters()), allow_unused=True)
-        for buffer, kept in zip(self.model.buffers(), buffers):
-            buffer.copy_(kept)  # BatchNorm sees the batch once
-        with perturbed(self.model, slopes, self.config.awp):
-            yield
+        buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        if buffers:
+            means = self.processes.total(torch.cat([b.flatten() for b in buffers])) / self.processes.count
+            for buffer, mean in zip(buffers, means.split([b.numel() for b in buffers])):
+                buffer.copy_(mean.view_as(buffer))
 
     def _guard(self, loss: float, x: Tensor, step: int) -> None:
         """Clip the gradient; stop before the update if it or the loss is not finite."""
@@ -128,3 +118,79 @@ class TrainStep:
         bad = int((~found.isfinite()).sum())
         median = float(found.nanmedian())
         return f", relative residual {median:.3g} (median), {bad} of {len(x)} samples not finite"
+
+
+def _wrapped(model: nn.Module, processes: Processes) -> nn.Module:
+    """The model that the update goes through. Attacks look at the bare one."""
+    if processes.count == 1:
+        return model
+    ids = [processes.device] if processes.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+
+class _Part:
+    """One piece of a batch on its way through attack and losses.
+
+    Attack and update share one stream of states, so that every process draws the same t at the same forward.
+    """
+
+    def __init__(self, owner: TrainStep, x: Tensor, y: Tensor, step: int, epoch: int, piece: int) -> None:
+        self.owner, self.x, self.y, self.piece = owner, x, y, piece
+        self.config, self.parts = owner.config, owner.parts
+        self.step, self.epoch, self.phase = step, epoch, owner.config.phase(epoch)
+        self.first = owner.processes.rank * len(x) * owner.config.accumulate + piece * len(x)
+        self.states = generator(self.config.seed, STATES, step, piece)
+        self.solver_steps = 0.0
+
+    def backward(self, share: float) -> Losses:
+        """Add ``share`` of the gradient of the losses at the attacked images to the parameters' own."""
+        x_adv = self._attacked()
+        with self._perturbed(x_adv):
+            losses = self.parts.objective.losses(self._reader(self.owner.wrapped), self.x, x_adv, self.y)
+            losses = Losses(losses.total + self._penalty(x_adv), losses.correct_adv)
+            (share * losses.total).backward()
+        return losses
+
+    def _attacked(self) -> Tensor:
+        """The start of a sample depends on its place in the whole batch, not on how the batch was divided."""
+        phase, seed = self.phase, mix(self.config.seed, ATTACK, self.step)
+        attack = self.parts.objective.attack(self.parts.threat, phase.attack_steps, phase.step_size, seed)
+        attacker = self._reader(self.owner.model, self.parts.attack_gradient)
+        return attack(attacker, self.x, self.y, indices=self.first + torch.arange(len(self.x)))
+
+    def _reader(self, model: nn.Module, gradient: Gradient | None = None) -> Reader:
+        gradient = self.parts.gradient if gradient is None else gradient
+        chosen = gradient if self.phase.gradient is None else self.phase.gradient
+        return Reader(model, self._draw, chosen, self.phase.solver)
+
+    def _draw(self) -> Steps:
+        most = self.phase.solver_steps or getattr(self.owner.model, "steps", 1)
+        drawn = self.parts.states.draw(most, self.states, self.config.batch_size)
+        self.solver_steps = float(drawn.float().mean()) if isinstance(drawn, Tensor) else float(drawn)
+        return drawn[self.first : self.first + len(self.x)] if isinstance(drawn, Tensor) else drawn
+
+    def _penalty(self, x_adv: Tensor) -> Tensor | float:
+        """The Jacobian penalty, on the steps that pay it: the same ones in every process, each with its own probes."""
+        model, jacobian = self.owner.model, self.config.jacobian
+        if not isinstance(model, DEQClassifier):
+            return 0.0
+        place = (self.config.seed, JACOBIAN, self.step, self.piece)
+        steps = jacobian.draw(self.epoch, generator(*place))
+        probes = generator(*place, 1 + self.owner.processes.rank)
+        return 0.0 if steps is None else jacobian(model, x_adv, steps, probes)
+
+    @contextmanager
+    def _perturbed(self, x_adv: Tensor) -> Iterator[None]:
+        """The weights moved up the loss, where adversarial weight perturbation is on."""
+        if not self.config.awp:
+            yield
+            return
+        model, processes = self.owner.model, self.owner.processes
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        total = self.parts.objective.losses(self._reader(model), self.x, x_adv, self.y).total
+        slopes = torch.autograd.grad(total, list(model.parameters()), materialize_grads=True)
+        slopes = [processes.total(slope) for slope in slopes]
+        for buffer, kept in zip(model.buffers(), buffers):
+            buffer.copy_(kept)  # BatchNorm sees the batch once
+        with perturbed(model, slopes, self.config.awp):
+            yield

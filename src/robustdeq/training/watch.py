@@ -12,6 +12,7 @@ from ..attacks import PGD, Threat, ThroughGradient, predictions
 from ..data import ImageSet
 from ..models.classifier import DEQClassifier
 from ..models.modes import evaluating
+from ..processes import ALONE, Processes
 from ..seeds import mix
 
 APART = 0.05
@@ -20,23 +21,26 @@ APART = 0.05
 
 @dataclass(frozen=True)
 class Watch:
-    """Judges a model on the first ``points`` images of a held-out set with PGD of ``steps`` steps."""
+    """Judges a model on held-out images with PGD of ``steps`` steps.
+
+    Several processes share the images and find the same numbers as one.
+    """
 
     images: ImageSet
     threat: Threat
-    points: int
     steps: int
     seed: int
+    processes: Processes = ALONE
     batch_size: int = 250
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """clean, and robust accuracy under each gradient, in [0, 1]; ``robust`` is the smallest."""
         gradients = ("unrolled", "phantom") if isinstance(model, DEQClassifier) else ("exact",)
         counts = dict.fromkeys(("clean", *gradients), 0)
-        total = min(self.points, len(self.images))
+        total = len(self.images)
         attack = PGD(self.threat, self.threat.eps / 4, self.steps, seed=mix(self.seed) % 2**31)
-        for start in range(0, total, self.batch_size):
-            rows = slice(start, min(start + self.batch_size, total))
+        for start in self.processes.mine(range(0, total, self._size(total))):
+            rows = slice(start, min(start + self._size(total), total))
             x, y = self.images.images(rows), self.images.labels[rows]
             right = _correct(model, x, y)
             counts["clean"] += int(right.sum())
@@ -45,8 +49,13 @@ class Watch:
                 indices = torch.arange(rows.start, rows.stop)[right.cpu()]
                 x_adv = attack(view, x[right], y[right], indices=indices)
                 counts[name] += int(_correct(model, x_adv, y[right]).sum())
-        shares = {name: count / total for name, count in counts.items()}
+        sums = self.processes.total(torch.tensor(list(counts.values()))).tolist()
+        shares = {name: count / total for name, count in zip(counts, sums)}
         return {**shares, "robust": min(shares[name] for name in gradients)}
+
+    def _size(self, total: int) -> int:
+        """Images of a batch; every process has one."""
+        return min(self.batch_size, -(-total // self.processes.count))
 
 
 def warnings(history: list[dict[str, Any]]) -> list[str]:
@@ -66,6 +75,25 @@ def warnings(history: list[dict[str, Any]]) -> list[str]:
         if rises and last["robust"] < before["validation"]["robust"] - APART:
             found.append("robust accuracy rises in training and falls on held-out images: catastrophic overfitting")
     return found
+
+
+def summary(history: list[dict[str, Any]]) -> str:
+    """How a run went, in a few lines: time, speed, the last epoch, the best on held-out images, warnings."""
+    last, seconds = history[-1], sum(row["seconds"] for row in history)
+    images = sum(row["seconds"] * row["images_per_second"] for row in history)
+    lines = [
+        f"{len(history)} epochs, {images:,.0f} images, {seconds / 60:.1f} minutes of updates "
+        f"({images / seconds:.0f} images/s), at most {last['memory_gib']:.1f} GiB",
+        f"last epoch: loss {last['loss']:.3f}, training images {100 * last['accuracy_clean']:.1f}% clean and "
+        f"{100 * last['accuracy_adv']:.1f}% attacked, {last['evaluations_per_image']:.0f} evaluations of f an image"
+        + (f", residual {last['residual']:.3g}" if "residual" in last else ""),
+    ]
+    judged = [(row["epoch"], row[kind]) for row in history for kind in ("validation", "validation_ema") if kind in row]
+    if judged:
+        epoch, best = max(judged, key=lambda found: found[1]["robust"])
+        shares = ", ".join(f"{name} {100 * share:.1f}%" for name, share in best.items() if name != "robust")
+        lines.append(f"best on held-out images: robust {100 * best['robust']:.1f}% after epoch {epoch} ({shares})")
+    return "\n".join([*lines, *(f"warning: {text}" for text in last["warnings"])])
 
 
 @torch.no_grad()

@@ -1,0 +1,40 @@
+"""Trains small models under a launcher, for test_processes.py: python several.py OUT. Not a test itself."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from small_models import own
+
+import robustdeq as rd
+from robustdeq.processes import Processes, launched
+from robustdeq.training import Phase, TrainConfig, Trainer
+
+BASE = TrainConfig(
+    eps=0.15, batch_size=32, learning_rate=5e-3, pad=1, validation_points=20, validation_steps=2,
+    phases=(Phase(epochs=1, attack_steps=3, step_size=0.05),),
+)  # fmt: skip
+CONFIGS = {
+    "pgd-at": BASE,
+    "trades": replace(BASE, objective="trades", states={"name": "random", "per": "sample"}, awp=0.01, ema=0.9),
+    "random": replace(BASE, states="random", gradient="phantom"),
+    "accumulated": replace(BASE, accumulate=2),
+}
+
+
+def train(name: str, out: Path, processes: Processes) -> None:
+    """Five updates of a model without BatchNorm."""
+    splits = rd.data.digits()
+    images, held = splits.train.take(slice(160)), splits.validation
+    model = own(10, side=8)
+    Trainer(model, images, CONFIGS[name], out / name / "run", held, processes=processes).run()
+    if processes.first:
+        rd.save_model(model, out / name / "model")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with launched() as processes:
+        for name in CONFIGS:
+            train(name, Path(sys.argv[1]), processes)
