@@ -1,7 +1,7 @@
 """Adversarial training: configs, objectives, schedules, the loop and its checkpoints."""
 
 from .config import TrainConfig
-from .loop import Trainer
+from .loop import CHECKPOINT, Trainer
 from .objectives import OBJECTIVES, PGDAT, TRADES
 from .optimizers import OPTIMIZERS
 from .regularise import JacobianPenalty
@@ -9,6 +9,7 @@ from .schedule import SCHEDULES, Phase
 from .watch import summary
 
 __all__ = [
+    "CHECKPOINT",
     "OBJECTIVES",
     "OPTIMIZERS",
     "PGDAT",

@@ -31,6 +31,7 @@ from .watch import Watch, warnings
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and a short text."""
 
+CHECKPOINT = "last.safetensors"
 LOG_EVERY = 10
 CLEAN_POINTS = 128
 """Training images whose clean accuracy and residual are logged every epoch."""
@@ -88,7 +89,7 @@ class Trainer:
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / "last.safetensors"
+        return self.folder / CHECKPOINT
 
     @property
     def best(self) -> Path:
