@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeGuard
 
@@ -148,6 +149,7 @@ class SimultaneousAdjoint(Gradient):
     def solve(self, solver: Solver, f: Map, z: Tensor, steps: Steps, training: bool) -> Tensor:
         solver.transposed_inverse(solver.init(z), z)  # an unsuitable solver is refused before the solve
         moves: list[SolverState] = []
+        same_precision = _precision(z)
         with torch.no_grad():
             final = reached(solver, f, z, steps, moves.append)
 
@@ -155,12 +157,12 @@ class SimultaneousAdjoint(Gradient):
             w = torch.zeros_like(grad)
             for t, move in enumerate(moves):
                 assert move.z_prev is not None  # a step has been taken
-                with torch.enable_grad():
+                with torch.enable_grad(), same_precision():
                     at = move.z_prev.detach().requires_grad_()
                     h = f(at)
                 transported = torch.autograd.grad(h, at, w, materialize_grads=True)[0] - w
                 moved = w - solver.transposed_inverse(move, transported + grad)
-                w = torch.where((t < steps)[:, None], moved, w) if isinstance(steps, Tensor) else moved
+                w = torch.where((t < steps)[:, None].to(w.device), moved, w) if isinstance(steps, Tensor) else moved
             return w
 
         return _Reroute.apply(f(final), final, adjoint)
@@ -187,6 +189,15 @@ def phantom_state(f: Map, z: Tensor, unroll: int, damping: float) -> Tensor:
     for _ in range(unroll):
         h = (1 - damping) * h + damping * f(h)
     return h
+
+
+def _precision(z: Tensor) -> Callable[[], AbstractContextManager]:
+    """The autocast of now, for a backward pass that evaluates f again, perhaps in a thread with another one."""
+    device = z.device.type
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return lambda: torch.autocast(device, dtype, enabled=enabled)
 
 
 def _is_detachable(f: Map) -> TypeGuard[_Detachable]:
@@ -230,7 +241,7 @@ class _ReversibleSolve(torch.autograd.Function):
                 f"with mixing={solver.mixing}."
             )
         state = drive(solver, f, z, steps).state
-        ctx.solver, ctx.f, ctx.steps = solver, f, steps
+        ctx.solver, ctx.f, ctx.steps, ctx.same_precision = solver, f, steps, _precision(z)
         ctx.save_for_backward(z, state.z, state.z if state.z_prev is None else state.z_prev, *tensors)
         return state.z.clone()
 
@@ -244,7 +255,7 @@ class _ReversibleSolve(torch.autograd.Function):
         sums: list[Tensor | None] = [None] * len(tensors)
         a_next, a_here = grad, torch.zeros_like(grad)
         for t in reversed(range(ctx.steps)):  # undo the step z^[t] -> z^[t+1]
-            with torch.enable_grad():
+            with torch.enable_grad(), ctx.same_precision():
                 at = z_prev.detach().requires_grad_()
                 f_z = ctx.f(at)
             pulled = torch.autograd.grad(

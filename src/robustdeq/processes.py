@@ -49,6 +49,12 @@ class Processes:
             dist.all_reduce(value)
         return value
 
+    def agree(self, value: float) -> bool:
+        """Whether every process has the same number; asked by all of them."""
+        numbers = torch.zeros(self.count, dtype=torch.float64)
+        numbers[self.rank] = value
+        return bool((self.total(numbers) == value).all())
+
     def first_only(self, work: Callable[[], None]) -> None:
         """Let the first process work while the others wait. What fails there ends the others too."""
         if self.first:

@@ -120,7 +120,7 @@ def smoke_recipe() -> Recipe:
 def cifar10_small_recipe() -> Recipe:
     """A small DEQ on CIFAR-10 within half an hour on two CPU cores, trained through the solver.
 
-    Cheap attacks on short solves first, PGD on the full solve last.
+    Cheap attacks on short solves first, PGD on the full solve last. It is judged twice only, since that costs a minute.
     """
     return Recipe(
         name="cifar10-small",
@@ -168,8 +168,6 @@ def cifar10_large_recipe() -> Recipe:
             pad=4,
             flip=True,
             validation_points=1000,
-            validation_steps=10,
-            validation_every=5,
         ),
         defence=EntropyReduction(),
     )
@@ -226,7 +224,6 @@ def imagenet_64_recipe() -> Recipe:
         ema=0.999,
         pad=0,
         validation_points=2000,
-        validation_every=2,
         checkpoint_seconds=300.0,
     )
     return replace(

@@ -43,6 +43,20 @@ def test_batches_show_every_image_at_most_once_and_depend_on_the_generator_only(
     assert not torch.equal(flat, torch.cat([rows for _, rows in numbered.batches(100, generator(0, 2))]))
 
 
+def test_parts_of_batches_and_skipped_batches_are_those_of_the_whole_epoch():
+    images = rd.data.digits().train
+    whole = list(images.batches(60, generator(0)))
+    halves = [list(images.batches(60, generator(0), part)) for part in (slice(0, 30), slice(30, 60))]
+    for (x, y), (x_one, y_one), (x_two, y_two) in zip(whole, *halves, strict=True):
+        assert torch.equal(x, torch.cat([x_one, x_two])) and torch.equal(y, torch.cat([y_one, y_two]))
+    rest = list(images.batches(60, generator(0), skip=3))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[3:], rest, strict=True))
+    x = whole[0][0]
+    cropped = crop_and_flip(x, generator(1), pad=1, flip=True)
+    half = crop_and_flip(x[30:], generator(1), pad=1, flip=True, total=60, first=30)
+    assert torch.equal(cropped[30:], half)
+
+
 @given(pad=st.integers(0, 3), flip=st.booleans(), seed=st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
 def test_crop_and_flip_gives_a_shifted_zero_padded_image(pad, flip, seed):

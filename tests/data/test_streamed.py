@@ -68,6 +68,27 @@ def test_a_small_buffer_still_shows_every_image_once(folder):
     assert sorted(shown(epoch(train, 1))) == sorted(numbers(train.take(slice(None)).pixels))
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_that_take_parts_of_every_batch_see_the_batches_of_one(folder, count):
+    """All of them the same number of batches, also where the last rows fill the first part only."""
+    train = stream(folder, validation=0).train
+    size = 2 * count
+    whole = list(train.batches(size, torch.Generator().manual_seed(0)))
+    parts = [slice(rank * size // count, (rank + 1) * size // count) for rank in range(count)]
+    taken = [list(train.batches(size, torch.Generator().manual_seed(0), part)) for part in parts]
+    assert [len(batches) for batches in taken] == [len(whole)] * count and len(whole) > 1
+    for index, (pixels, labels) in enumerate(whole):
+        assert torch.equal(pixels, torch.cat([batches[index][0] for batches in taken]))
+        assert torch.equal(labels, torch.cat([batches[index][1] for batches in taken]))
+
+
+def test_batches_that_are_skipped_change_nothing_about_the_others(folder):
+    train = stream(folder, validation=0).train
+    whole, rest = (list(train.batches(4, torch.Generator().manual_seed(0), skip=skip)) for skip in (0, 2))
+    assert len(rest) == len(whole) - 2 > 0
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(whole[2:], rest))
+
+
 def test_validation_images_are_held_out_by_the_seed(folder):
     parts = [stream(folder, validation=6, seed=seed) for seed in (0, 0, 1)]
     held = [numbers(part.validation.take(slice(None)).pixels) for part in parts]

@@ -16,6 +16,12 @@ def _start(out):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+def _written(run):
+    """When the last checkpoint was written; None before the first."""
+    file = run / "last.safetensors"
+    return file.stat().st_mtime_ns if file.exists() else None
+
+
 def _steps(log):
     return log.read_text().count("\n") if log.exists() else 0
 
@@ -25,9 +31,10 @@ def test_a_run_killed_twice_ends_with_the_same_bits(tmp_path):
     assert _start(whole).wait(120) == 0
     draw = random.Random(0)
     for kill in range(2):
+        before = _written(cut)
         process = _start(cut)
         deadline = time.monotonic() + 60
-        while not (cut / "last.safetensors").exists() and time.monotonic() < deadline:
+        while _written(cut) == before and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(draw.uniform(0.05, 0.4))  # some steps later, wherever it then is
         os.kill(process.pid, signal.SIGKILL)

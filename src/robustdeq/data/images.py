@@ -27,7 +27,10 @@ class ImageSet:
 
     def digest(self) -> str:
         """SHA-256 of pixels and labels."""
-        return hashlib.sha256(self.pixels.cpu().numpy().tobytes() + self.labels.cpu().numpy().tobytes()).hexdigest()
+        found = hashlib.sha256()
+        for part in (self.pixels, self.labels):
+            found.update(part.cpu().contiguous().numpy().data)
+        return found.hexdigest()
 
     def images(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """float32 in [0, 1] of the given rows."""
@@ -40,14 +43,14 @@ class ImageSet:
         return ImageSet(self.pixels.to(device), self.labels.to(device), self.classes, self.source, self.white)
 
     def batches(
-        self, size: int, generator: torch.Generator, part: slice = slice(None)
+        self, size: int, generator: torch.Generator, part: slice = slice(None), skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of shuffled batches (images, labels); a last batch smaller than ``size`` is left out.
 
-        part: which rows of every batch are wanted.
+        part: which rows of every batch are wanted. skip: how many batches are passed over.
         """
         order = torch.randperm(len(self), generator=generator)
-        for start in range(0, len(self) - size + 1, size):
+        for start in range(skip * size, len(self) - size + 1, size):
             rows = order[start : start + size][part].to(self.labels.device)
             yield self.images(rows), self.labels[rows]
 

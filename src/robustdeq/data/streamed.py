@@ -54,16 +54,17 @@ class StreamedSet:
         return replace(self, device=device)
 
     def batches(
-        self, size: int, generator: torch.Generator, part: slice = slice(None)
+        self, size: int, generator: torch.Generator, part: slice = slice(None), skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of shuffled batches: float32 (size, 3, H, W) in [0, 1] and int64 (size,), on ``device``.
 
         Order and crops depend on ``generator`` only, not on the number of workers; a last batch smaller than ``size``
-        is left out. part: which rows of every batch are wanted; the others are read, but not decoded. Raises a
-        ValueError that names the file and the row which is broken.
+        is left out. part: which rows of every batch are wanted. skip: how many batches are passed over. Rows
+        that are not wanted are read, but not decoded. Raises a ValueError that names the file and the row which is
+        broken.
         """
         seed = int(torch.randint(2**62, (), generator=generator))
-        for pixels, labels in ahead(self._stacks(size, torch.Generator().manual_seed(seed), part), DEPTH):
+        for pixels, labels in ahead(self._stacks(size, torch.Generator().manual_seed(seed), part, skip), DEPTH):
             yield pixels.to(self.device).float() / 255, labels.to(self.device)
 
     def images(self, rows: Tensor | slice) -> Tensor:
@@ -95,9 +96,11 @@ class StreamedSet:
                 yield from (row for index, row in enumerate(part.rows(), start=inside[0]) if index in chosen)
             first += count
 
-    def _stacks(self, size: int, generator: torch.Generator, part: slice) -> Generator[tuple[Tensor, Tensor]]:
+    def _stacks(
+        self, size: int, generator: torch.Generator, part: slice, skip: int
+    ) -> Generator[tuple[Tensor, Tensor]]:
         wanted = range(size)[part]
-        placed = self._placed(generator)
+        placed = islice(self._placed(generator), skip * size, len(self) // size * size)
         mine = (item for item, place in zip(placed, cycle(range(size))) if place in wanted)
         with closing(decoded(mine, self.image_size, self.workers)) as images:
             while len(batch := list(islice(images, len(wanted)))) == len(wanted):

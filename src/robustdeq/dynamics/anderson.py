@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..options import checked
-from .solver import Map, Solver, SolverState, check_count, check_number, newest
+from .solver import Map, Solver, SolverState, check_count, check_number, newest, own_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,7 @@ class Anderson(Solver[AndersonState]):
         unit, scale, gram, usable = self._system(dg)
         return scale * _solve(gram, torch.where(usable, _products(unit, g, unit.dtype), 0.0))
 
+    @own_precision
     def _system(self, dg: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Unit columns, their scales, their Gram matrix plus the ridge, and which samples can use it (B, 1).
 
@@ -97,16 +98,19 @@ class Anderson(Solver[AndersonState]):
         return unit, scale, torch.where(usable[:, None, None], gram, eye), usable[:, None]
 
 
+@own_precision
 def _products(columns: Tensor, w: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, M, D), (B, D) to (B, M). In half precision the products of short columns would underflow."""
     return torch.einsum("bmd,bd->bm", columns.to(dtype), w.to(dtype))
 
 
+@own_precision
 def _combine(weights: Tensor, columns: Tensor) -> Tensor:
     """(B, M), (B, M, D) to (B, D), in the columns' dtype."""
     return torch.einsum("bm,bmd->bd", weights, columns.to(weights.dtype)).to(columns.dtype)
 
 
+@own_precision
 def _solve(gram: Tensor, right: Tensor) -> Tensor:
     factor = torch.linalg.cholesky_ex(gram).L
     return torch.cholesky_solve(right.unsqueeze(2), factor).squeeze(2)

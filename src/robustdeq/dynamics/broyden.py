@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..options import checked
-from .solver import Map, Solver, SolverState, check_count, newest
+from .solver import Map, Solver, SolverState, check_count, newest, own_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,7 @@ def _unit(s: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
     return s * scale, dg * scale
 
 
+@own_precision
 def _apply(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
     """(-I + sum_i u_i v_i^T) w. u, v: (B, M, D); w: (B, D). With u and v exchanged it is the transpose."""
     if not u.shape[1]:

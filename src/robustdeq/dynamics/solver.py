@@ -5,11 +5,12 @@ Legend of shapes: B batch, D packed state size, M stored columns.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class SolverState:
 
 
 S = TypeVar("S", bound=SolverState)
+A = TypeVar("A", bound=Callable[..., Any])
 
 
 class Solver(ABC, Generic[S]):
@@ -68,6 +70,20 @@ def residual(f_z: Tensor, z: Tensor) -> Tensor:
 def length(x: Tensor) -> Tensor:
     """Euclidean norm per sample, at least in float32: half precision holds no 1e-9 and no 1e5. (B, D) -> (B,)"""
     return torch.linalg.vector_norm(x, dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def own_precision(algebra: A) -> A:
+    """A function of tensors in their own dtype: autocast is for f; a solver's small systems need the digits."""
+
+    @functools.wraps(algebra)
+    def inside(*given: Any) -> Any:
+        device = next(part.device.type for part in given if isinstance(part, Tensor))
+        if not torch.amp.is_autocast_available(device):
+            return algebra(*given)
+        with torch.autocast(device, enabled=False):
+            return algebra(*given)
+
+    return inside  # type: ignore[return-value]
 
 
 def newest(columns: Tensor, column: Tensor, limit: int) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextmanager
@@ -19,6 +20,20 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """A forward in train mode inside normalises as ever, and leaves no trace in BatchNorm's running statistics."""
+    parts = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    kept = [(part.momentum, part.num_batches_tracked) for part in parts]
+    for part in parts:
+        part.momentum, part.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for part, (momentum, count) in zip(parts, kept):
+            part.momentum, part.num_batches_tracked = momentum, count
 
 
 @contextmanager

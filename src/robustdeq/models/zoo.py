@@ -70,7 +70,7 @@ def save_model(model: nn.Module, folder: str | Path) -> Path:
         config = {"model": None, "class": type(model).__qualname__}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / WEIGHTS, save(_copies(model.state_dict()), metadata={"format": "pt"}))
+    write_bytes(folder / WEIGHTS, save(copies(model.state_dict()), metadata={"format": "pt"}))
     write_json(folder / CONFIG, config)
     return folder
 
@@ -189,7 +189,7 @@ def _read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous copies on the CPU, since the file format refuses tensors that share memory (tied weights)."""
     return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
 

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..files import differences, plain, write_bytes
-from ..models.zoo import load_strictly
+from ..models.zoo import copies, load_strictly
 
 SCHEMA = 1
 
@@ -30,8 +30,7 @@ def save_checkpoint(
         tensors |= {f"average.{key}": value for key, value in averaged.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(v) for slot, v in slots.items() if v is not None}
-    tensors = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
-    write_bytes(path, save(tensors, metadata={"robustdeq": json.dumps({"schema": SCHEMA, **facts})}))
+    write_bytes(path, save(copies(tensors), metadata={"robustdeq": json.dumps({"schema": SCHEMA, **facts})}))
 
 
 def load_checkpoint(

@@ -138,7 +138,7 @@ class TrainConfig:
         """The resolved config as JSON: every name with its options."""
         parts = self.parts()
         named = {name: describe(getattr(parts, name)) for name in NAMED}
-        return {**dataclasses.asdict(self), **named}
+        return {**dataclasses.asdict(self), **named, "phases": [phase.to_dict() for phase in self.phases]}
 
 
 def _nested(name: str, cls: type, given: Any) -> Any:

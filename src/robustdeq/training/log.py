@@ -68,7 +68,7 @@ def _numbers(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]
 def _board(folder: Path, step: int):
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
-    return SummaryWriter(str(folder), purge_step=step or None)
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def _wandb(folder: Path, config: dict[str, Any]):

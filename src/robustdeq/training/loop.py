@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ..data import ImageSet, StreamedSet, crop_and_flip
 from ..dynamics.trajectory import known
+from ..environment import environment
 from ..models.classifier import DEQClassifier
 from ..models.modes import evaluating
 from ..models.zoo import save_model
@@ -24,6 +24,7 @@ from ..seeds import generator
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .ema import EMA
+from .interrupts import Interrupts
 from .log import Log
 from .step import AUGMENT, DATA, TrainStep
 from .watch import Watch, warnings
@@ -81,7 +82,9 @@ class Trainer:
             self.watch = Watch(held, parts.threat, config.validation_steps, config.seed, processes)
         self.steps_per_epoch = len(images) // config.batch_size
         self.total = config.epochs * self.steps_per_epoch
+        self.identity = self._identity()
         self.update = TrainStep(model, self.optimizer, config, self.total, processes)
+        self.interrupts = Interrupts()
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.sums = dict.fromkeys(("loss", "accuracy_adv", "solver_steps", "seconds", "evaluations"), 0.0)
@@ -103,14 +106,18 @@ class Trainer:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
-            facts = load_checkpoint(self.checkpoint, self.model, self.optimizer, self._identity(), self._averaged())
+            facts = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.identity, self._averaged())
             self.step, self.history, self.sums = facts["step"], facts["history"], facts["sums"]
+        if not self.processes.agree(self.step):
+            raise ValueError(f"{self.checkpoint} is not the same file for every process; give a folder they all reach.")
         self.log = Log(self.folder, self.step, self.config.to_dict() if self.wandb else None, self.processes.first)
         try:
-            for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
-                self._epoch(epoch, progress)
+            with self.interrupts:
+                for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
+                    self._epoch(epoch, progress)
         except FloatingPointError:
             self._save()
+            self.processes.wait()  # a launcher ends the first process when another one fails
             raise
         finally:
             self.log.close()
@@ -131,24 +138,35 @@ class Trainer:
         self.saved = time.monotonic()
         if not self.processes.first:
             return
-        facts = {"step": self.step, "history": self.history, "sums": self.sums, "identity": self._identity()}
+        facts = {"step": self.step, "history": self.history, "sums": self.sums, "identity": self.identity}
+        facts["environment"] = {**environment(), "processes": self.processes.count}
         save_checkpoint(self.checkpoint, self.model, self.optimizer, facts, self._averaged())
 
     def _epoch(self, epoch: int, progress: Progress | None) -> None:
         config, done = self.config, self.step - epoch * self.steps_per_epoch
         part = self.processes.part(config.batch_size)
-        batches = self.images.batches(config.batch_size, generator(config.seed, DATA, epoch), part)
-        for x, y in islice(batches, done, self.steps_per_epoch):
+        batches = self.images.batches(config.batch_size, generator(config.seed, DATA, epoch), part, skip=done)
+        for x, y in batches:
             self._train_on(x, y, epoch)
+            within = self.step % self.steps_per_epoch != 0  # an epoch is closed before it is saved
             if progress is not None:
                 count = self.step - epoch * self.steps_per_epoch
                 mean, speed = self.sums["loss"] / count, count * config.batch_size / self.sums["seconds"]
                 text = f"epoch {epoch + 1}/{config.epochs}  loss {mean:.3f}  {speed:.0f} images/s"
                 progress(self.step, self.total, text)
-            if time.monotonic() - self.saved > config.checkpoint_seconds:
+            if within:
+                self._leave_if_asked()
+            if within and time.monotonic() - self.saved > config.checkpoint_seconds:
                 self._save()
         self._close_epoch(epoch)
         self._save()
+
+    def _leave_if_asked(self) -> None:
+        """Ctrl-C or SIGTERM: save after the step, and go."""
+        if self.processes.total(torch.tensor(float(self.interrupts.asked))).item():
+            self._save()
+            self.processes.wait()
+            raise KeyboardInterrupt
 
     def _train_on(self, x: Tensor, y: Tensor, epoch: int) -> None:
         config, began, spent = self.config, time.perf_counter(), self._evaluations()

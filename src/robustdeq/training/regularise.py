@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..dynamics import drive
+from ..dynamics import SOLVERS, drive
 from ..dynamics.solver import check_count, check_number
 from ..models.classifier import DEQClassifier
-from ..options import checked
+from ..models.modes import statistics_kept
+from ..options import build, checked
 
 
 @checked
@@ -21,7 +23,7 @@ class JacobianPenalty:
     """Hutchinson estimate of ||J_f(z)||_F^2 / dim(z) at z^[t], on a random share of the steps (MDEQ; P23 sec. 4).
 
     weight: 2.0 for PGD-AT, 0.4 for TRADES in the papers; 0 turns it off. share: of the steps that pay it. probes: of
-    the estimate. low, high: t is drawn from {low, ..., high} on such a step. until: the epoch after which it is off.
+    the estimate. low, high: on such a step N is drawn from {low, ..., high}. until: the epoch after which it is off.
     """
 
     weight: float = 0.0
@@ -39,17 +41,23 @@ class JacobianPenalty:
         check_count("JacobianPenalty", "high", self.high, self.low)
 
     def draw(self, epoch: int, generator: torch.Generator) -> int | None:
-        """The number of solver steps t of a step that pays the penalty; None for one that does not."""
+        """N of a step that pays the penalty; None for one that does not."""
         pays = float(torch.rand((), generator=generator)) < self.share
         steps = int(torch.randint(self.low, self.high + 1, (), generator=generator))
         off = not self.weight or (self.until is not None and epoch >= self.until)
         return None if off or not pays else steps
 
-    def __call__(self, model: DEQClassifier, x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-        """weight * E ||v^T J_f||^2 / dim(z), v ~ N(0, I), at z^[steps] of images x (B, C, H, W); a scalar."""
-        f = model.map(x)
+    def __call__(
+        self, model: DEQClassifier, x: Tensor, steps: int, generator: torch.Generator, solver: Any = None
+    ) -> Tensor:
+        """weight * E ||v^T J_f||^2 / dim(z), v ~ N(0, I), at z^[steps] of images x (B, C, H, W); a scalar.
+
+        solver: instead of the model's. BatchNorm's statistics are left as they are.
+        """
+        with statistics_kept(model):
+            f = model.map(x)
         with torch.no_grad():
-            z = drive(model.solver, f, model.zeros(x), steps).z
+            z = drive(model.solver if solver is None else build("solver", solver, SOLVERS), f, model.zeros(x), steps).z
         z.requires_grad_()
         f_z = f(z)
         total = x.new_zeros(())
@@ -71,9 +79,11 @@ def perturbed(model: nn.Module, slopes: Sequence[Tensor | None], size: float) ->
         for parameter, slope in zip(model.parameters(), slopes):
             if slope is not None and parameter.dim() > 1:
                 parameter += size * parameter.norm() * slope / (slope.norm() + 1e-12)
+    torch.clear_autocast_cache()  # it holds casts of the weights as they were
     try:
         yield
     finally:
         with torch.no_grad():
             for parameter, value in zip(model.parameters(), kept):
                 parameter.copy_(value)
+        torch.clear_autocast_cache()

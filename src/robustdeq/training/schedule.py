@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 from ..dynamics import SOLVERS
 from ..dynamics.solver import check_count, check_number
 from ..gradients import GRADIENTS
-from ..options import build, checked, registry
+from ..options import build, checked, describe, registry
 
 
 @checked
@@ -42,6 +43,14 @@ class Phase:
             check_count("Phase", "solver_steps", self.solver_steps)
         if self.solver is not None:
             build("solver", self.solver, SOLVERS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, objects by their names and options."""
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, table in (("solver", SOLVERS), ("gradient", GRADIENTS)):
+            if found[name] is not None:
+                found[name] = describe(build(name, found[name], table))
+        return found
 
 
 class Schedule(ABC):

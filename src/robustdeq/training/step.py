@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..dynamics.trajectory import known
 from ..gradients import Gradient, Steps
 from ..models.classifier import DEQClassifier
+from ..models.modes import evaluating, statistics_kept
 from ..processes import ALONE, Processes
 from ..seeds import generator, mix
 from .config import TrainConfig
@@ -61,12 +62,17 @@ class TrainStep:
             group["lr"] = rate
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
         devices = [x.device] if x.is_cuda else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(mix(self.config.seed, DROPOUT, step, self.processes.rank))
             sums = self._gradients(x, y, step, epoch)
         loss, accuracy, taken = (self.processes.total(sums) / self.processes.count).tolist()
-        self._guard(loss, x, step)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            for buffer, before in zip(self.model.buffers(), buffers):
+                buffer.copy_(before)
+            raise FloatingPointError(self._complaint(loss, norm, x, step))
         self.optimizer.step()
         self._share_buffers()
         return Found(loss, accuracy, taken, rate)
@@ -101,20 +107,18 @@ class TrainStep:
             for buffer, mean in zip(buffers, means.split([b.numel() for b in buffers])):
                 buffer.copy_(mean.view_as(buffer))
 
-    def _guard(self, loss: float, x: Tensor, step: int) -> None:
-        """Clip the gradient; stop before the update if it or the loss is not finite."""
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        raise FloatingPointError(
+    def _complaint(self, loss: float, norm: float, x: Tensor, step: int) -> str:
+        return (
             f"step {step}: loss {loss}, gradient norm {norm}{self._residuals(x)}; nothing was updated, and the run as "
             "it was before this step is kept. Lower learning_rate, damp the solver, or look at this batch."
         )
 
     def _residuals(self, x: Tensor) -> str:
+        """Of the images before they were attacked, in eval mode."""
         if not isinstance(self.model, DEQClassifier):
             return ""
-        found = known(self.model.trajectory(x).residuals)[-1]
+        with evaluating(self.model):
+            found = known(self.model.trajectory(x).residuals)[-1]
         bad = int((~found.isfinite()).sum())
         median = float(found.nanmedian())
         return f", relative residual {median:.3g} (median), {bad} of {len(x)} samples not finite"
@@ -141,12 +145,14 @@ class _Part:
         self.first = owner.processes.rank * len(x) * owner.config.accumulate + piece * len(x)
         self.states = generator(self.config.seed, STATES, step, piece)
         self.solver_steps = 0.0
+        self.jacobian_steps = self._jacobian_steps()
 
     def backward(self, share: float) -> Losses:
         """Add ``share`` of the gradient of the losses at the attacked images to the parameters' own."""
         x_adv = self._attacked()
         with self._perturbed(x_adv):
-            losses = self.parts.objective.losses(self._reader(self.owner.wrapped), self.x, x_adv, self.y)
+            updated = self._reader(self.owner.wrapped, most=self.jacobian_steps)
+            losses = self.parts.objective.losses(updated, self.x, x_adv, self.y)
             losses = Losses(losses.total + self._penalty(x_adv), losses.correct_adv)
             (share * losses.total).backward()
         return losses
@@ -158,26 +164,31 @@ class _Part:
         attacker = self._reader(self.owner.model, self.parts.attack_gradient)
         return attack(attacker, self.x, self.y, indices=self.first + torch.arange(len(self.x)))
 
-    def _reader(self, model: nn.Module, gradient: Gradient | None = None) -> Reader:
+    def _reader(self, model: nn.Module, gradient: Gradient | None = None, most: int | None = None) -> Reader:
+        """most: N, if it is not that of the phase."""
         gradient = self.parts.gradient if gradient is None else gradient
         chosen = gradient if self.phase.gradient is None else self.phase.gradient
-        return Reader(model, self._draw, chosen, self.phase.solver)
+        steps = most or self.phase.solver_steps or getattr(self.owner.model, "steps", 1)
+        return Reader(model, lambda: self._draw(steps), chosen, self.phase.solver)
 
-    def _draw(self) -> Steps:
-        most = self.phase.solver_steps or getattr(self.owner.model, "steps", 1)
-        drawn = self.parts.states.draw(most, self.states, self.config.batch_size)
+    def _draw(self, steps: int) -> Steps:
+        drawn = self.parts.states.draw(steps, self.states, self.config.batch_size)
         self.solver_steps = float(drawn.float().mean()) if isinstance(drawn, Tensor) else float(drawn)
         return drawn[self.first : self.first + len(self.x)] if isinstance(drawn, Tensor) else drawn
 
+    def _jacobian_steps(self) -> int | None:
+        """N of an update that pays the Jacobian penalty, the same in every process; None for one that does not."""
+        if not isinstance(self.owner.model, DEQClassifier):
+            return None
+        return self.config.jacobian.draw(self.epoch, generator(self.config.seed, JACOBIAN, self.step, self.piece))
+
     def _penalty(self, x_adv: Tensor) -> Tensor | float:
-        """The Jacobian penalty, on the steps that pay it: the same ones in every process, each with its own probes."""
-        model, jacobian = self.owner.model, self.config.jacobian
-        if not isinstance(model, DEQClassifier):
+        """The Jacobian penalty; each process has its own probes."""
+        model, steps = self.owner.model, self.jacobian_steps
+        if steps is None or not isinstance(model, DEQClassifier):
             return 0.0
-        place = (self.config.seed, JACOBIAN, self.step, self.piece)
-        steps = jacobian.draw(self.epoch, generator(*place))
-        probes = generator(*place, 1 + self.owner.processes.rank)
-        return 0.0 if steps is None else jacobian(model, x_adv, steps, probes)
+        probes = generator(self.config.seed, JACOBIAN, self.step, self.piece, 1 + self.owner.processes.rank)
+        return self.config.jacobian(model, x_adv, steps, probes, self.phase.solver)
 
     @contextmanager
     def _perturbed(self, x_adv: Tensor) -> Iterator[None]:
@@ -186,11 +197,9 @@ class _Part:
             yield
             return
         model, processes = self.owner.model, self.owner.processes
-        buffers = [buffer.clone() for buffer in model.buffers()]
-        total = self.parts.objective.losses(self._reader(model), self.x, x_adv, self.y).total
-        slopes = torch.autograd.grad(total, list(model.parameters()), materialize_grads=True)
+        with statistics_kept(model):
+            total = self.parts.objective.losses(self._reader(model), self.x, x_adv, self.y).total
+            slopes = torch.autograd.grad(total, list(model.parameters()), materialize_grads=True)
         slopes = [processes.total(slope) for slope in slopes]
-        for buffer, kept in zip(model.buffers(), buffers):
-            buffer.copy_(kept)  # BatchNorm sees the batch once
         with perturbed(model, slopes, self.config.awp):
             yield

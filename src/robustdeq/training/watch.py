@@ -70,7 +70,7 @@ def warnings(history: list[dict[str, Any]]) -> list[str]:
             "under the phantom gradient: one of them is masked"
         )
     if len(rows) > 1:
-        before = rows[-2]
+        before = max(rows[:-1], key=lambda row: row["validation"]["robust"])
         rises = rows[-1]["accuracy_adv"] > before["accuracy_adv"] + 0.01
         if rises and last["robust"] < before["validation"]["robust"] - APART:
             found.append("robust accuracy rises in training and falls on held-out images: catastrophic overfitting")

@@ -1,0 +1,55 @@
+"""What a number depends on besides its config: versions, commit, hardware."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("robustdeq", "torch", "pyautoattack", "numpy", "scipy")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware: what a number depends on besides its config."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "hardware": {"cpu": _cpu(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _cpu() -> str:
+    """The processor's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _commit() -> str | None:
+    """Of the source tree this package is run from, with a + when it has been changed since; None outside of one."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
