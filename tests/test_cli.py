@@ -28,6 +28,7 @@ def _run(*arguments):
     [
         (["trin", "digits"], "unknown command 'trin' (did you mean 'train'?)"),
         (["train", "digts", "--out", "OUT"], "unknown recipe 'digts' (did you mean 'digits'?)"),
+        (["train", "smoke", "--out", "OUT", "--resume"], "holds no last.safetensors; allowed: the folder of a run"),
         (["train", "smoke", "--out", "OUT", "--sede", "1"], "unknown option '--sede' (did you mean '--seed'?)"),
         (["train", "smoke", "--out", "OUT", "--seed", "one"], "--seed"),
         (["train", "smoke", "--out", "OUT", "--seed", "-1"], "seed=-1"),
@@ -43,6 +44,13 @@ def _run(*arguments):
         (["evaluate", "MODEL", "--out", "OUT", "--suite", "standrd"], "did you mean 'standard'"),
         (["evaluate", "MODEL", "--out", "OUT", "--eps", "-0.1"], "eps=-0.1"),
         (["evaluate", "MODEL", "--out", "OUT", "--subset", "100000"], "--subset 100000; allowed: 1..360"),
+        (["evaluate", "MODEL", "--out", "OUT", "--set", "stpes=3"], "did you mean 'steps'"),
+        (["evaluate", "MODEL", "--out", "OUT", "--set", "batch_size=3"], "unknown option 'batch_size'"),
+        (["evaluate", "MODEL", "--out", "OUT", "--set", "queries=3"], "suite quick: unknown option 'queries'"),
+        (["evaluate", "MODEL", "--out", "OUT", "--suite", "paper", "--set", "states=[9]"], "allowed: 1..3"),
+        (["evaluate", "MODEL", "--out", "OUT", "--checks", "-1"], "checks=-1"),
+        (["evaluate", "MODEL", "--out", "OUT", "--states", "--defend"], "allowed: --states alone"),
+        (["evaluate", "MODEL", "--out", "OUT", "--states", "--set", "queries=3"], "unknown option 'queries'"),
         (["evaluate", "MODEL", "--out", "OUT", "--data", "digit"], "did you mean 'digits'"),
         (["attack", "MODEL", "--out", "OUT", "--loss", "crossentropy"], "unknown loss"),
         (["attack", "MODEL", "--out", "OUT", "--device", "tpu"], "--device"),
@@ -114,6 +122,22 @@ def test_train_then_evaluate_then_attack(tmp_path, capfd):
     right = model(tensors["adversarial"]).argmax(1) == tensors["labels"]
     assert torch.equal(right, tensors["robust"])
     assert (tensors["adversarial"] - tensors["images"]).abs().max() <= 0.15 + 1e-6
+
+
+def test_evaluate_by_suite_defended_and_every_state(folder, tmp_path, capfd):
+    few = [str(folder), "--subset", "4", "--batch-size", "3"]
+    budget = ["--set", "steps=2", "iterations=2", "queries=3", 'attacks=["apgd-ce"]']
+    adaptive = ["--defend", "--suite", "adaptive", "--checks", "2", "--images", *budget]
+    assert main(["evaluate", *few, *adaptive, "--out", str(tmp_path / "all")]) == 0
+    shown = capfd.readouterr().out
+    assert all(f"| {column} |" in shown for column in ("static", "frozen", "end-to-end", "black-box", "All"))
+    assert "the first 4 test images of scikit-learn digits" in shown and "The defence costs" in shown
+    assert "Checks on the first 2 samples" in shown
+    found = rd.Evaluation.read(tmp_path / "all")
+    assert all(images[:].shape == (4, 1, 8, 8) for images in found.images.values())
+    assert main(["evaluate", *few, "--states", "--set", "steps=2", "--out", str(tmp_path / "states")]) == 0
+    assert "| ensemble, mean of the states |" in capfd.readouterr().out
+    assert len(json.loads((tmp_path / "states" / "readouts.json").read_text())["states"]) == 3
 
 
 def test_convert_reads_the_authors_layout(tmp_path):

@@ -12,20 +12,23 @@ import torch
 import tyro
 from safetensors.torch import save
 
-from .attacks import PGD, Linf, ThroughGradient
+from .attacks import PGD, Linf, Threat, ThroughGradient
 from .data import load
 from .dynamics.solver import check_count
-from .evaluation import Entry, evaluate
-from .files import claim, write_bytes, write_text
+from .evaluation import Entry, evaluate, readouts
+from .files import claim, write_bytes, write_json, write_text
 from .models import DEQClassifier, create_model, load_model, load_official, save_model
+from .options import check_options
 from .processes import Processes, launched
 from .progress import bar, bars
 from .recipes import Recipe, clean, recipe
 from .regulation import EntropyReduction
 from .reproduction import Settings, reproduce
-from .training import TrainConfig, Trainer, summary
+from .training import CHECKPOINT, TrainConfig, Trainer, summary
 
 Device = Literal["cpu", "cuda"]
+BUDGETS = ("steps", "step_size", "points", "iterations", "queries", "attacks", "states", "restarts")
+"""What a user may set of a suite; a suite refuses those it does not have."""
 
 
 @dataclass(kw_only=True)
@@ -66,12 +69,16 @@ class Train:
     """Any field of the training config as NAME=VALUE, the value in JSON or a plain word."""
     wandb: bool = False
     """Log to Weights & Biases too, where it is installed."""
+    resume: bool = False
+    """Insist on going on: an --out without a checkpoint is an error. (By default one is used if it is there.)"""
     seed: int | None = None
     device: Device = "cpu"
 
     def run(self) -> None:
         chosen = self._resolved()
         _device(self.device)
+        if self.resume and not (self.out / CHECKPOINT).exists():
+            raise ValueError(f"--resume, but {self.out} holds no {CHECKPOINT}; allowed: the folder of a run.")
         with launched(self.device) as processes:
             self._train(chosen, processes)
 
@@ -128,52 +135,93 @@ class _OnModel:
     """Source whose test split is used: digits, a folder of parquet files or images, or a name on the hub."""
     eps: float | None = None
     """Radius of the L-inf ball, pixels in [0, 1]; default 0.15 for digits, 8/255 for others."""
+    image_size: int | None = None
+    """Bring images to this many pixels a side; default as stored."""
+    streaming: bool = False
+    """Read images from disk batch by batch instead of holding the set in memory."""
     subset: int | None = None
-    """Take only the first so many test images (they are in random order)."""
+    """Take only the first so many test images (they are in random order, unless streamed)."""
     batch_size: int = 100
     seed: int = 0
     device: Device = "cpu"
 
-    def load(self):
-        """The model, the images and the labels on the device, and the threat."""
-        test = load(self.data).test
-        if self.subset is not None:
-            if not 1 <= self.subset <= len(test):
-                raise ValueError(f"--subset {self.subset}; allowed: 1..{len(test)}.")
-            test = test.take(slice(self.subset))
+    def load(self, device: torch.device, *names: str) -> tuple[torch.nn.Module, Threat, list[Any]]:
+        """The model on the device, the threat, and of the splits named the first ``subset`` images each."""
+        splits = load(self.data, image_size=self.image_size, streaming=self.streaming)
+        total = len(splits.test)
+        if self.subset is not None and not 1 <= self.subset <= total:
+            raise ValueError(f"--subset {self.subset}; allowed: 1..{total}.")
         threat = Linf((0.15 if self.data == "digits" else 8 / 255) if self.eps is None else self.eps)
-        device = _device(self.device)
-        return load_model(self.model).to(device), test.images().to(device), test.labels.to(device), threat
+        return load_model(self.model).to(device), threat, [self._part(getattr(splits, n), device) for n in names]
+
+    def _part(self, images: Any, device: torch.device) -> Any:
+        few = self.subset is not None and self.subset < len(images)
+        return (images.take(slice(self.subset)) if few else images).to(device)
 
 
 @dataclass(kw_only=True)
 class Evaluate(_OnModel):
-    """Attack a model and count what stands; print a table with exact 95% intervals.
+    """Attack a model and count what stands; print a table with exact 95% intervals, and red flags.
 
     For example:
       robustdeq evaluate runs/mine/model --suite quick --out runs/mine/quick
+      robustdeq evaluate runs/mine/model --suite paper --set 'states=["Munroll-7-5", 4]' --out runs/mine/paper
       robustdeq evaluate runs/mine/model --suite standard --subset 100 --out runs/mine/standard
-      robustdeq evaluate runs/mine/model --defend --suite quick --out runs/mine/defended
+      robustdeq evaluate runs/mine/model --defend --suite adaptive --set iterations=20 queries=500 --out runs/mine/all
+      robustdeq evaluate runs/mine/model --states --out runs/mine/states
+      torchrun --nproc-per-node 2 -m robustdeq evaluate runs/mine/model --device cuda --out runs/mine/quick
 
-    An interrupted evaluation goes on from its last batch when the same command is given again.
+    An interrupted evaluation goes on from its last batch when the same command is given again, by any number of
+    processes.
     """
 
     suite: str = "quick"
-    """quick (PGD-20 with every gradient) | standard (quick and AutoAttack)"""
+    """quick (PGD-20 with two gradients) | paper (through intermediate states) | standard (quick and AutoAttack) |
+    adaptive (everything; a defended model under four threat settings)"""
+    set: tuple[str, ...] = ()
+    """Options of the suite as NAME=VALUE: steps, step_size, points, iterations, queries, attacks, states, restarts."""
+    checks: int = 50
+    """Look for red flags on the first so many samples; 0 for none."""
+    images: bool = False
+    """Keep the adversarial images, a file for each batch, in out/images."""
     defend: bool = False
     """Put input entropy reduction on the model, with the ball of --eps."""
+    states: bool = False
+    """Instead of a suite: every z^[t], the ensemble, and the early state chosen on held-out images."""
 
     def run(self) -> None:
-        model, x, y, threat = self.load()
+        options = _settings(self.set)
+        check_options("evaluate --set", options, ("steps", "step_size") if self.states else BUDGETS)
+        if self.states and (self.defend or self.images or self.suite != "quick"):
+            raise ValueError("evaluate --states with --defend, --images or --suite; allowed: --states alone.")
+        _device(self.device)
+        with launched(self.device) as processes:
+            work = self._readouts if self.states else self._evaluation
+            with bar("states" if self.states else self.suite) if processes.first else nullcontext() as progress:
+                table = work(processes, options, progress)
+            if processes.first:
+                write_text(self.out / "table.md", table + "\n")
+                print(table)
+
+    def _evaluation(self, processes: Processes, options: dict[str, Any], progress: Any) -> str:
+        model, threat, (test,) = self.load(processes.device, "test")
         if self.defend:
             model = EntropyReduction(eps=threat.eps, step_size=threat.eps / 4)(model)
-        with bar(self.suite) as progress:
-            found = evaluate(
-                model, x, y, suite=self.suite, threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
-                progress=progress,
-            )  # fmt: skip
-        write_text(self.out / "table.md", found.table() + "\n")
-        print(found.table())
+        return evaluate(
+            model, test, suite=self.suite, threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
+            images=self.images, checks=self.checks, chosen=f"the first {len(test)} test images of {test.source}",
+            processes=processes, progress=progress, **options,
+        ).table()  # fmt: skip
+
+    def _readouts(self, processes: Processes, options: dict[str, Any], progress: Any) -> str:
+        model, threat, (test, held_out) = self.load(processes.device, "test", "validation")
+        found = readouts(
+            model, test, held_out, threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
+            processes=processes, progress=progress, **options,
+        )  # fmt: skip
+        if processes.first:
+            write_json(self.out / "readouts.json", found.to_dict())
+        return found.table()
 
 
 @dataclass(kw_only=True)
@@ -184,6 +232,7 @@ class Attack(_OnModel):
       robustdeq attack runs/mine/model --out runs/mine/attacked
       robustdeq attack runs/mine/model --steps 50 --loss dlr --gradient phantom --subset 100 --out runs/mine/attacked
 
+    That file is made in memory, so give --subset for a large set; out/images holds the same a batch at a time.
     """
 
     steps: int = 20
@@ -196,18 +245,19 @@ class Attack(_OnModel):
     """unrolled | phantom | implicit | simultaneous"""
 
     def run(self) -> None:
-        model, x, y, threat = self.load()
+        model, threat, (test,) = self.load(_device(self.device), "test")
         size = threat.eps / 4 if self.step_size is None else self.step_size
         attack = PGD(threat, size, self.steps, restarts=self.restarts, seed=self.seed, loss=self.loss)
         entry = Entry(f"pgd-{self.steps}", "PGD", attack, self._view)
         with bar("attack") as progress:
             found = evaluate(
-                model, x, y, suite=[entry], threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
-                progress=progress,
+                model, test, suite=[entry], threat=threat, batch_size=self.batch_size, seed=self.seed,
+                out=self.out, images=True, checks=0, progress=progress,
             )  # fmt: skip
         file = self.out / "images.safetensors"
-        images, robust = found.images[entry.name], found.robust[entry.name]
-        tensors = {"images": x, "adversarial": images, "labels": y, "robust": robust}
+        whole = test.take(slice(None))
+        tensors = {"images": whole.images(), "adversarial": found.images[entry.name][:], "labels": whole.labels,
+                   "robust": found.robust[entry.name]}  # fmt: skip
         write_bytes(file, save({key: value.cpu().contiguous() for key, value in tensors.items()}))
         print(found.table())
         print(file)

@@ -79,6 +79,6 @@ def launched(device: str | torch.device = "cpu") -> Iterator[Processes]:
 
     state = PartialState(cpu=device.type == "cpu")
     try:
-        yield Processes(state.process_index, state.num_processes, state.device)
+        yield Processes(state.process_index, state.num_processes, torch.device(state.device or device))
     finally:
         state.destroy_process_group()

@@ -1,8 +1,8 @@
 """The main job: train the rows of the paper's table, evaluate them, write table, results and figures.
 
 One job a trained model; jobs run in processes of their own and share nothing but the output folder, which holds:
-recipe.json, models/ROW/, training/ROW/, evaluation/ROW[-entropy-reduction]/, analysis/ROW.json, and at the end
-table.md, results.json and figures/. Whatever is there already is not done again.
+recipe.json, models/ROW/, training/ROW/, evaluation/ROW[-entropy-reduction]/, states/ROW/, analysis/ROW.json, and at the
+end table.md, results.json and figures/. Whatever is there already is not done again.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Empty
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .analysis import entropy_along, entropy_figure, state_accuracy, state_figure
-from .attacks import PGD, AutoAttack, Frozen
+from .attacks import AutoAttack, Frozen
 from .data import Splits, load
 from .dynamics.trajectory import known
-from .evaluation import Entry, Evaluation, Share, environment, evaluate, quick, standard
+from .evaluation import Entry, Evaluation, cost, environment, evaluate, quick, readouts, standard
 from .files import claim, write_json, write_text
 from .models import create_model, save_model
 from .models.classifier import DEQClassifier
@@ -152,9 +151,8 @@ class _Job:
         self.config = chosen.rows[row]
         self.threat = self.config.parts().threat
         self.data = data
-        test = data.test.take(slice(chosen.test_points))
-        self.x, self.y = test.images().to(settings.device), test.labels.to(settings.device)
-        self.points = len(self.y) if settings.full else chosen.auto_points
+        self.test = data.test.take(slice(chosen.test_points)).to(settings.device)
+        self.points = len(self.test) if settings.full else chosen.auto_points
         self.seed = mix(settings.seed, 1) % 2**31
         self.iterations = 100 if settings.full else SHORT_ITERATIONS
 
@@ -192,53 +190,52 @@ class _Job:
             self.threat, attacks=("apgd-ce",), seed=self.seed, batch_size=BATCH, iterations=self.iterations
         )
         entries = [
-            static,
-            replace(frozen, column="frozen", points=self.points),
+            replace(static, column="PGD static"),
+            replace(frozen, points=self.points),
             Entry("apgd-ce frozen", "frozen", auto, Frozen, self.points),
         ]
         return self._evaluate(defended, entries, self.row + DEFENDED, progress, transfers)
 
-    def _evaluate(self, model, entries, name: str, progress, transfers: dict[str, Tensor] | None = None) -> Evaluation:
+    def _evaluate(self, model, entries, name: str, progress, transfers: Mapping[str, Any] | None = None) -> Evaluation:
         return evaluate(
-            model, self.x, self.y, suite=entries, threat=self.threat, batch_size=BATCH, seed=self.seed,
+            model, self.test, suite=entries, threat=self.threat, batch_size=BATCH, seed=self.seed, images=True,
             transfers=transfers, out=self.settings.out / "evaluation" / _slug(name), progress=progress,
+            chosen=f"the first {len(self.test)} test images of {self.test.source}",
         )  # fmt: skip
 
     def analyse(self, model: DEQClassifier, bare: Evaluation, progress) -> None:
         file = self.settings.out / "analysis" / f"{_slug(self.row)}.json"
         if file.exists():
             return
-        count = min(self.recipe.auto_points, len(self.y))
-        x, y = self.x[:count], self.y[:count]
-        x_adv = bare.images["pgd-20 unrolled"][:count].to(x)
+        few = self.test.take(slice(self.recipe.auto_points))
+        x = few.images()
+        x_adv = bare.images["pgd-20 unrolled"][: len(few)].to(x)
         progress(0, 2, "entropy")
         entropies = {"clean": entropy_along(model, x).tolist(), "attacked": entropy_along(model, x_adv).tolist()}
         progress(1, 2, "every state")
-        attack = PGD(self.threat, self.threat.eps / 4, steps=10, seed=self.seed)
-        states = state_accuracy(model, attack, x, y, x_adv)
+        held_out = self.data.validation.take(slice(len(few))).to(self.settings.device)
+        states = readouts(
+            model, few, held_out, threat=self.threat, steps=10, batch_size=BATCH, seed=self.seed,
+            out=self.settings.out / "states" / _slug(self.row),
+        )  # fmt: skip
         residuals = known(model.trajectory(x).residuals).median(dim=1).values.tolist()
-        cost = _cost(model, self.recipe.defence(model), x[:100])
+        multiplier = cost(self.recipe.defence(model), x)["seconds"]
+        found = {
+            "entropy": entropies,
+            "states": asdict(state_accuracy(states)),
+            "readouts": states.to_dict(),
+            "residuals": residuals,
+            "defence_cost": multiplier,
+        }
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"entropy": entropies, "states": asdict(states), "residuals": residuals, "defence_cost": cost})
+        write_json(file, found)
         progress(2, 2, "every state")
-
-
-@torch.no_grad()
-def _cost(model, defended, x: Tensor, repeats: int = 3) -> float:
-    """Seconds of a defended forward over seconds of a bare one, paired and interleaved, the best of each."""
-    best = [float("inf"), float("inf")]
-    for _ in range(repeats):
-        for i, module in enumerate((model, defended)):
-            began = time.perf_counter()
-            module(x)
-            best[i] = min(best[i], time.perf_counter() - began)
-    return best[1] / best[0]
 
 
 def _assemble(settings: Settings, chosen: Recipe) -> str:
     """Table, results and figures from what the jobs left."""
     out = settings.out
-    rows: dict[str, dict[str, Share]] = {}
+    rows: dict[str, Evaluation] = {}
     analysis = {}
     results: dict[str, Any] = {
         "recipe": json.loads((out / "recipe.json").read_text()),
@@ -249,9 +246,8 @@ def _assemble(settings: Settings, chosen: Recipe) -> str:
         for name in (row, row + DEFENDED):
             folder = out / "evaluation" / _slug(name)
             if folder.exists():
-                found = Evaluation.read(folder)
-                rows[name] = found.shares()
-                results["rows"][name] = found.to_dict()
+                rows[name] = Evaluation.read(folder)
+                results["rows"][name] = rows[name].to_dict()
         analysis[row] = json.loads((out / "analysis" / f"{_slug(row)}.json").read_text())
     results["analysis"] = analysis
     table = _table(settings, chosen, rows)
@@ -266,7 +262,7 @@ def _assemble(settings: Settings, chosen: Recipe) -> str:
     return table
 
 
-def _table(settings: Settings, chosen: Recipe, rows: dict[str, dict[str, Share]]) -> str:
+def _table(settings: Settings, chosen: Recipe, rows: dict[str, Evaluation]) -> str:
     test = load(chosen.data, validation=chosen.validation).test.take(slice(chosen.test_points))
     attacks = "standard" if settings.full else " + ".join(name.upper() for name in chosen.auto_attacks)
     lines = [
@@ -275,7 +271,7 @@ def _table(settings: Settings, chosen: Recipe, rows: dict[str, dict[str, Share]]
         f"| row | clean | PGD-20 | AA ({attacks}) | through the defence | All |",
         "|---|---|---|---|---|---|",
     ]
-    for name, shares in rows.items():
+    for name, shares in ((name, found.shares()) for name, found in rows.items()):
         cells = [
             shares["clean"],
             shares.get("PGD", shares.get("PGD static")),
@@ -284,7 +280,8 @@ def _table(settings: Settings, chosen: Recipe, rows: dict[str, dict[str, Share]]
             shares["All"],
         ]
         lines.append(f"| {name} | " + " | ".join("-" if share is None else str(share) for share in cells) + " |")
-    lines += ["", *_notes(settings, chosen, len(test))]
+    fired = [(name, flag) for name, found in rows.items() for flag in found.flags if flag.fired]
+    lines += ["", *_notes(settings, chosen, len(test)), *(f"Red flag, {name}: {flag.text}." for name, flag in fired)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,35 +1,32 @@
-"""Evaluation believes no attack, counts the worst case, and goes on where it was stopped."""
+"""Evaluation believes no attack, counts the worst case, and attacks nothing twice."""
 
-import json
+from dataclasses import replace
 
 import pytest
 import torch
+from small_models import Linear
 from torch import nn
 
 import robustdeq as rd
-from robustdeq.attacks import PGD
-from robustdeq.evaluation import Entry, Evaluation, Share
+from robustdeq.attacks import PGD, AutoAttack, Frozen
+from robustdeq.evaluation import Entry, Share
 
-EPS = 0.15
+EPS = 0.1
 THREAT = rd.Linf(EPS)
 
 
 @pytest.fixture(scope="module")
-def points():
-    test = rd.data.digits().test
-    return test.images(slice(20)), test.labels[:20]
+def points(digits):
+    return digits.images(slice(20)), digits.labels[:20]
 
 
 @pytest.fixture(scope="module")
-def model(points):
-    """A nano DEQ that was shown these twenty digits for a moment: enough to be right on most of them."""
-    model = rd.create_model("mdeq-nano", seed=0, steps=4).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(25):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(points[0]), points[1]).backward()
-        optimizer.step()
-    return model.eval()
+def model(sound):
+    return sound
+
+
+def _evaluate(model, points, entries, **options):
+    return rd.evaluate(model, *points, suite=entries, **{"threat": THREAT, "checks": 0, **options})
 
 
 def _shift(amount):
@@ -37,18 +34,17 @@ def _shift(amount):
     return lambda model, x, y, indices: x + amount
 
 
-def test_an_image_outside_the_ball_or_the_box_is_rejected(model, points):
-    x, y = points
+def test_an_image_outside_the_ball_or_the_box_is_rejected(model, points, tmp_path):
     entries = [Entry("cheat", "cheat", _shift(0.5)), Entry("nan", "nan", _shift(float("nan")))]
-    found = rd.evaluate(model, x, y, suite=entries, threat=THREAT)
-    assert found.shares()["cheat"] == found.shares()["clean"] == found.shares()["nan"]
-    assert found.record["attacks"]["cheat"]["rejected"] > 0
-    assert all(THREAT.contains(x, images).all() for images in found.images.values())
+    found = _evaluate(model, points, entries, out=tmp_path, images=True)
+    shares = found.shares()
+    assert shares["cheat"] == shares["clean"] == shares["nan"]
+    assert found.to_dict()["totals"]["cheat"]["rejected"] == shares["clean"].count
+    assert "lay outside the threat model" in found.table()
+    assert all(torch.equal(images[:], points[0]) for images in found.images.values())
 
 
 def test_only_the_deployed_forward_decides(model, points):
-    x, y = points
-
     class Liar(nn.Module):
         """Claims that everything is misclassified."""
 
@@ -59,130 +55,165 @@ def test_only_the_deployed_forward_decides(model, points):
         def forward(self, x):
             return -self.model(x)
 
-    found = rd.evaluate(model, x, y, suite=[Entry("liar", "liar", PGD(THREAT, 0.0, 1), Liar)], threat=THREAT)
+    found = _evaluate(model, points, [Entry("liar", "liar", PGD(THREAT, 0.0, 1), Liar)])
     clean = found.shares()["clean"].count
     assert clean > 0 and found.shares()["liar"].count >= clean - 3  # only the random start can break a sample
 
 
-def test_all_is_the_worst_case_on_the_points_that_every_attack_saw(model, points):
-    x, y = points
+def test_all_is_the_worst_case_on_the_points_that_every_attack_saw(model, points, tmp_path):
+    y = points[1]
     entries = [
         Entry("a", "A", PGD(THREAT, EPS / 4, 3, seed=0)),
-        Entry("b", "A", PGD(THREAT, EPS / 4, 3, seed=1, loss="dlr")),
+        Entry("b", "A", PGD(THREAT, EPS / 4, 3, seed=1, loss="dlr"), independent=True),
         Entry("c", "C", PGD(THREAT, EPS / 4, 3), points=7),
     ]
-    found = rd.evaluate(model, x, y, suite=entries, threat=THREAT, batch_size=6)
+    found = _evaluate(model, points, entries, batch_size=6, out=tmp_path, images=True)
     a, b, c = (found.robust[name] for name in "abc")
     shares = found.shares()
     assert shares["A"] == Share(int((a & b).sum()), 20)
     assert shares["C"] == Share(int(c.sum()), 7)
     assert shares["All"] == Share(int((a[:7] & b[:7] & c).sum()), 7)
     assert not (a & ~found.clean).any()
-    for name, points_seen in (("a", 20), ("c", 7)):
-        images = found.images[name]
-        right = model(images).argmax(1) == y[:points_seen]
-        assert torch.equal(right & found.clean[:points_seen], found.robust[name])
+    for name, seen in (("a", 20), ("b", 20), ("c", 7)):
+        right = model(found.images[name][:]).argmax(1) == y[:seen]
+        assert torch.equal(right & found.clean[:seen], found.robust[name])
 
 
-def test_pgd_results_do_not_depend_on_the_batch_size(model, points):
-    x, y = points
+def _noting(seen):
+    """An attack that breaks every sample whose number is even, and notes which it was given."""
+
+    def attack(model, x, y, indices):
+        seen.append(indices.tolist())
+        return torch.where((indices % 2 == 0)[:, None, None, None], x + EPS, x)
+
+    return attack
+
+
+def test_a_sample_that_fell_is_not_attacked_again_in_its_column(points):
+    """The model errs where an image is brighter than it was."""
+    x, y = torch.full_like(points[0], 0.5), torch.zeros_like(points[1])
+
+    class Bright(nn.Module):
+        def forward(self, x):
+            margin = 0.51 - x.mean((1, 2, 3))
+            return torch.stack([margin, -margin], dim=1)
+
+    seen = {name: [] for name in "abcd"}
+    entries = [
+        Entry("a", "A", _noting(seen["a"])),
+        Entry("b", "A", _noting(seen["b"])),
+        Entry("c", "A", _noting(seen["c"]), independent=True),
+        Entry("d", "D", _noting(seen["d"])),
+    ]
+    found = _evaluate(Bright(), (x, y), entries)
+    everyone, odd = [list(range(20))], [list(range(1, 20, 2))]
+    assert seen == {"a": everyone, "b": odd, "c": everyone, "d": everyone}
+    outcomes = found.record["attacks"]["b"]["batches"]["0"]["outcomes"]
+    assert outcomes == [-1, 1] * 10
+    assert found.shares()["A"] == found.shares()["All"] == Share(10, 20)
+
+
+def test_pgd_results_do_not_depend_on_the_batch_size(model, points, tmp_path):
     entries = [Entry("pgd", "PGD", PGD(THREAT, EPS / 4, 3))]
-    one, other = (rd.evaluate(model, x, y, suite=entries, threat=THREAT, batch_size=size) for size in (20, 3))
+    one, other = (
+        _evaluate(model, points, entries, batch_size=size, out=tmp_path / str(size), images=True) for size in (20, 3)
+    )
     assert torch.equal(one.robust["pgd"], other.robust["pgd"])
-    torch.testing.assert_close(one.images["pgd"], other.images["pgd"], atol=2 * EPS, rtol=0)
+    torch.testing.assert_close(one.images["pgd"][:], other.images["pgd"][:], atol=2 * EPS, rtol=0)
 
 
-def test_an_evaluation_that_was_stopped_ends_with_the_same_record(model, points, tmp_path):
-    x, y = points
-    entries = [Entry(f"pgd {seed}", "PGD", PGD(THREAT, EPS / 4, 2, seed=seed)) for seed in range(3)]
-
-    def evaluate(folder, progress=None):
-        return rd.evaluate(model, x, y, suite=entries, threat=THREAT, batch_size=6, out=folder, progress=progress)
-
-    class Stop(Exception):
-        pass
-
-    calls = []
-
-    def stop(done, total, text):
-        calls.append(text)
-        if len(calls) == 6:
-            raise Stop
-
-    whole = evaluate(tmp_path / "whole")
-    with pytest.raises(Stop):
-        evaluate(tmp_path / "cut", stop)
-    kept = json.loads((tmp_path / "cut" / "evaluation.json").read_text())["attacks"]
-    finished = sum(len(facts["robust"]) for facts in kept.values())
-    assert 0 < finished < 60
-    resumed = evaluate(tmp_path / "cut")
-    assert _timeless(resumed.record) == _timeless(whole.record)
-    assert all(torch.equal(resumed.images[name], whole.images[name]) for name in whole.images)
-    assert Evaluation.read(tmp_path / "cut").shares() == whole.shares()
+def test_an_image_set_and_its_tensors_are_the_same(model, digits, points, tmp_path):
+    entries = [Entry("pgd", "PGD", PGD(THREAT, EPS / 4, 3))]
+    kept = {"batch_size": 6, "images": True}
+    one = _evaluate(model, points, entries, out=tmp_path / "one", **kept)
+    other = rd.evaluate(
+        model, digits.take(slice(20)), suite=entries, threat=THREAT, checks=0, out=tmp_path / "other", **kept
+    )
+    assert one.shares() == other.shares() and torch.equal(one.predictions, other.predictions)
+    rows = torch.tensor([19, 0, 7])
+    assert torch.equal(one.images["pgd"][:][rows], other.images["pgd"][rows])
+    assert torch.equal(torch.cat(list(one.images["pgd"])), other.images["pgd"][:])
 
 
-def _timeless(record):
-    attacks = {name: {k: v for k, v in facts.items() if k != "seconds"} for name, facts in record["attacks"].items()}
-    return {**record, "attacks": attacks}
+def test_a_set_without_labels_in_memory_is_read_a_batch_at_a_time(model, digits, points):
+    class Streamed:
+        """As a ``StreamedSet``: rows are read when they are asked for."""
+
+        def __init__(self):
+            self.asked = []
+
+        def __len__(self):
+            return 20
+
+        def digest(self):
+            return "rows"
+
+        def take(self, rows):
+            self.asked.append(len(range(20)[rows]))
+            return digits.take(rows)
+
+    entries = [Entry("pgd", "PGD", PGD(THREAT, EPS / 4, 3))]
+    streamed = Streamed()
+    found = rd.evaluate(model, streamed, suite=entries, threat=THREAT, checks=0, batch_size=8)
+    assert found.shares() == _evaluate(model, points, entries).shares()
+    assert sorted(streamed.asked) == [1, 4, 4, 8, 8, 8, 8]
 
 
-def test_a_finished_batch_is_not_repeated(model, points, tmp_path):
-    x, y = points
-    calls = []
-
-    def counting(model, x, y, indices):
-        calls.append(indices.tolist())
-        return x
-
-    entries = [Entry("count", "count", counting)]
-    for _ in range(2):
-        rd.evaluate(model, x, y, suite=entries, threat=THREAT, batch_size=8, out=tmp_path)
-    assert len(calls) == 3
-    rd.evaluate(model, x, y, suite=entries, threat=THREAT, batch_size=8, out=tmp_path, resume=False)
-    assert len(calls) == 6
-
-
-def test_a_record_of_another_model_or_a_broken_one_is_refused(model, points, tmp_path):
-    x, y = points
-    entries = [Entry("none", "none", _shift(0.0))]
-    rd.evaluate(model, x, y, suite=entries, threat=THREAT, out=tmp_path)
-    with pytest.raises(ValueError, match="another weights"):
-        other = rd.create_model("mdeq-nano", seed=3, steps=4)
-        rd.evaluate(other, x, y, suite=entries, threat=THREAT, out=tmp_path)
-    with pytest.raises(ValueError, match=r"another threat\.eps"):
-        rd.evaluate(model, x, y, suite=entries, threat=rd.Linf(0.1), out=tmp_path)
-    (tmp_path / "evaluation.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be read"):
-        rd.evaluate(model, x, y, suite=entries, threat=THREAT, out=tmp_path)
-
-
-def test_the_static_column_is_the_transfer_of_the_bare_attack(model, points):
-    x, y = points
+def test_the_static_column_is_the_transfer_of_the_bare_attack(model, points, tmp_path):
+    x, y = (part[:8] for part in points)
     defended = rd.EntropyReduction(eps=EPS, step_size=EPS / 4, updates=2)(model)
-    found = rd.evaluate(defended, x[:8], y[:8], suite="quick", threat=THREAT)
-    assert list(found.shares()) == ["clean", "PGD static", "PGD frozen", "All"]
-    bare = PGD(THREAT, EPS / 4, 20, keep="last")(model, x[:8], y[:8], indices=torch.arange(8))
+    found = _evaluate(defended, (x, y), "quick")
+    assert list(found.shares()) == ["clean", "static", "frozen", "All"]
+    far = PGD(THREAT, EPS / 4, 20, keep="highest")
+    images = far(model, x, y, indices=torch.arange(8))
     with torch.no_grad():
-        stands = (defended(bare).argmax(1) == y[:8]) & found.clean
+        stands = (defended(images).argmax(1) == y) & found.clean
     assert torch.equal(found.robust["pgd-20 static"], stands)
-    given = rd.evaluate(defended, x[:8], y[:8], suite=[], threat=THREAT, transfers={"T/given": bare})
+    given = _evaluate(defended, (x, y), [], transfers={"T/given": images})
     assert torch.equal(given.robust["given"], stands)
+    kept = _evaluate(model, (x, y), [Entry("far", "PGD", far)], batch_size=3, out=tmp_path, images=True)
+    read = _evaluate(defended, (x, y), [], transfers={"T/kept": kept.images["far"]})
+    assert torch.equal(read.robust["kept"], stands | (found.clean & ~kept.clean))
 
 
-def test_evaluations_of_f_are_counted(model, points):
-    x, y = points
+def test_evaluations_of_f_updates_and_the_cost_of_a_defence_are_counted(model, points):
     entries = [Entry("pgd", "PGD", PGD(THREAT, 0.0, 2, start="clean"))]
-    found = rd.evaluate(model, x, y, suite=entries, threat=THREAT)
+    found = _evaluate(model, points, entries)
     right = found.shares()["clean"].count
-    assert found.record["attacks"]["pgd"]["evaluations"] == 4 * (3 * right + 20)  # N = 4: three looks, one verification
+    totals = found.to_dict()["totals"]["pgd"]
+    assert totals["evaluations"] == 4 * 4 * right and totals["updates"] == 0  # N = 4: three looks, one verification
+    assert found.record["clean"]["0"]["evaluations"] == 4 * 20
+    defended = rd.EntropyReduction(eps=EPS, step_size=EPS / 4, updates=3)(model)
+    cost = _evaluate(defended, points, []).record["cost"]
+    assert (cost["evaluations"], cost["updates"], cost["points"]) == (1, 3, 20) and cost["seconds"] > 0
 
 
 def test_explicit_and_plain_modules_are_evaluated_too(points):
     x, y = points
     torch.manual_seed(0)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    found = rd.evaluate(linear, x, y, suite="quick", threat=THREAT)
+    found = _evaluate(linear, (x, y), "quick", chosen="twenty digits")
     assert list(found.shares()) == ["clean", "PGD", "All"]
+    assert "Samples: twenty digits." in found.table()
+
+
+def test_robustbench_takes_autoattack_standard_on_every_sample_and_nothing_less(points):
+    given = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
+    linear = Linear(given)
+    auto = AutoAttack(THREAT, queries=5000)
+    found = _evaluate(linear, points, [Entry("autoattack", "AA", auto)])
+    fields = found.robustbench(name="Digits", authors="A. N. Other", dataset="digits", additional_data=False)
+    percent = found.shares()["AA"].percent
+    assert (
+        fields["autoattack_acc"] == f"{percent:.2f}" and fields["clean_acc"] == f"{found.shares()['clean'].percent:.2f}"
+    )
+    assert fields["eps"] == "0.1" and fields["unreliable"] is False and fields["number_forward_passes"] == 1
+    weaker = [replace(auto, queries=10), replace(auto, attacks=("apgd-ce",)), PGD(THREAT)]
+    for attack in weaker:
+        entries = [Entry("autoattack", "AA", attack)]
+        assert _evaluate(linear, points, entries).robustbench()["autoattack_acc"] is None
+    few = [Entry("autoattack", "AA", replace(auto, attacks=None), points=5)]
+    assert _evaluate(linear, points, few).robustbench()["autoattack_acc"] is None
 
 
 @pytest.mark.parametrize(
@@ -194,13 +225,18 @@ def test_explicit_and_plain_modules_are_evaluated_too(points):
         ({"y": torch.zeros(3, dtype=torch.int64)}, "shape"),
         ({"suite": "quik"}, "did you mean 'quick'"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"checks": -1}, "checks=-1"),
+        ({"y": None}, "Tensor and no labels; allowed: a tensor x and a tensor y"),
+        ({"images": True}, "images=True without out"),
+        ({"suite": "standard", "stpes": 3}, "did you mean 'steps'"),
+        ({"suite": [Entry("a", "A", _shift(0.0), Frozen)]}, "allowed: RegulatedClassifier"),
         ({"suite": [Entry("a", "A", _shift(0.0))] * 2}, "every name once"),
     ],
 )
 def test_wrong_input_says_what_is_allowed(model, points, change, message):
-    given = {"x": points[0], "y": points[1], "suite": "quick", **change}
+    given = {"x": points[0], "y": points[1], "suite": "quick", "threat": THREAT, **change}
     with pytest.raises(ValueError, match=message):
-        rd.evaluate(model, given.pop("x"), given.pop("y"), threat=THREAT, **given)
+        rd.evaluate(model, given.pop("x"), given.pop("y"), **given)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_numbers_that_are_not_finite_leave_every_weight_and_statistic_and_are_to
         if step == 4:
             trainer.model.inject.register_forward_hook(lambda module, given, u: _infinite(u))
 
-    with pytest.raises(FloatingPointError, match=r"step 4: .*relative residual .*of 32 samples not finite; nothing was"):
+    with pytest.raises(FloatingPointError, match=r"step 4: .*residual .*of 32 samples not finite; nothing was updated"):
         trainer.run(poison)
     with safe_open(str(trainer.checkpoint), framework="pt") as file:
         facts = json.loads(file.metadata()["robustdeq"])

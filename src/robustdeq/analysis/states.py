@@ -1,15 +1,10 @@
-"""Clean and robust accuracy of every state z^[t], each attacked for itself."""
+"""Clean and robust accuracy of every state z^[t], as the figure shows them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from ..attacks import PGD, EarlyState, predictions
-from ..models.classifier import DEQClassifier
-from ..models.modes import evaluating
+from ..evaluation import Readouts
 
 
 @dataclass(frozen=True)
@@ -26,19 +21,9 @@ class StateAccuracy:
     transferred: list[int]
 
 
-def state_accuracy(model: DEQClassifier, attack: PGD, x: Tensor, y: Tensor, x_adv: Tensor) -> StateAccuracy:
-    """x, x_adv: (B, C, H, W) in [0, 1], x_adv attacked at z^[N]; y: (B,) int64."""
-    clean, robust, transferred = [], [], []
-    indices = torch.arange(len(x))
-    for state in range(1, model.steps + 1):
-        early = EarlyState(model, state)
-        clean.append(_correct(early, x, y))
-        robust.append(_correct(early, attack(early, x, y, indices=indices), y))
-        transferred.append(_correct(early, x_adv, y))
-    return StateAccuracy(len(x), clean, robust, transferred)
-
-
-@torch.no_grad()
-def _correct(model: torch.nn.Module, x: Tensor, y: Tensor) -> int:
-    with evaluating(model):
-        return int((predictions(model(x)) == y).sum())
+def state_accuracy(found: Readouts) -> StateAccuracy:
+    """The curves of what ``evaluation.readouts`` found."""
+    clean, robust, transferred = (
+        [shares[name].count for shares in found.states] for name in ("clean", "own", "transfer")
+    )
+    return StateAccuracy(found.states[0]["clean"].total, clean, robust, transferred)

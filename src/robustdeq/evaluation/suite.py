@@ -3,87 +3,105 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 from inspect import signature
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..attacks import PGD, AutoAttack, Frozen, Threat, ThroughGradient
+from ..attacks import PGD, AutoAttack, Frozen, IntermediateState, Phantom, Static, Threat
+from ..dynamics.solver import check_count
 from ..models.classifier import DEQClassifier
-from ..options import check_options, checked, choose
+from ..options import check_options, choose
 from ..regulation import RegulatedClassifier
-
-Attack = Callable[..., Tensor]
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """The model without its defence: what a static (transfer) attack sees."""
-    return model.model if isinstance(model, RegulatedClassifier) else model
-
-
-def exact_bare(model: nn.Module) -> nn.Module:
-    """``bare``, through its exact gradient."""
-    inner = bare(model)
-    return ThroughGradient(inner, "unrolled") if isinstance(inner, DEQClassifier) else inner
-
-
-@checked
-@dataclass(frozen=True)
-class Entry:
-    """One attack of a suite.
-
-    name: unique in its suite. column: of the table; a sample's outcome there is the worst over the column's entries.
-    attack: ``attack(module, x, y, indices=...)``. view: from the evaluated model to what the attack looks through.
-    points: attack only the first so many points of the set; None takes all.
-    """
-
-    name: str
-    column: str
-    attack: PGD | AutoAttack | Attack
-    view: Callable[[Any], nn.Module] = lambda model: model
-    points: int | None = None
+from .adaptive import adaptive
+from .entry import Entry, bare, exact
 
 
 def quick(
-    model: nn.Module, threat: Threat, *, step_size: float, seed: int = 0, batch_size: int = 250,
+    model: nn.Module, threat: Threat, *, step_size: float, seed: int = 0, batch_size: int = 250, steps: int = 20,
     points: int | None = None,
 ) -> list[Entry]:  # fmt: skip
-    """PGD-20 with the unrolled and with the phantom gradient; for a defended model under static and frozen threat.
+    """PGD with the unrolled and with the phantom gradient; for a defended model under static and frozen threat.
 
     The static attack takes all its steps: an image that lies just past the bare model's boundary transfers badly.
     """
-    attack = PGD(threat, step_size=step_size, steps=20, seed=seed)
+    attack, name = PGD(threat, step_size=step_size, steps=steps, seed=seed), f"pgd-{steps}"
     if isinstance(model, RegulatedClassifier):
+        far = PGD(threat, step_size=step_size, steps=steps, seed=seed, keep="highest")
         return [
-            Entry("pgd-20 static", "PGD static", replace(attack, keep="last"), exact_bare, points),
-            Entry("pgd-20 frozen", "PGD frozen", attack, Frozen, points),
+            Entry(f"{name} static", "static", far, Static, points),
+            Entry(f"{name} frozen", "frozen", attack, Frozen, points),
         ]
     if not isinstance(model, DEQClassifier):
-        return [Entry("pgd-20", "PGD", attack, points=points)]
+        return [Entry(name, "PGD", attack, points=points)]
     return [
-        Entry("pgd-20 unrolled", "PGD", attack, lambda m: ThroughGradient(m, "unrolled"), points),
-        Entry("pgd-20 phantom", "PGD", attack, lambda m: ThroughGradient(m, "phantom"), points),
+        Entry(f"{name} unrolled", "PGD", attack, exact, points, independent=True),
+        Entry(f"{name} phantom", "PGD", attack, Phantom, points, independent=True),
     ]
 
 
-def standard(model: nn.Module, threat: Threat, *, step_size: float, seed: int = 0, points: int | None = None,
-             attacks: Sequence[str] | None = None, batch_size: int = 250) -> list[Entry]:  # fmt: skip
+def paper(
+    model: nn.Module, threat: Threat, *, step_size: float, seed: int = 0, batch_size: int = 250, steps: int = 10,
+    states: Sequence[int | str] | None = None, attacks: Sequence[str] | None = None, iterations: int = 100,
+    queries: int = 5000, points: int | None = None,
+) -> list[Entry]:  # fmt: skip
+    """What the papers run: PGD-10 and AutoAttack through intermediate states, and on a defended model their transfer.
+
+    states: the authors' codes, as "Munroll-7-5", or numbers i of z^[i] (lambda 0.5, K_a = 5); default the last state
+    and the one halfway. A model that is no DEQ is attacked as it is.
+    """
+    inner, defended = bare(model), isinstance(model, RegulatedClassifier)
+    pgd = PGD(threat, step_size=step_size, steps=steps, seed=seed, keep="highest" if defended else "worst")
+    auto = AutoAttack(threat, attacks=attacks, seed=seed, batch_size=batch_size, iterations=iterations, queries=queries)
+    columns = ("static", "static") if defended else ("PGD", "AA")
+    if not isinstance(inner, DEQClassifier):
+        if states is not None:
+            raise ValueError(f"suite paper: states={states!r} of a {type(model).__name__}; allowed: a DEQ's.")
+        return [Entry(f"pgd-{steps}", "PGD", pgd), Entry("autoattack", "AA", auto, points=points)]
+    default = dict.fromkeys([inner.steps, max(inner.steps // 2, 1)])
+    codes = [_code(state) for state in (default if states is None else states)]
+    views = {code: partial(_through, code=code) for code in codes}
+    for view in views.values():
+        view(model)  # a code or a state that does not fit is a mistake now, not after an hour
+    return [
+        *(Entry(f"pgd-{steps} {code}", columns[0], pgd, view) for code, view in views.items()),
+        *(Entry(f"autoattack {code}", columns[1], auto, view, points) for code, view in views.items()),
+    ]
+
+
+def _code(state: int | str) -> str:
+    if isinstance(state, str):
+        return state
+    check_count("suite paper", "states", state)
+    return f"Munroll-{state - 1}-5"
+
+
+def _through(model: Any, code: str) -> IntermediateState:
+    return IntermediateState.parse(bare(model), code)  # type: ignore[arg-type]
+
+
+def standard(
+    model: nn.Module, threat: Threat, *, step_size: float, seed: int = 0, batch_size: int = 250, steps: int = 20,
+    attacks: Sequence[str] | None = None, iterations: int = 100, queries: int = 5000, points: int | None = None,
+) -> list[Entry]:  # fmt: skip
     """``quick``, then AutoAttack "standard" (or the ``attacks`` named) with the exact gradient.
 
     points: of AutoAttack only. A defended model is attacked through the frozen view.
     """
-    auto = AutoAttack(threat, attacks=attacks, seed=seed, batch_size=batch_size)
+    auto = AutoAttack(threat, attacks=attacks, seed=seed, batch_size=batch_size, iterations=iterations, queries=queries)
+    first = quick(model, threat, step_size=step_size, seed=seed, batch_size=batch_size, steps=steps)
     if isinstance(model, RegulatedClassifier):
-        entry = Entry("autoattack frozen", "AA frozen", auto, Frozen, points)
-    elif isinstance(model, DEQClassifier):
-        entry = Entry("autoattack", "AA", auto, lambda m: ThroughGradient(m, "unrolled"), points)
-    else:
-        entry = Entry("autoattack", "AA", auto, points=points)
-    return [*quick(model, threat, step_size=step_size, seed=seed, batch_size=batch_size), entry]
+        return [*first, Entry("autoattack frozen", "frozen", auto, Frozen, points)]
+    return [*first, Entry("autoattack", "AA", auto, exact, points)]
 
 
-SUITES: dict[str, Callable[..., list[Entry]]] = {"quick": quick, "standard": standard}
+SUITES: dict[str, Callable[..., list[Entry]]] = {
+    "quick": quick,
+    "paper": paper,
+    "standard": standard,
+    "adaptive": adaptive,
+}
 
 
 def suite(name: str, model: nn.Module, threat: Threat, **options: Any) -> list[Entry]:

@@ -74,7 +74,7 @@ def _board(folder: Path, step: int):
 def _wandb(folder: Path, config: dict[str, Any]):
     """A run there, named after the folder; one that goes on is found again by the id kept in the folder."""
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError("wandb is not installed; allowed: pip install wandb, or a run without it.") from error
     kept = folder / "wandb-id"

@@ -1,0 +1,127 @@
+"""Images that an evaluation reads and keeps, a batch at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from ..attacks import check_labels
+from ..files import write_bytes
+from ..models.classifier import check_images, check_range
+
+
+class Points(Protocol):
+    """Labelled images, as an ``ImageSet`` or a ``StreamedSet`` offers them."""
+
+    def __len__(self) -> int: ...
+    def take(self, rows: Any) -> Any: ...
+    def digest(self) -> str: ...
+
+
+class Rows(Protocol):
+    """Images by row number: a tensor, or ``KeptImages``."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Pair:
+    """``Points`` from a tensor of images (N, C, H, W) in [0, 1] and one of labels (N,) int64."""
+
+    x: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        check_images(self.x)
+        check_range(self.x)
+        check_labels(self.x, self.labels)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def images(self) -> Tensor:
+        return self.x
+
+    def take(self, rows: slice) -> Pair:
+        return Pair(self.x[rows], self.labels[rows])
+
+    def digest(self) -> str:
+        """SHA-256 of images and labels."""
+        found = hashlib.sha256()
+        for part in (*self.x.detach().split(256), self.labels):
+            found.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+
+def points_of(x: Any, y: Tensor | None) -> Points:
+    """What was given to be attacked, as ``Points``."""
+    whole = not isinstance(x, Tensor) and all(hasattr(x, name) for name in ("take", "digest", "__len__"))
+    if whole != (y is None):
+        given = f"{type(x).__name__} and {'no labels' if y is None else 'labels'}"
+        raise ValueError(f"evaluate: {given}; allowed: a tensor x and a tensor y, or an ImageSet without y.")
+    found: Any = x if y is None else Pair(x, y)
+    if not len(found):
+        raise ValueError("evaluate: no images; allowed: at least one.")
+    return found
+
+
+def loaded(points: Points, rows: slice, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Images and labels of some rows, where the model computes."""
+    part = points.take(rows)
+    x, y = part.images(), part.labels
+    device = next((parameter.device for parameter in model.parameters()), x.device)
+    return x.to(device), y.to(device)
+
+
+def batches(points: int, size: int) -> list[slice]:
+    """Consecutive rows of 0..points-1, ``size`` at a time."""
+    return [slice(start, min(start + size, points)) for start in range(0, points, size)]
+
+
+@dataclass(frozen=True)
+class KeptImages:
+    """The adversarial images (points, C, H, W) of one attack in files of a batch each; what is asked for is read.
+
+    ``kept[rows]``: rows a slice or (n,) int64, images (n, C, H, W) on the CPU. ``iter(kept)`` gives the batches.
+    """
+
+    folder: Path
+    name: str
+    points: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        return self.points
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self._load(rows.start) for rows in batches(self.points, self.batch_size))
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        wanted = torch.arange(self.points)[rows if isinstance(rows, slice) else rows.cpu()]
+        first = wanted // self.batch_size * self.batch_size
+        parts = {start: self._load(start) for start in first.unique().tolist()}
+        if not parts:
+            return self._load(0)[:0]
+        return torch.stack([parts[start][row - start] for start, row in zip(first.tolist(), wanted.tolist())])
+
+    def has(self, start: int) -> bool:
+        return self._file(start).exists()
+
+    def write(self, start: int, images: Tensor) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(self._file(start), save({"images": images.cpu().contiguous()}))
+
+    def _load(self, start: int) -> Tensor:
+        return load_file(self._file(start))["images"]
+
+    def _file(self, start: int) -> Path:
+        safe = "".join(c if c.isalnum() or c in "-." else "_" for c in self.name)
+        return self.folder / f"{safe}-{start}.safetensors"

@@ -1,0 +1,44 @@
+"""Evaluates a small DEQ, alone or under a launcher, for test_resumed.py and test_shards.py: python sharded.py OUT.
+
+Not a test itself.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from small_models import images_for, own
+
+import robustdeq as rd
+from robustdeq.processes import ALONE, launched
+
+THREAT = rd.Linf(0.1)
+
+
+def found(out, processes=ALONE, progress=None):
+    """Eight batches of ``quick``, with images and checks; and the model's own predictions for labels."""
+    model = own(steps=3)
+    x = images_for(model, 24)
+    y = model(x).argmax(1)
+    y[::7] = (y[::7] + 1) % 3
+    return rd.evaluate(
+        model, x, y, suite="quick", steps=4, threat=THREAT, batch_size=3, out=out, images=True, checks=6,
+        processes=processes, progress=progress,
+    )  # fmt: skip
+
+
+def timeless(record):
+    """The record without what no two runs share."""
+    record = {key: value for key, value in record.items() if key != "environment"}
+    cut = [part for facts in record["attacks"].values() for part in facts["batches"].values()]
+    for part in [*cut, *record["clean"].values()]:
+        part.pop("seconds")
+    return record
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with launched() as together:
+        found(Path(sys.argv[1]), together, lambda *_: time.sleep(0.02))
+        print("done", together.rank)

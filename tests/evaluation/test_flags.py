@@ -1,0 +1,193 @@
+"""Red flags rise over gradients that were masked on purpose, and over nothing else."""
+
+import pytest
+import torch
+from small_models import own
+from torch import nn
+
+import robustdeq as rd
+from robustdeq.evaluation import Flag, flags
+from robustdeq.evaluation.checks import LEVEL
+
+THREAT = rd.Linf(0.1)
+
+
+class Masked(nn.Module):
+    """A classifier whose input or output is spoiled."""
+
+    def __init__(self, model, before=lambda x: x, after=lambda logits: logits):
+        super().__init__()
+        self.model, self.before, self.after = model, before, after
+
+    def forward(self, x):
+        return self.after(self.model(self.before(x)))
+
+
+def _detached(model):
+    """The state is cut off from the image: the gradient of the readout alone is left."""
+
+    class Cut(nn.Module):
+        def forward(self, x):
+            return model.readout(model.trajectory(x).z.detach())
+
+    return Cut()
+
+
+def _fired(model, digits, **options):
+    found = rd.evaluate(model, digits, suite=[], threat=THREAT, checks=60, **options)
+    return {flag.name for flag in found.flags if flag.fired}, found
+
+
+def test_a_sound_model_raises_no_flag(sound, digits):
+    fired, found = _fired(sound, digits)
+    assert fired == set() and len(found.flags) == 8
+    assert "Checks on the first 60 samples: 8 passed." in found.table()
+    assert found.to_dict()["flags"] == [flag.to_dict() for flag in found.flags]
+    assert found.robustbench()["unreliable"] is False
+
+
+@pytest.mark.parametrize(
+    "mask, expected",
+    [
+        (_detached, {"gradients", "huge eps", "black-box"}),
+        (lambda model: Masked(model, after=lambda logits: (1e4 * logits).clamp(-1e3, 1e3)), {"gradients"}),
+        (lambda model: Masked(model, after=lambda logits: 1e4 * logits), {"gradients"}),
+        (lambda model: Masked(model, before=lambda x: (16 * x).round() / 16), {"gradients", "huge eps", "black-box"}),
+        (lambda model: Masked(model, after=lambda logits: logits + torch.randn_like(logits)), {"random"}),
+    ],
+    ids=["detached state", "clamped output", "saturated output", "quantised input", "random output"],
+)
+def test_a_masked_gradient_raises_its_flag(mask, expected, sound, digits):
+    torch.manual_seed(0)
+    fired, found = _fired(mask(sound), digits)
+    assert expected <= fired
+    assert all(f"RED FLAG {name}: " in found.table() for name in expected)
+    assert found.robustbench()["unreliable"] is True
+
+
+def test_dynamics_that_do_not_converge_are_told(sound, digits):
+    wild = own(10, side=8, steps=3)
+    with torch.no_grad():
+        wild.cell.mix.weight.mul_(40)
+    few = digits.take(slice(5))
+    by_name = {
+        name: {flag.name: flag for flag in rd.evaluate(model, few, suite=[], threat=THREAT, checks=5).flags}
+        for name, model in (("wild", wild), ("sound", sound))
+    }
+    assert by_name["wild"]["residual"].fired and by_name["wild"]["residual"].found > 0.5
+    assert not by_name["sound"]["residual"].fired
+
+
+def test_the_checks_are_made_once_and_can_be_left_out(sound, digits, tmp_path):
+    calls = []
+
+    def note(done, total, text):
+        calls.append(text)
+
+    def measured(checks):
+        given = {"suite": [], "threat": THREAT, "out": tmp_path, "checks": checks, "progress": note}
+        return rd.evaluate(sound, digits.take(slice(6)), **given)
+
+    assert measured(0).flags == [] and "No checks" in measured(0).table()
+    first = measured(4)
+    before = sound.tally.evaluations
+    again = measured(4)
+    assert sound.tally.evaluations == before + 4 and again.flags == first.flags  # one look at the number of classes
+    assert measured(5).record["checks"]["points"] == 5
+
+
+def _measured(**changes):
+    """The measures of a sound model on forty samples, but for the changes."""
+    measures = {
+        "gradients": {"count": 0, "total": 40},
+        "repeated": {"count": 0, "total": 40},
+        "more steps": {"outcomes": [0] * 30 + [1] * 10, "loss": 2.0},
+        "fewer steps": {"outcomes": [0] * 20 + [1] * 20, "loss": 1.5},
+        "half eps": {"outcomes": [0] * 10 + [1] * 30, "loss": 1.0},
+        "double eps": {"outcomes": [0] * 40, "loss": 4.0},
+        "huge eps": {"outcomes": [0] * 40, "loss": 9.0},
+        "square": {"outcomes": [0] * 10 + [1] * 30, "loss": 1.0},
+    }
+    changed = {name.replace("_", " "): value for name, value in changes.items()}
+    return {"columns": {}, "checks": {"points": 40, "measures": measures | changed}}
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, set()),
+        ({"gradients": {"count": 2, "total": 40}}, set()),
+        ({"gradients": {"count": 3, "total": 40}}, {"gradients"}),
+        ({"repeated": {"count": 1, "total": 40}}, {"random"}),
+        ({"fewer_steps": {"outcomes": [0] * 36 + [1] * 4, "loss": 1.5}}, set()),  # six samples may be chance
+        ({"fewer_steps": {"outcomes": [0] * 37 + [1] * 3, "loss": 1.5}}, {"more steps"}),
+        ({"square": {"outcomes": [0] * 37 + [1] * 3, "loss": 1.0}}, {"black-box"}),
+        ({"half_eps": {"outcomes": [1] * 40, "loss": 2.0}}, {"loss"}),
+        ({"double_eps": {"outcomes": [1] * 40, "loss": 1.9}}, {"loss"}),
+        ({"huge_eps": {"outcomes": [1] * 3 + [0] * 37, "loss": 9.0}}, set()),  # 7.5% of 40, at least 1.6%
+        ({"huge_eps": {"outcomes": [1] * 4 + [0] * 36, "loss": 9.0}}, {"huge eps"}),
+        ({"residual": 0.5}, set()),
+        ({"residual": 0.51}, {"residual"}),
+        ({"residual": None}, {"residual"}),
+        ({"phantom": {"outcomes": [0] * 23 + [1] * 17, "loss": 1.0}}, {"gradients differ"}),
+    ],
+)
+def test_each_flag_has_its_slack(changes, expected):
+    assert {flag.name for flag in flags(_measured(**changes)) if flag.fired} == expected
+
+
+def test_without_a_correct_sample_nothing_is_claimed():
+    nothing = {"outcomes": [], "loss": None}
+    names = ("more_steps", "fewer_steps", "half_eps", "double_eps", "huge_eps", "square")
+    record = _measured(gradients={"count": 0, "total": 0}, **dict.fromkeys(names, nothing))
+    assert not any(flag.fired for flag in flags(record))
+
+
+def _attack(outcomes, column="PGD", gradient=None, independent=True):
+    view = {"name": "View", **({"gradient": {"name": gradient}} if gradient else {})}
+    return {"attack": {"name": "PGD"}, "column": column, "points": len(outcomes), "view": view,
+            "independent": independent, "batches": {"0": {"outcomes": outcomes}}}  # fmt: skip
+
+
+def _record(**attacks):
+    """A record of attacks on samples that are all classified correctly."""
+    points = max(facts["points"] for facts in attacks.values())
+    clean = {"0": {"predictions": [1] * points, "labels": [1] * points}}
+    return {"clean": clean, "attacks": attacks, "columns": {name: a["column"] for name, a in attacks.items()}}
+
+
+@pytest.mark.parametrize(
+    "unrolled, phantom, fired",
+    [
+        ([0] * 40 + [1] * 60, [0] * 20 + [1] * 80, True),
+        ([0] * 20 + [1] * 80, [0] * 40 + [1] * 60, True),
+        ([0] * 20 + [1] * 80, [0] * 24 + [1] * 76, False),  # four points
+        ([0] * 4 + [1] * 16, [0] * 10 + [1] * 10, False),  # thirty points, but six samples say nothing
+        ([0] * 200 + [1] * 800, [0] * 245 + [1] * 755, False),
+        ([0] * 200 + [1] * 800, [0] * 255 + [1] * 745, True),
+    ],
+)
+def test_unrolled_and_phantom_may_differ_by_five_points_and_chance(unrolled, phantom, fired):
+    record = _record(u=_attack(unrolled, gradient="unrolled"), p=_attack(phantom, gradient="phantom"))
+    (flag,) = flags(record)
+    assert flag.name == "gradients differ" and flag.fired is fired and flag.allowed == 5
+    assert flag.found == pytest.approx(100 * abs(sum(unrolled) - sum(phantom)) / len(phantom))
+    shared = _record(
+        u=_attack(unrolled, gradient="unrolled"), p=_attack(phantom, gradient="phantom", independent=False)
+    )
+    assert flags(shared) == []
+
+
+@pytest.mark.parametrize("static, fired", [([0] * 30 + [1] * 70, True), ([0] * 12 + [1] * 88, False)])
+def test_a_transfer_must_not_beat_the_attacks_that_know_the_defence(static, fired):
+    record = _record(
+        s=_attack(static, "PGD static"),
+        f=_attack([0] * 10 + [1] * 90, "frozen"),
+        e=_attack([0] * 12 + [1] * 80, "end-to-end"),
+    )
+    (flag,) = flags(record)
+    assert isinstance(flag, Flag) and flag.name == "static" and flag.fired is fired
+
+
+def test_the_sign_test_takes_seven_samples():
+    assert 2**-7 < LEVEL < 2**-6

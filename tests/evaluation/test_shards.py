@@ -1,0 +1,67 @@
+"""Several processes share the batches; what they find together is what one finds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sharded import found, timeless
+from small_models import images_for, own
+
+import robustdeq as rd
+from robustdeq.processes import Processes
+
+HERE = Path(__file__).parent
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def _launch(*command):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run([*LAUNCHER, *map(str, command)], env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def _record(folder):
+    return timeless(json.loads((folder / "evaluation.json").read_text()))
+
+
+def test_two_processes_leave_the_record_of_one(tmp_path):
+    """The two begin where one was interrupted, with the part of a process that is no more."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, total, text):
+        if text == "pgd-4 unrolled" and done == 12:
+            raise Stop
+
+    whole = found(tmp_path / "one")
+    with pytest.raises(Stop):
+        found(tmp_path / "two", progress=stop)
+    os.rename(tmp_path / "two" / "evaluation.json", tmp_path / "two" / "evaluation.5.json")
+    out = _launch(HERE / "sharded.py", tmp_path / "two")
+    assert out.count("done") == 2
+    assert _record(tmp_path / "two") == _record(tmp_path / "one")
+    assert [path.name for path in (tmp_path / "two").glob("evaluation*")] == ["evaluation.json"]
+    kept = rd.Evaluation.read(tmp_path / "two")
+    assert kept.shares() == whole.shares()
+    assert all(torch.equal(kept.images[name][:], whole.images[name][:]) for name in whole.images)
+
+
+@pytest.mark.slow
+def test_the_command_line_under_a_launcher_speaks_once(tmp_path):
+    model = rd.save_model(rd.create_model("mdeq-nano", seed=0, steps=2), tmp_path / "model")
+    command = ["-m", "robustdeq", "evaluate", model, "--subset", "6", "--batch-size", "2", "--checks", "0"]
+    out = _launch(*command, "--set", "steps=2", "--out", tmp_path / "found")
+    assert out.count("| clean |") == 1 and out.strip() == (tmp_path / "found" / "table.md").read_text().strip()
+
+
+def test_processes_need_a_folder_they_share():
+    model = own()
+    x = images_for(model)
+    with pytest.raises(ValueError, match="2 processes without out"):
+        rd.evaluate(model, x, model(x).argmax(1), suite="quick", processes=Processes(0, 2))
