@@ -15,7 +15,7 @@ from safetensors.torch import save
 from .attacks import PGD, Linf, Threat, ThroughGradient
 from .data import load
 from .dynamics.solver import check_count
-from .evaluation import Entry, evaluate, readouts
+from .evaluation import Entry, Evaluation, evaluate, readouts
 from .files import claim, write_bytes, write_json, write_text
 from .models import DEQClassifier, create_model, load_model, load_official, save_model
 from .options import check_options
@@ -186,6 +186,8 @@ class Evaluate(_OnModel):
     """Keep the adversarial images, a file for each batch, in out/images."""
     defend: bool = False
     """Put input entropy reduction on the model, with the ball of --eps."""
+    beside: Path | None = None
+    """With --defend: the folder of an evaluation of the bare model, whose All is printed too."""
     states: bool = False
     """Instead of a suite: every z^[t], the ensemble, and the early state chosen on held-out images."""
 
@@ -194,6 +196,10 @@ class Evaluate(_OnModel):
         check_options("evaluate --set", options, ("steps", "step_size") if self.states else BUDGETS)
         if self.states and (self.defend or self.images or self.suite != "quick"):
             raise ValueError("evaluate --states with --defend, --images or --suite; allowed: --states alone.")
+        if self.beside is not None:
+            if not self.defend:
+                raise ValueError("evaluate --beside without --defend; allowed: both.")
+            Evaluation.read(self.beside)
         _device(self.device)
         with launched(self.device) as processes:
             work = self._readouts if self.states else self._evaluation
@@ -207,21 +213,26 @@ class Evaluate(_OnModel):
         model, threat, (test,) = self.load(processes.device, "test")
         if self.defend:
             model = EntropyReduction(eps=threat.eps, step_size=threat.eps / 4)(model)
-        return evaluate(
+        found = evaluate(
             model, test, suite=self.suite, threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
-            images=self.images, checks=self.checks, chosen=f"the first {len(test)} test images of {test.source}",
-            processes=processes, progress=progress, **options,
-        ).table()  # fmt: skip
+            images=self.images, checks=self.checks, chosen=_chosen(test), processes=processes, progress=progress,
+            **options,
+        )  # fmt: skip
+        return found.table(None if self.beside is None else Evaluation.read(self.beside))
 
     def _readouts(self, processes: Processes, options: dict[str, Any], progress: Any) -> str:
         model, threat, (test, held_out) = self.load(processes.device, "test", "validation")
         found = readouts(
             model, test, held_out, threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
-            processes=processes, progress=progress, **options,
+            chosen=_chosen(test), processes=processes, progress=progress, **options,
         )  # fmt: skip
         if processes.first:
             write_json(self.out / "readouts.json", found.to_dict())
         return found.table()
+
+
+def _chosen(test: Any) -> str:
+    return f"the first {len(test)} test images of {test.source}"
 
 
 @dataclass(kw_only=True)
@@ -263,7 +274,11 @@ class Attack(_OnModel):
         print(file)
 
     def _view(self, model: torch.nn.Module) -> torch.nn.Module:
-        return ThroughGradient(model, self.gradient) if isinstance(model, DEQClassifier) else model
+        if isinstance(model, DEQClassifier):
+            return ThroughGradient(model, self.gradient)
+        if self.gradient != "unrolled":
+            raise ValueError(f"--gradient {self.gradient} of a {type(model).__name__}; allowed: of a DEQ.")
+        return model
 
 
 @dataclass(kw_only=True)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -63,6 +64,8 @@ class Processes:
 
 
 ALONE = Processes()
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the others: shares of an evaluation may differ by hours."""
 
 
 @contextmanager
@@ -77,7 +80,7 @@ def launched(device: str | torch.device = "cpu") -> Iterator[Processes]:
         return
     from accelerate import PartialState
 
-    state = PartialState(cpu=device.type == "cpu")
+    state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
     try:
         yield Processes(state.process_index, state.num_processes, torch.device(state.device or device))
     finally:

@@ -21,10 +21,11 @@ from typing import Any
 import torch
 
 from .analysis import entropy_along, entropy_figure, state_accuracy, state_figure
-from .attacks import AutoAttack, Frozen
+from .attacks import PGD, AutoAttack, EndToEnd, Frozen
 from .data import Splits, load
 from .dynamics.trajectory import known
-from .evaluation import Entry, Evaluation, cost, environment, evaluate, quick, readouts, standard
+from .environment import environment
+from .evaluation import Entry, Evaluation, adaptive, cost, evaluate, quick, readouts, standard
 from .files import claim, write_json, write_text
 from .models import create_model, save_model
 from .models.classifier import DEQClassifier
@@ -36,10 +37,16 @@ Report = Callable[[str, str, int, int], None]
 """Called with the row, what it is doing, and how much of how much is done."""
 
 DEFENDED = " + entropy reduction"
+SETTINGS = ("static", "frozen", "end-to-end", "black-box")
 FAILED = "failed"
 BATCH = 100
-SHORT_ITERATIONS = 40
-"""Of APGD through the defence, where one costs seven of the bare model's, unless a full run is asked for."""
+APGD_ITERATIONS, END_TO_END_STEPS, QUERIES = 20, 10, 60
+"""Budgets of a short run through the defence, where a step costs seven and more of the bare model's."""
+
+SHORT_BUDGETS = (
+    f" PGD-20, end-to-end PGD-{END_TO_END_STEPS}; through the defence APGD-CE takes {APGD_ITERATIONS} iterations, "
+    f"Square {QUERIES} queries."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +161,6 @@ class _Job:
         self.test = data.test.take(slice(chosen.test_points)).to(settings.device)
         self.points = len(self.test) if settings.full else chosen.auto_points
         self.seed = mix(settings.seed, 1) % 2**31
-        self.iterations = 100 if settings.full else SHORT_ITERATIONS
 
     @property
     def defended(self) -> bool:
@@ -182,17 +188,26 @@ class _Job:
         return self._evaluate(model, entries, self.row, progress)
 
     def evaluate_defended(self, model: DEQClassifier, bare: Evaluation, progress) -> Evaluation:
-        """Static: attacks on the bare model. Frozen: PGD-20 and APGD-CE through the defence."""
+        """Under all four threat settings; the short form with few steps and queries where the defence is in the way."""
         defended = self.recipe.defence(model)
-        transfers = {f"{bare.columns[name]} static/{name}": images for name, images in bare.images.items()}
-        static, frozen = quick(defended, self.threat, step_size=self.threat.eps / 4, seed=self.seed)
+        transfers = {f"static/bare {name}": images for name, images in bare.images.items()}
+        options = {"step_size": self.threat.eps / 4, "seed": self.seed, "batch_size": BATCH, "points": self.points}
+        if self.settings.full:
+            return self._evaluate(
+                defended, adaptive(defended, self.threat, **options), self.row + DEFENDED, progress, transfers
+            )
+        *static, frozen = quick(defended, self.threat, **options)
         auto = AutoAttack(
-            self.threat, attacks=("apgd-ce",), seed=self.seed, batch_size=BATCH, iterations=self.iterations
+            self.threat, attacks=("apgd-ce",), seed=self.seed, batch_size=BATCH, iterations=APGD_ITERATIONS
         )
+        pgd = PGD(self.threat, self.threat.eps / 4, END_TO_END_STEPS, seed=self.seed)
+        square = replace(auto, attacks=("square",), queries=QUERIES)
         entries = [
-            replace(static, column="PGD static"),
-            replace(frozen, points=self.points),
+            *static,
+            frozen,
             Entry("apgd-ce frozen", "frozen", auto, Frozen, self.points),
+            Entry("pgd end-to-end", "end-to-end", pgd, EndToEnd, self.points),
+            Entry("square", "black-box", square, points=self.points),
         ]
         return self._evaluate(defended, entries, self.row + DEFENDED, progress, transfers)
 
@@ -268,17 +283,11 @@ def _table(settings: Settings, chosen: Recipe, rows: dict[str, Evaluation]) -> s
     lines = [
         f"# {chosen.model} on {test.source}",
         "",
-        f"| row | clean | PGD-20 | AA ({attacks}) | through the defence | All |",
-        "|---|---|---|---|---|---|",
+        f"| row | clean | PGD-20 | AA ({attacks}) | {' | '.join(SETTINGS)} | All |",
+        "|---|---|---|---|" + "---|" * len(SETTINGS) + "---|",
     ]
     for name, shares in ((name, found.shares()) for name, found in rows.items()):
-        cells = [
-            shares["clean"],
-            shares.get("PGD", shares.get("PGD static")),
-            shares.get("AA", shares.get("AA static")),
-            shares.get("frozen"),
-            shares["All"],
-        ]
+        cells = [shares.get(column) for column in ("clean", "PGD", "AA", *SETTINGS, "All")]
         lines.append(f"| {name} | " + " | ".join("-" if share is None else str(share) for share in cells) + " |")
     fired = [(name, flag) for name, found in rows.items() for flag in found.flags if flag.fired]
     lines += ["", *_notes(settings, chosen, len(test)), *(f"Red flag, {name}: {flag.text}." for name, flag in fired)]
@@ -287,14 +296,13 @@ def _table(settings: Settings, chosen: Recipe, rows: dict[str, Evaluation]) -> s
 
 def _notes(settings: Settings, chosen: Recipe, total: int) -> list[str]:
     points = total if settings.full else chosen.auto_points
-    iterations = 100 if settings.full else SHORT_ITERATIONS
     return [
         f"Percent, exact 95% interval, count. L-inf, eps {chosen.training.eps:g}, seed {settings.seed}; {total} "
-        f"test images, cut at random before any training; AA, through the defence and All on the first {points}.",
+        f"test images, cut at random before any training; AA, the four settings and All on the first {points}.",
         "PGD-20: the per-sample worst of the unrolled and the phantom gradient.",
-        "Rows with entropy reduction: PGD-20 and AA are images made against the bare model (static, a transfer attack; "
-        "for PGD-20 the worst of three); through the defence: PGD-20 and APGD-CE of "
-        f"{iterations} iterations, x' - x held constant (frozen).",
+        "Rows with entropy reduction, by what the attacker knows. static: images made against the bare model, those of "
+        "its own row among them; frozen: through the defence, x' - x held constant; end-to-end: through its updates; "
+        "black-box: Square." + ("" if settings.full else SHORT_BUDGETS),
         "All: the samples that survive every attack of their row. Every image was verified by the deployed forward.",
     ]
 

@@ -8,6 +8,7 @@ from torch import nn
 from robustdeq import L2, DEQClassifier, EntropyReduction, Linf
 from robustdeq.attacks import (
     PGD,
+    AtState,
     AutoAttack,
     EarlyState,
     EndToEnd,
@@ -51,6 +52,8 @@ VIEWS = {
     "Phantom": lambda classes: Phantom(bare(classes), unroll=2),
     "Implicit": lambda classes: Implicit(bare(classes), steps=2),
     "SimultaneousAdjoint": lambda classes: SimultaneousAdjoint(bare(classes, "broyden")),
+    "AtState": lambda classes: AtState(bare(classes), 2),
+    "AtStates": lambda classes: AtState.several(bare(classes), (1, 3)),
     "IntermediateState": lambda classes: IntermediateState(bare(classes), state=2, unroll=1),
     "Summed": lambda classes: IntermediateState.several(bare(classes), states=(1, 3), unroll=1),
     "Summed defended": lambda classes: both(guarded(classes)),

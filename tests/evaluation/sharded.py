@@ -11,6 +11,8 @@ import torch
 from small_models import images_for, own
 
 import robustdeq as rd
+from robustdeq.attacks import PGD
+from robustdeq.evaluation import Entry
 from robustdeq.processes import ALONE, launched
 
 THREAT = rd.Linf(0.1)
@@ -28,17 +30,34 @@ def found(out, processes=ALONE, progress=None):
     )  # fmt: skip
 
 
+def chained(out, steps, processes=ALONE):
+    """Two attacks in one column; with few ``steps`` the first one leaves more for the second."""
+    model = own(sharpness=8.0)
+    x = images_for(model, 24)
+    entries = [
+        Entry("first", "A", PGD(THREAT, 0.05, steps, start="clean")),
+        Entry("second", "A", PGD(THREAT, 0.05, 20)),
+    ]
+    given = {"suite": entries, "threat": THREAT, "batch_size": 3, "out": out, "checks": 0, "processes": processes}
+    return rd.evaluate(model, x, model(x).argmax(1), **given)
+
+
 def timeless(record):
     """The record without what no two runs share."""
-    record = {key: value for key, value in record.items() if key != "environment"}
+    record = {key: value for key, value in record.items() if key != "environments"}
     cut = [part for facts in record["attacks"].values() for part in facts["batches"].values()]
     for part in [*cut, *record["clean"].values()]:
         part.pop("seconds")
+        part.pop("environment", None)
     return record
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with launched() as together:
-        found(Path(sys.argv[1]), together, lambda *_: time.sleep(0.02))
+        out = Path(sys.argv[1])
+        if len(sys.argv) > 2:
+            chained(out, int(sys.argv[2]), together)
+        else:
+            found(out, together, lambda *_: time.sleep(0.02))
         print("done", together.rank)

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import Linear
+from small_models import Linear, images_for, own
 from torch import nn
 
 import robustdeq as rd
-from robustdeq.attacks import PGD, AutoAttack, Frozen
+from robustdeq.attacks import PGD, AutoAttack, Frozen, Phantom, Unrolled
 from robustdeq.evaluation import Entry, Share
 
 EPS = 0.1
@@ -119,7 +119,7 @@ def test_pgd_results_do_not_depend_on_the_batch_size(model, points, tmp_path):
         _evaluate(model, points, entries, batch_size=size, out=tmp_path / str(size), images=True) for size in (20, 3)
     )
     assert torch.equal(one.robust["pgd"], other.robust["pgd"])
-    torch.testing.assert_close(one.images["pgd"][:], other.images["pgd"][:], atol=2 * EPS, rtol=0)
+    torch.testing.assert_close(one.images["pgd"][:], other.images["pgd"][:], atol=1e-5, rtol=0)
 
 
 def test_an_image_set_and_its_tensors_are_the_same(model, digits, points, tmp_path):
@@ -207,13 +207,36 @@ def test_robustbench_takes_autoattack_standard_on_every_sample_and_nothing_less(
     assert (
         fields["autoattack_acc"] == f"{percent:.2f}" and fields["clean_acc"] == f"{found.shares()['clean'].percent:.2f}"
     )
-    assert fields["eps"] == "0.1" and fields["unreliable"] is False and fields["number_forward_passes"] == 1
+    assert fields["eps"] == "0.1" and fields["unreliable"] is None and fields["number_forward_passes"] == 1
     weaker = [replace(auto, queries=10), replace(auto, attacks=("apgd-ce",)), PGD(THREAT)]
     for attack in weaker:
         entries = [Entry("autoattack", "AA", attack)]
         assert _evaluate(linear, points, entries).robustbench()["autoattack_acc"] is None
     few = [Entry("autoattack", "AA", replace(auto, attacks=None), points=5)]
     assert _evaluate(linear, points, few).robustbench()["autoattack_acc"] is None
+    smaller = [Entry("autoattack", "AA", replace(auto, threat=rd.Linf(1e-4)))]
+    found = _evaluate(linear, points, smaller)
+    assert found.robustbench()["autoattack_acc"] is None and "another threat model" in found.table()
+
+
+@pytest.mark.parametrize("gradient, view, standard", [
+    ("unrolled", Unrolled, True),
+    ("phantom", lambda model: model, False),
+    ("unrolled", Phantom, False),
+])  # fmt: skip
+def test_robustbench_takes_the_exact_gradient_only(gradient, view, standard):
+    model = own(5, gradient=gradient)
+    x = images_for(model, 4)
+    entries = [Entry("autoattack", "any column", AutoAttack(THREAT), view)]
+    found = rd.evaluate(model, x, model(x).argmax(1), suite=entries, threat=THREAT, checks=0)
+    assert (found.robustbench()["autoattack_acc"] is not None) is standard
+
+
+def test_the_all_of_the_bare_model_may_stand_beside(model, points):
+    bare = _evaluate(model, points, "quick")
+    defended = _evaluate(rd.EntropyReduction(eps=0.1, step_size=0.02, updates=1)(model), points, "quick")
+    share = bare.shares()["All"]
+    assert f"| All, without the defence | {share.percent:.1f} |" in defended.table(bare)
 
 
 @pytest.mark.parametrize(

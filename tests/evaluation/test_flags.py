@@ -162,7 +162,7 @@ def _record(**attacks):
         ([0] * 40 + [1] * 60, [0] * 20 + [1] * 80, True),
         ([0] * 20 + [1] * 80, [0] * 40 + [1] * 60, True),
         ([0] * 20 + [1] * 80, [0] * 24 + [1] * 76, False),  # four points
-        ([0] * 4 + [1] * 16, [0] * 10 + [1] * 10, False),  # thirty points, but six samples say nothing
+        ([0] * 4 + [1] * 16, [0] * 7 + [1] * 13, False),  # fifteen points, but three samples say nothing
         ([0] * 200 + [1] * 800, [0] * 245 + [1] * 755, False),
         ([0] * 200 + [1] * 800, [0] * 255 + [1] * 745, True),
     ],

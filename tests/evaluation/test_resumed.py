@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from sharded import THREAT, found, timeless
 from small_models import images_for, own
+from torch import nn
 
 import robustdeq as rd
 from robustdeq.attacks import PGD
@@ -68,20 +72,29 @@ def test_a_process_that_was_killed_twice_leaves_nothing_that_hinders(whole, tmp_
     _same(found(tmp_path / "cut"), whole)
 
 
-def _counting(calls):
-    def count(model, x, y, indices):
-        calls.append(indices.tolist())
+@dataclass(frozen=True)
+class Counting:
+    """An attack that gives the images back and notes which ones it was shown."""
+
+    label: str
+    calls: ClassVar[dict[str, list[list[int]]]] = {}
+
+    def __call__(self, model, x, y, indices):
+        self.seen.append(indices.tolist())
         return x
 
-    return count
+    @property
+    def seen(self):
+        return self.calls.setdefault(self.label, [])
 
 
 def test_a_finished_batch_is_not_repeated(tmp_path):
     model = own()
     x = images_for(model, 20)
     y = model(x).argmax(1)
-    calls = []
-    given = {"suite": [Entry("count", "count", _counting(calls))], "batch_size": 8, "out": tmp_path, "checks": 0}
+    attack = Counting("batches")
+    calls = attack.seen
+    given = {"suite": [Entry("count", "count", attack)], "batch_size": 8, "out": tmp_path, "checks": 0}
     for _ in range(2):
         rd.evaluate(model, x, y, **given)
     assert len(calls) == 3
@@ -98,11 +111,12 @@ def test_an_attack_runs_again_where_more_samples_stand_than_before(tmp_path):
     model = own()
     x = images_for(model, 6)
     y = model(x).argmax(1)
-    calls = []
+    attack = Counting("standing")
+    calls = attack.seen
 
     def evaluate(size):
         first = Entry("pgd", "A", PGD(rd.Linf(0.9), size, 5))
-        second = Entry("count", "A", _counting(calls))
+        second = Entry("count", "A", attack)
         return rd.evaluate(model, x, y, suite=[first, second], threat=rd.Linf(0.9), out=tmp_path, checks=0)
 
     evaluate(0.3)
@@ -116,7 +130,7 @@ def test_a_record_of_another_model_or_a_broken_one_is_refused(tmp_path):
     model = own()
     x = images_for(model, 4)
     y = model(x).argmax(1)
-    given = {"suite": [Entry("none", "none", _counting([]))], "out": tmp_path, "checks": 0}
+    given = {"suite": [Entry("none", "none", Counting("none"))], "out": tmp_path, "checks": 0}
     with pytest.raises(ValueError, match="holds no evaluation"):
         Evaluation.read(tmp_path)
     rd.evaluate(model, x, y, threat=THREAT, **given)
@@ -126,8 +140,83 @@ def test_a_record_of_another_model_or_a_broken_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"another threat\.eps"):
         rd.evaluate(model, x, y, threat=rd.Linf(0.2), **given)
     (tmp_path / "evaluation.json").write_text('{"schema": 1}')
-    with pytest.raises(ValueError, match="is not a record of schema 2"):
+    with pytest.raises(ValueError, match="is not a record of schema 3"):
         rd.evaluate(model, x, y, threat=THREAT, **given)
     (tmp_path / "evaluation.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         rd.evaluate(model, x, y, threat=THREAT, **given)
+
+
+def _small():
+    model = own(sharpness=8.0)
+    x = images_for(model, 12)
+    return model, x, model(x).argmax(1)
+
+
+def test_other_images_under_the_same_name_are_verified_anew(tmp_path):
+    model, x, y = _small()
+    broken = PGD(THREAT, 0.05, 20, keep="highest")(model, x, y)
+    for images, stand in ((x, 12), (broken, int((model(broken).argmax(1) == y).sum()))):
+        found = rd.evaluate(
+            model, x, y, suite=[], threat=THREAT, out=tmp_path, checks=0, batch_size=5, transfers={"T/given": images}
+        )
+        assert found.shares()["T"].count == stand
+    assert stand < 12
+
+
+def test_a_function_whose_options_cannot_be_told_is_never_taken_for_done(tmp_path):
+    model, x, y = _small()
+    for steps in (0, 20):
+        attack = PGD(THREAT, 0.05, steps, start="clean")
+        entries = [Entry("closure", "A", lambda model, x, y, indices, attack=attack: attack(model, x, y))]
+        found = rd.evaluate(model, x, y, suite=entries, threat=THREAT, out=tmp_path, checks=0)
+    assert found.shares()["A"].count < 12
+
+
+def test_two_threats_of_one_radius_are_two_attacks(tmp_path):
+    model, x, y = _small()
+    stand = []
+    for ball in (rd.L2(0.1), THREAT):
+        entries = [Entry("pgd", "A", PGD(ball, 0.05, 20, start="clean"))]
+        found = rd.evaluate(model, x, y, suite=entries, threat=THREAT, out=tmp_path, checks=0)
+        stand.append(found.shares()["A"].count)
+    assert stand[1] < stand[0]
+
+
+def test_a_model_that_computes_something_else_with_the_same_weights_is_refused(tmp_path):
+    class Quantised(nn.Module):
+        def __init__(self, levels):
+            super().__init__()
+            self.model, self.levels = _small()[0], levels
+
+        def forward(self, x):
+            return self.model((x * self.levels).round() / self.levels)
+
+    _, x, y = _small()
+    for levels, complaint in ((16, None), (2, "another logits")):
+        with pytest.raises(ValueError, match=complaint) if complaint else nullcontext():
+            rd.evaluate(Quantised(levels), x, y, suite=[], threat=THREAT, out=tmp_path, checks=0)
+
+
+def test_kept_images_are_those_of_the_attack_that_the_record_tells_of(tmp_path):
+    model, x, y = _small()
+    for steps, images in ((0, True), (20, False), (20, True)):
+        entries = [Entry("a b", "A", PGD(THREAT, 0.05, steps, start="clean")), Entry("a_b", "B", Counting("kept"))]
+        found = rd.evaluate(model, x, y, suite=entries, threat=THREAT, out=tmp_path, checks=0, images=images)
+    right = model(found.images["a b"][:]).argmax(1) == y
+    assert torch.equal(right, found.robust["a b"]) and not right.all()
+    assert torch.equal(found.images["a_b"][:], x)
+
+
+def test_a_batch_made_elsewhere_keeps_its_own_environment(tmp_path, monkeypatch):
+    model, x, y = _small()
+    given = {"threat": THREAT, "out": tmp_path, "checks": 0, "batch_size": 6}
+    rd.evaluate(model, x, y, suite=[Entry("one", "A", PGD(THREAT, 0.05, 1))], **given)
+    monkeypatch.setattr("robustdeq.evaluation.record.environment", lambda: {"commit": "another"})
+    entries = [Entry(name, "A", PGD(THREAT, 0.05, 1)) for name in ("one", "two")]
+    record = rd.evaluate(model, x, y, suite=entries, **given).record
+    made = {
+        name: [record["environments"][batch["environment"]]["commit"] for batch in facts["batches"].values()]
+        for name, facts in record["attacks"].items()
+    }
+    assert made["two"] == ["another"] * 2 and "another" not in made["one"]

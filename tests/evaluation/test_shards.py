@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sharded import found, timeless
+from sharded import chained, found, timeless
 from small_models import images_for, own
 
 import robustdeq as rd
@@ -50,6 +50,16 @@ def test_two_processes_leave_the_record_of_one(tmp_path):
     kept = rd.Evaluation.read(tmp_path / "two")
     assert kept.shares() == whole.shares()
     assert all(torch.equal(kept.images[name][:], whole.images[name][:]) for name in whole.images)
+
+
+def test_a_batch_that_one_process_does_anew_is_not_lost_to_the_copy_of_another(tmp_path):
+    """With a weaker first attack the second one, which is the same, has other samples to attack."""
+    for name in ("one", "two"):
+        chained(tmp_path / name, 20)
+    one = chained(tmp_path / "one", 0)
+    _launch(HERE / "sharded.py", tmp_path / "two", 0)
+    assert _record(tmp_path / "two") == _record(tmp_path / "one")
+    assert rd.Evaluation.read(tmp_path / "two").shares() == one.shares()
 
 
 @pytest.mark.slow

@@ -56,10 +56,13 @@ def test_the_adaptive_suite_tries_everything():
         "pgd-7 unrolled", "pgd-7 phantom", "pgd-7 implicit", "pgd-7 simultaneous", "pgd-7 summed", "pgd-7 dlr",
         "pgd-7 x3", "pgd-7 targeted", "autoattack", "square",
     ]  # fmt: skip
-    defended = _entries("adaptive", "defended", steps=7)
+    defended = _entries("adaptive", "defended", steps=7, restarts=3)
     assert list(defended) == [
-        "pgd-7 static", "pgd-7 static phantom", "pgd-7 static targeted", "autoattack static", "pgd-7 frozen",
-        "apgd frozen", "pgd-7 end-to-end", "apgd end-to-end", "square",
+        "pgd-7 static", "pgd-7 static phantom", "pgd-7 static first look", "pgd-7 static every look",
+        "pgd-7 static targeted", "autoattack static",
+        "pgd-7 frozen", "pgd-7 frozen dlr", "apgd frozen", "pgd-7 frozen x3",
+        "pgd-7 end-to-end", "pgd-7 end-to-end dlr", "apgd end-to-end", "pgd-7 end-to-end x3", "pgd-7 summed",
+        "square",
     ]  # fmt: skip
     static = [entry.attack for name, entry in defended.items() if name.startswith("pgd-7 static")]
     assert {attack.keep for attack in static} == {"highest"}

@@ -7,6 +7,7 @@ from .pgd import PGD, check_labels
 from .readouts import EarlyState, Ensemble, Readout
 from .threat import L2, THREATS, Linf, Threat
 from .views import (
+    AtState,
     Implicit,
     IntermediateState,
     Phantom,
@@ -22,6 +23,7 @@ __all__ = [
     "LOSSES",
     "PGD",
     "THREATS",
+    "AtState",
     "AutoAttack",
     "EarlyState",
     "EndToEnd",

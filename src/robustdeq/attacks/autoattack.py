@@ -22,6 +22,7 @@ from .pgd import check_labels
 from .threat import Threat
 from .views import Summed, View
 
+LOGGER = "auto-attack"
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
@@ -105,10 +106,10 @@ class AutoAttack:
         made.square.n_queries = self.queries
         for apgd in (made.apgd, made.apgd_targeted):
             _limit(apgd, self.iterations)
-        made.apgd_targeted.n_target_classes = made.fab.n_target_classes = min(9, self._fitting(_classes(seen, x)) - 1)
+        made.apgd_targeted.n_target_classes = made.fab.n_target_classes = min(9, self.fitting(_classes(seen, x)) - 1)
         return made
 
-    def _fitting(self, classes: int) -> int:
+    def fitting(self, classes: int) -> int:
         """The number of classes; a ValueError if an attack needs more."""
         unfit = [name for name in self.names if classes < CLASSES[name]]
         if unfit:
@@ -139,14 +140,20 @@ def _process_as_it_was() -> Iterator[None]:
     """Put back what the reference changes beyond its own objects.
 
     It seeds torch's generators on every device, and removes the process's tracer (a debugger's, a coverage tool's)
-    after it has counted calls with its own. Its log is silenced meanwhile: a run of ours reports for itself.
+    after it has counted calls with its own. Its log is not shown meanwhile: a run of ours reports for itself, and hears
+    the warnings with a handler of its own on ``LOGGER``.
     """
-    logger = logging.getLogger("auto-attack")
-    level, tracer = logger.level, sys.gettrace()
-    logger.setLevel(logging.ERROR)
+    logger = logging.getLogger(LOGGER)
+    level, shown, tracer = logger.level, logger.propagate, sys.gettrace()
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    silent = logging.NullHandler()
+    logger.addHandler(silent)
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
     finally:
         logger.setLevel(level)
+        logger.propagate = shown
+        logger.removeHandler(silent)
         sys.settrace(tracer)

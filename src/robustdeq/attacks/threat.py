@@ -44,7 +44,7 @@ class Threat(ABC):
 
     def contains(self, x: Tensor, x_adv: Tensor, slack: float = 1e-6) -> Tensor:
         """(B,) bool: inside the ball and the box up to rounding; False for a NaN."""
-        inside = self.distance(x, x_adv) <= self.eps + slack
+        inside = self.distance(x, x_adv) <= self.eps + slack * max(1.0, self.eps)
         low, high = x_adv.flatten(1).aminmax(dim=1)
         return inside & (low >= -slack) & (high <= 1 + slack)
 
@@ -80,7 +80,7 @@ class L2(Threat):
     name: ClassVar[str] = "L2"
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        return (x_adv - x).flatten(1).norm(dim=1)
+        return (x_adv - x).flatten(1).norm(dim=1, dtype=torch.float64)
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         shift = x_adv - x

@@ -87,6 +87,33 @@ class SimultaneousAdjoint(ThroughGradient):
 
 
 @checked
+class AtState(View):
+    """The logits that z^[state] gives, with their exact gradient through the solver. state: in 1..N.
+
+    For whoever knows that a defence looks at that state: images that are wrong there are wrong for the defence.
+    """
+
+    faithful = False
+
+    def __init__(self, deployed: DEQClassifier, state: int) -> None:
+        super().__init__(deployed)
+        check_state("AtState", deployed, state)
+        self.state, self.rule = state, build("gradient", "unrolled", GRADIENTS)
+
+    @classmethod
+    def several(cls, deployed: DEQClassifier, states: Sequence[int]) -> Summed:
+        """The sum over several states."""
+        return Summed([cls(deployed, state) for state in states])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"state": self.state}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.deployed(x, steps=self.state, gradient=self.rule)
+
+
+@checked
 class IntermediateState(View):
     """The papers' attack gradient (P22 sec. 4.2, P23 eq. 11): logits = readout(h_K), h_0 = f(z^[state]).
 

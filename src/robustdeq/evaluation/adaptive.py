@@ -9,6 +9,7 @@ from torch import nn
 
 from ..attacks import (
     PGD,
+    AtState,
     AutoAttack,
     EndToEnd,
     Frozen,
@@ -17,6 +18,7 @@ from ..attacks import (
     Phantom,
     SimultaneousAdjoint,
     Static,
+    Summed,
     Threat,
 )
 from ..dynamics import Solver
@@ -39,7 +41,7 @@ def adaptive(
     auto = AutoAttack(threat, attacks=attacks, seed=seed, batch_size=batch_size, iterations=iterations, queries=queries)
     square = Entry("square", "black-box", replace(auto, attacks=("square",)), points=points)
     if isinstance(model, RegulatedClassifier):
-        return [*_defended(pgd, auto, points), square]
+        return [*_defended(pgd, auto, restarts, points), square]
     return [*_bare(model, pgd, restarts), Entry("autoattack", "AA", auto, exact, points), square]
 
 
@@ -48,7 +50,7 @@ def _bare(model: nn.Module, pgd: PGD, restarts: int) -> list[Entry]:
     again = replace(pgd, seed=pgd.seed + 1, restarts=restarts)
     others = [
         Entry(f"{name} dlr", "PGD", replace(pgd, loss="dlr"), exact),
-        Entry(f"{name} x{restarts}", "PGD", again, exact),
+        *([Entry(f"{name} x{restarts}", "PGD", again, exact)] if restarts > 1 else []),
         Entry(f"{name} targeted", "PGD", replace(pgd, loss="ce-targeted"), exact),
     ]
     if not isinstance(model, DEQClassifier):
@@ -63,22 +65,46 @@ def _bare(model: nn.Module, pgd: PGD, restarts: int) -> list[Entry]:
     ]
 
 
-def _defended(pgd: PGD, auto: AutoAttack, points: int | None) -> list[Entry]:
-    """Static attacks take all their steps: an image just past the bare model's boundary transfers badly."""
+def _defended(pgd: PGD, auto: AutoAttack, restarts: int, points: int | None) -> list[Entry]:
+    """Static attacks take all their steps: an image just past the bare model's boundary transfers badly.
+
+    They know at which states the defence looks: what is wrong there already, it makes more wrong.
+    """
     name, far = f"pgd-{pgd.steps}", replace(pgd, keep="highest")
     climbing = tuple(attack for attack in auto.names if attack.startswith("apgd"))
     through = replace(auto, attacks=climbing or None)
     entries = [
         Entry(f"{name} static", "static", far, Static),
         Entry(f"{name} static phantom", "static", far, lambda defended: Static(defended, "phantom")),
+        Entry(f"{name} static first look", "static", far, at_first_look),
+        Entry(f"{name} static every look", "static", far, _at_every_look),
         Entry(f"{name} static targeted", "static", replace(far, loss="ce-targeted"), Static),
         Entry("autoattack static", "static", auto, Static, points),
     ]
     for column, view in {"frozen": Frozen, "end-to-end": EndToEnd}.items():
         entries.append(Entry(f"{name} {column}", column, pgd, view))
+        entries.append(Entry(f"{name} {column} dlr", column, replace(pgd, loss="dlr"), view))
         if climbing:
             entries.append(Entry(f"apgd {column}", column, through, view, points))
-    return entries
+        if restarts > 1:
+            again = replace(pgd, seed=pgd.seed + 1, restarts=restarts)
+            entries.append(Entry(f"{name} {column} x{restarts}", column, again, view))
+    return [*entries, Entry(f"{name} summed", "end-to-end", pgd, _both)]
+
+
+def at_first_look(defended: RegulatedClassifier) -> nn.Module:
+    """The bare model at the state after which the defence first changes the input."""
+    return AtState(defended.model, defended.method.every)
+
+
+def _at_every_look(defended: RegulatedClassifier) -> nn.Module:
+    steps = defended.model.steps
+    return AtState.several(defended.model, [*range(defended.method.every, steps, defended.method.every), steps])
+
+
+def _both(defended: RegulatedClassifier) -> nn.Module:
+    """The gradients past the updates and through them, summed."""
+    return Summed([Frozen(defended), EndToEnd(defended)])
 
 
 def _every_state(model: DEQClassifier) -> nn.Module:

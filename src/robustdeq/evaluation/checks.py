@@ -1,7 +1,8 @@
 """Red flags: signs that an attack failed rather than that a model is robust (Carlini et al. 2019; Athalye et al. 2018).
 
 A flag is a function of the record. Where two attacks are compared on the same samples, it fires only if the sign test
-over the samples on which they differ is significant at 1%, which takes at least seven of them.
+over the samples on which they differ is significant at 1%, which takes at least seven of them (two gradients that
+differ by more than 5 points: at 10%, four of them).
 """
 
 from __future__ import annotations
@@ -15,13 +16,10 @@ from scipy.stats import binomtest
 
 from .statistics import Share
 
-LEVEL = 0.01
-"""Of the sign test."""
+LEVEL, GAP_LEVEL = 0.01, 0.1
+"""Of the sign test; the second where two gradients also differ by more than ``GAP`` points."""
 GRADIENTS, LEFT, GAP, RESIDUAL = 5.0, 2.0, 5.0, 0.5
 """Allowed: percent of zero gradients, percent left in a huge ball, points between two gradients, relative residual."""
-
-LAST = "square"
-"""The last measure that is taken: with it the others are there."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,18 @@ class Flag:
 
 def flags(record: dict[str, Any]) -> list[Flag]:
     """Every check that this record allows, fired or not. What all points say counts more than the first few."""
-    columns = [_gradients_differ(record), _static_wins(record)]
+    columns = [
+        _gradients_differ(record),
+        _wins(
+            record, "static", ("static",), ("frozen", "end-to-end"),
+            "images made against the bare model break {found:.1f} percent more than attacks through the defence, which "
+            "are too weak to say anything for it",
+        ),
+        _wins(
+            record, "black-box", ("black-box",), ("PGD", "AA", "frozen", "end-to-end"),
+            "attacks that see no gradient break {found:.1f} percent more than those that follow it, which is masked",
+        ),
+    ]  # fmt: skip
     measures = _of_measures(record.get("checks", {}).get("measures", {}))
     made = {flag.name: flag for flag in (*measures, *columns) if flag is not None}
     return list(made.values())
@@ -80,9 +89,9 @@ def _of_measures(found: dict[str, Any]) -> list[Flag | None]:
         _residual(found["residual"]) if "residual" in found else None,
         _gap(found["more steps"]["outcomes"], found["phantom"]["outcomes"]) if "phantom" in found else None,
         _surplus(
-            "black-box", found["more steps"], found[LAST],
+            "black-box", found["more steps"], found["square"],
             "Square, which sees no gradient, breaks {found:.1f} percent more than PGD-10: the gradient is masked",
-        ),
+        ) if "square" in found else None,
     ]  # fmt: skip
 
 
@@ -133,32 +142,30 @@ def _gradients_differ(record: dict[str, Any]) -> Flag | None:
 
 def _gap(unrolled: list[int], phantom: list[int]) -> Flag:
     gap = _difference(phantom, unrolled)
-    fired = abs(gap) > GAP and min(_chance(phantom, unrolled), _chance(unrolled, phantom)) < LEVEL
+    fired = abs(gap) > GAP and min(_chance(phantom, unrolled), _chance(unrolled, phantom)) < GAP_LEVEL
     weaker = "phantom" if gap > 0 else "unrolled"
     text = f"PGD with the unrolled and the phantom gradient differ by {abs(gap):.1f} points: the {weaker} one is masked"
     return Flag("gradients differ", fired, abs(gap), GAP, text)
 
 
-def _static_wins(record: dict[str, Any]) -> Flag | None:
-    """Of a defended model: images made against the bare one break more than attacks that know the defence."""
-    columns = record["columns"]
-    static = [name for name, column in columns.items() if column.split()[-1] == "static"]
-    adaptive = [name for name, column in columns.items() if column.split()[-1] in ("frozen", "end-to-end")]
-    if not static or not adaptive:
-        return None
-    fallen = {name: outcomes(record, name) == 0 for name in (*static, *adaptive)}
-    points = min(map(len, fallen.values()))
-    seen = torch.tensor([o for part in _clean(record) for o in part])[:points]
+def _wins(record: dict[str, Any], name: str, weak: Sequence[str], strong: Sequence[str], text: str) -> Flag | None:
+    """Whether the columns that should be the weaker ones break more; a column is known by its last word."""
 
-    def standing(names: list[str]) -> dict[str, Any]:
-        stands = ~torch.stack([fallen[name][:points] for name in names]).any(0)
+    def of(kinds: Sequence[str]) -> list[torch.Tensor]:
+        chosen = [attack for attack, column in record["columns"].items() if column.split()[-1] in kinds]
+        return [outcomes(record, attack) == 0 for attack in chosen]
+
+    below, above = of(weak), of(strong)
+    if not below or not above:
+        return None
+    points = min(map(len, (*below, *above)))
+    seen = torch.tensor([right for part in _clean(record) for right in part])[:points]
+
+    def standing(fallen: list[torch.Tensor]) -> dict[str, Any]:
+        stands = ~torch.stack([part[:points] for part in fallen]).any(0)
         return {"outcomes": stands[seen].int().tolist()}
 
-    text = (
-        "images made against the bare model break {found:.1f} percent more than attacks through the defence: the "
-        "defence masks its gradient"
-    )
-    return _surplus("static", standing(adaptive), standing(static), text)
+    return _surplus(name, standing(above), standing(below), text)
 
 
 def _clean(record: dict[str, Any]) -> list[list[bool]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attacks import Linf, Readout, Threat, check_labels
+from ..attacks import AutoAttack, Linf, Readout, Threat, check_labels
 from ..dynamics.solver import check_count
 from ..models.classifier import DEQClassifier
 from ..models.modes import evaluating
@@ -20,7 +20,7 @@ from ..processes import ALONE, Processes
 from ..regulation import RegulatedClassifier
 from .checks import comparable
 from .cost import cost
-from .entry import Entry, innermost
+from .entry import Entry, bare, innermost
 from .images import Points, Rows, loaded, points_of
 from .probes import probe
 from .record import Record
@@ -72,8 +72,8 @@ def evaluate(
     step_size = threat.eps / 4 if step_size is None else step_size
     entries = [*_given(transfers or {}), *_entries(model, suite, threat, step_size, seed, batch_size, options)]
     _check_names(entries)
-    _check_fit(model, points, entries)
-    record = Record(folder, _identity(model, points, threat, seed, batch_size), resume=resume, processes=processes)
+    identity = _identity(model, points, threat, seed, batch_size, _first_logits(model, points, entries))
+    record = Record(folder, identity, resume=resume, processes=processes)
     record.data |= {
         "chosen": chosen or f"the first {len(points)} of the given images",
         "images": images,
@@ -85,10 +85,7 @@ def evaluate(
     run.clean()
     for entry in entries:
         run.attack(entry)
-    record.gather()
-    if processes.first:
-        _look_closer(run, checks, seed)
-    record.gather()
+    record.gather(lambda: _look_closer(run, checks, seed))
     return Evaluation(record.data, folder)
 
 
@@ -97,7 +94,7 @@ def _look_closer(run: Run, checks: int, seed: int) -> None:
     data = run.record.data
     if checks:
         probe(run, checks, seed, compared=comparable(data) is not None)
-    data.setdefault("checks", {"points": 0, "measures": {}})
+    data.setdefault("checks", {"points": 0, "measures": {}, "done": True})
     if isinstance(run.model, RegulatedClassifier) and "cost" not in data:
         data["cost"] = cost(run.model, run.batch(slice(min(run.batch_size, len(run.points))))[0])
 
@@ -125,18 +122,27 @@ def _check_names(entries: list[Entry]) -> None:
         raise ValueError(f"evaluate: suite with names {names}; allowed: every name once.")
 
 
-def _check_fit(model: nn.Module, points: Points, entries: list[Entry]) -> None:
-    """Raise a ValueError before anything is written if images, labels or a view do not fit the model."""
+def _first_logits(model: nn.Module, points: Points, entries: list[Entry]) -> list[float]:
+    """Of the first image, without a defence of ours: that flips signs of almost nothing from machine to machine.
+
+    Raises a ValueError before anything is written if images, labels, a view or an attack do not fit the model.
+    """
     x, y = loaded(points, slice(0, 1), model)
     labels = getattr(points, "labels", y)
     with torch.no_grad(), evaluating(model):
-        check_labels(labels, labels, model(x).shape[1])
+        logits = bare(model)(x)[0]
+    check_labels(labels, labels, len(logits))
     for entry in entries:
         entry.view(model)
+        if isinstance(entry.attack, AutoAttack):
+            entry.attack.fitting(len(logits))
+    return logits.double().nan_to_num(0, 0, 0).tolist()
 
 
-def _identity(model: nn.Module, points: Points, threat: Threat, seed: int, batch_size: int) -> dict[str, Any]:
-    """What must be the same for a record to be continued."""
+def _identity(
+    model: nn.Module, points: Points, threat: Threat, seed: int, batch_size: int, logits: list[float]
+) -> dict[str, Any]:
+    """What must be the same for a record to be continued. logits: they tell models of the same weights apart."""
     weights = hashlib.sha256()
     for key, value in model.state_dict().items():
         weights.update(key.encode())
@@ -149,6 +155,7 @@ def _identity(model: nn.Module, points: Points, threat: Threat, seed: int, batch
         "dynamics": dynamics,
         "readout": {"name": type(model).__name__, **model.options} if isinstance(model, Readout) else None,
         "weights": weights.hexdigest(),
+        "logits": logits,
         "defence": asdict(model.method) if isinstance(model, RegulatedClassifier) else None,
         "points": {"count": len(points), "sha256": points.digest()},
         "threat": {"norm": threat.name, "eps": threat.eps},

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import torch
 from safetensors.torch import load_file, save
@@ -55,10 +56,15 @@ class Pair:
 
     def digest(self) -> str:
         """SHA-256 of images and labels."""
-        found = hashlib.sha256()
-        for part in (*self.x.detach().split(256), self.labels):
-            found.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
-        return found.hexdigest()
+        return digest(*self.x.detach().split(256), self.labels)
+
+
+def digest(*parts: Tensor) -> str:
+    """SHA-256 of the tensors' bytes."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def points_of(x: Any, y: Tensor | None) -> Points:
@@ -123,5 +129,4 @@ class KeptImages:
         return load_file(self._file(start))["images"]
 
     def _file(self, start: int) -> Path:
-        safe = "".join(c if c.isalnum() or c in "-." else "_" for c in self.name)
-        return self.folder / f"{safe}-{start}.safetensors"
+        return self.folder / f"{quote(self.name, safe=' ')}-{start}.safetensors"

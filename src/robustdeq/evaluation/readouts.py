@@ -29,12 +29,14 @@ class Readouts:
 
     own: attacked through the exact gradient of that very readout. transfer: on the images of an attack on z^[N] that
     takes all its steps. All: the samples that stand both. states: of z^[1], ..., z^[N]. early: t*, the state that was
-    the most robust on held-out images; held_out: what was found there. None without held-out images.
+    the most robust on held-out images; held_out: what was found there. None without held-out images. note: threat,
+    attack and samples, in words.
     """
 
     states: tuple[dict[str, Share], ...]
     ensemble: dict[str, Share]
     held_out: tuple[dict[str, Share], ...] | None = None
+    note: str = ""
 
     @property
     def early(self) -> int | None:
@@ -52,7 +54,7 @@ class Readouts:
         for name, shares in rows.items():
             cells = " | ".join(str(shares[key]) for key in ("clean", OWN, TRANSFER, "All"))
             lines.append(f"| {name} | {cells} |")
-        return "\n".join(lines)
+        return "\n".join([*lines, "", self.note])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
@@ -80,12 +82,14 @@ def readouts(
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = True,
+    chosen: str | None = None,
     processes: Processes = ALONE,
     progress: Progress | None = None,
 ) -> Readouts:
     """Attack every readout with PGD, each as a model of its own, whose evaluation is kept under ``out``.
 
-    test: images on which everything is reported. held_out: images on which t* is chosen, which must not be test images.
+    test: images on which everything is reported. chosen: how they were chosen, in words. held_out: images on which t*
+    is chosen, which must not be test images.
     """
     if not isinstance(model, DEQClassifier):
         raise ValueError(f"readouts: the model is a {type(model).__name__}; allowed: a DEQClassifier.")
@@ -99,9 +103,10 @@ def readouts(
     states = [EarlyState(model, t) for t in range(1, model.steps + 1)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch if out is None else out)
-        chosen = None if held_out is None else _attacked(states, held_out, attack, folder / "held-out", options)
+        before = None if held_out is None else _attacked(states, held_out, attack, folder / "held-out", options)
         found = _attacked([*states, Ensemble(model)], test, attack, folder / "test", options)
-    return Readouts(found[:-1], found[-1], chosen)
+    note = f"{threat.name}, eps {threat.eps:.4g}, PGD-{steps}. Samples: {chosen or f'the first {len(test)} given'}."
+    return Readouts(found[:-1], found[-1], before, note)
 
 
 def _attacked(

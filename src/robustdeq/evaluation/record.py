@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from ..environment import environment
 from ..files import differences, plain, write_json
 from ..processes import ALONE, Processes
 
-SCHEMA = 2
+SCHEMA = 3
 RECORD = "evaluation.json"
 PARTS = "evaluation.[0-9]*.json"
 
@@ -31,31 +33,59 @@ class Record:
         self.data: dict[str, Any] = {
             "schema": SCHEMA,
             "identity": plain(identity),
-            "environment": environment(),
+            "environments": {},
             "clean": {},
             "attacks": {},
         }
-        if folder is None:
-            return
-        if resume and (known := united(folder)) is not None:
-            self._refuse_other(folder / RECORD, known, self.data["identity"])
-            self.data = known
-        processes.wait()
-        processes.first_only(self._settle)
+        if folder is not None:
+            if resume and (known := united(folder)) is not None:
+                self._refuse_other(folder / RECORD, known, self.data["identity"])
+                self.data = known
+            processes.wait()
+            processes.first_only(self._settle)
+        self._drop_others()
+        here = environment()
+        self.environment = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()[:8]
+        self.data["environments"][self.environment] = here
 
     def save(self) -> None:
         if self.folder is not None:
             alone = self.processes.count == 1
             write_json(self.folder / (RECORD if alone else f"evaluation.{self.processes.rank}.json"), self.data)
 
-    def gather(self) -> None:
-        """Every process has found its share: all of it is in evaluation.json, and in every process."""
+    def gather(self, conclude: Callable[[], None]) -> None:
+        """Every process has found its share: all of it is in evaluation.json, and in every process.
+
+        conclude: what the first process adds when it has the whole record.
+        """
         self.save()
+        self.processes.wait()
+        self._unite()
+        if self.processes.first:
+            conclude()
+            self.save()
+            if self.folder is not None:
+                self._settle()
+        self.processes.wait()
+        self._unite()
+
+    def _unite(self) -> None:
         if self.folder is not None and self.processes.count > 1:
-            self.processes.wait()
             self.data = united(self.folder) or self.data
-            self.processes.wait()
-            self.processes.first_only(self._settle)
+        self.processes.wait()
+
+    def _drop_others(self) -> None:
+        """A part holds the batches of its process only, so that no stale copy of another's can come back."""
+        if self.processes.count == 1:
+            return
+        size, rank, count = self.data["identity"]["batch_size"], self.processes.rank, self.processes.count
+
+        def own(batches: dict[str, Any]) -> dict[str, Any]:
+            return {start: batch for start, batch in batches.items() if int(start) // size % count == rank}
+
+        self.data["clean"] = own(self.data["clean"])
+        for facts in self.data["attacks"].values():
+            facts["batches"] = own(facts["batches"])
 
     def _settle(self) -> None:
         """One file, and no parts."""
@@ -67,10 +97,19 @@ class Record:
 
     @staticmethod
     def _refuse_other(path: Path, data: dict[str, Any], identity: dict[str, Any]) -> None:
-        differing = differences(data["identity"], identity)
+        known = dict(data["identity"])
+        if _near(known.get("logits", []), identity.get("logits", [])):
+            known["logits"] = identity.get("logits", [])
+        differing = differences(known, identity)
         if differing:
             what = ", ".join(differing)
             raise ValueError(f"{path} belongs to another {what}; give another output folder, or resume=False.")
+
+
+def _near(one: list[float], other: list[float]) -> bool:
+    """Logits that another machine or number of threads may have rounded otherwise."""
+    size = max(map(abs, (*one, *other)), default=0.0)
+    return len(one) == len(other) and all(abs(a - b) <= 1e-3 * size for a, b in zip(one, other))
 
 
 def united(folder: Path) -> dict[str, Any] | None:
@@ -99,7 +138,8 @@ def _joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         known = attacks.get(name, facts)
         same = described(known) == described(facts)
         attacks[name] = {**facts, "batches": _sorted(known["batches"] | facts["batches"] if same else facts["batches"])}
-    return {**old, **new, "clean": _sorted(old["clean"] | new["clean"]), "attacks": attacks}
+    both = {name: old[name] | new[name] for name in ("environments", "clean")}
+    return {**old, **new, **both, "clean": _sorted(both["clean"]), "attacks": attacks}
 
 
 def described(facts: dict[str, Any]) -> dict[str, Any]:

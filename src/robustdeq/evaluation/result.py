@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import LAST, Flag, flags, outcomes
+from .checks import Flag, flags, outcomes
 from .images import KeptImages, batches
 from .record import RECORD, united
 from .statistics import Share
 
-STANDARD = {"name": "AutoAttack", "version": "standard", "attacks": None, "iterations": 100, "queries": 5000}
+STANDARD = {"version": "standard", "attacks": None, "iterations": 100, "queries": 5000}
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,20 @@ class Evaluation:
             worst &= self.robust[name][:points]
         return worst
 
-    def table(self) -> str:
-        """Markdown: clean, each column and All, in percent with exact 95% intervals and counts; points, cost, flags."""
+    def table(self, beside: Evaluation | None = None) -> str:
+        """Markdown: clean, each column and All, in percent with exact 95% intervals and counts; points, cost, flags.
+
+        beside: of the model without its defence, whose All is shown too.
+        """
         lines = ["| accuracy | percent | 95% interval | samples |", "|---|---|---|---|"]
-        for name, share in self.shares().items():
+        rows = self.shares()
+        if beside is not None:
+            rows["All, without the defence"] = beside.shares()["All"]
+        for name, share in rows.items():
             low, high = share.interval
             lines.append(f"| {name} | {share.percent:.1f} | {low:.1f} to {high:.1f} | {share.count}/{share.total} |")
         threat = self.record["identity"]["threat"]
-        lines += ["", f"{threat['norm']}, eps {threat['eps']:.4g}. Samples: {self.record['chosen']}."]
+        lines += ["", f"{_ball(threat)}. Samples: {self.record['chosen']}."]
         if cost := self.record.get("cost"):
             lines.append(
                 f"The defence costs {cost['seconds']:.1f} times the seconds of the bare model's forward, with "
@@ -107,6 +113,12 @@ class Evaluation:
             rejected = self._total(name, "rejected")
             if rejected:
                 lines.append(f"{name}: {rejected} images lay outside the threat model and were not counted.")
+            own = self.record["attacks"][name]["attack"].get("options", {}).get("threat", threat)
+            if own != threat:
+                lines.append(f"{name}: made for {_ball(own)}, another threat model.")
+            warned = {text for batch in self.record["attacks"][name]["batches"].values()
+                      for text in batch.get("warnings", ())}  # fmt: skip
+            lines += [f"{name} warned: {text}" for text in sorted(warned)]
         return "\n".join([*lines, "", *self._warnings()])
 
     def _warnings(self) -> list[str]:
@@ -136,26 +148,30 @@ class Evaluation:
         """The fields of a model_info entry of RobustBench, numbers as it writes them.
 
         autoattack_acc is None unless AutoAttack standard, with its own budgets and the exact gradient, has attacked
-        every sample that was classified correctly. unreliable: whether a red flag was raised.
+        every sample that was classified correctly. unreliable: whether a red flag other than the residual was raised;
+        None if nothing was checked.
         """
         auto = next((_share(self.robust[name]) for name in self.columns if self._standard(name)), None)
+        telling = [flag for flag in self.flags if flag.name != "residual"]
         return {
             "link": link, "name": name, "authors": authors, "additional_data": additional_data,
             "number_forward_passes": number_forward_passes, "dataset": dataset, "venue": venue,
             "architecture": architecture, "eps": _eps(self.record["identity"]["threat"]["eps"]),
             "clean_acc": f"{_share(self.clean).percent:.2f}", "reported": reported,
             "autoattack_acc": None if auto is None else f"{auto.percent:.2f}", "footnote": footnote,
-            "unreliable": any(flag.fired for flag in self.flags),
+            "unreliable": any(flag.fired for flag in telling) if telling else None,
         }  # fmt: skip
 
     def _standard(self, name: str) -> bool:
         """Whether an attack is AutoAttack standard with the exact gradient, on every correctly classified sample."""
-        facts = self.record["attacks"][name]
-        view = facts["view"]
-        known = all(facts["attack"].get(key) == value for key, value in STANDARD.items())
-        exact = view.get("gradient", {"name": "unrolled"})["name"] == "unrolled" and not {"state", "views"} & {*view}
+        facts, identity = self.record["attacks"][name], self.record["identity"]
+        view, attack = facts["view"], facts["attack"]
+        wanted = {**STANDARD, "threat": identity["threat"]}
+        known = attack["name"] == "AutoAttack" and all(attack["options"][key] == value for key, value in wanted.items())
+        through = view["name"] in ("Unrolled", "ThroughGradient") and view["gradient"]["name"] == "unrolled"
+        itself = identity["dynamics"] is None or identity["readout"] is not None
         whole = torch.equal(outcomes(self.record, name) >= 0, self.clean)
-        return known and whole and exact and facts["column"] == "AA"
+        return known and whole and identity["defence"] is None and (through or itself)
 
     def _clean(self, key: str) -> Tensor:
         parts = self.record["clean"]
@@ -173,11 +189,14 @@ def _check_finished(folder: Path, record: dict[str, Any]) -> None:
     stages |= {name: (facts["batches"], facts["points"]) for name, facts in points.items() if facts}
     missing = [name for name, facts in points.items() if not facts] + ([] if "columns" in record else ["attacks"])
     missing += [name for name, (known, count) in stages.items() if len(known) < len(batches(count, size))]
-    checks = record.get("checks")
-    if checks is None or (checks["points"] and LAST not in checks["measures"]):
+    if not record.get("checks", {}).get("done"):
         missing.append("checks")
     if missing:
         raise ValueError(f"{folder} is unfinished: {', '.join(missing)}; evaluate with the same out= to go on.")
+
+
+def _ball(threat: dict[str, Any]) -> str:
+    return f"{threat['norm']}, eps {threat['eps']:.4g}"
 
 
 def _share(correct: Tensor) -> Share:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..attacks import Threat, check_labels, predictions
+from ..attacks.autoattack import LOGGER
 from ..attacks.views import parts
 from ..files import plain
 from ..models.classifier import check_images, check_range
 from ..models.modes import evaluating
 from .entry import Attack, Entry, bare
-from .images import KeptImages, Points, Rows, batches, loaded
+from .images import KeptImages, Points, Rows, batches, digest, loaded
 from .record import Record, described
 
 Progress = Callable[[int, int, str], None]
@@ -29,6 +31,9 @@ class Given:
     """Images that were made elsewhere, offered as an attack."""
 
     images: Rows
+
+    def digest(self, rows: slice) -> str:
+        return digest(self.images[rows])
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor) -> Tensor:
         return self.images[indices.cpu()].to(x)
@@ -66,7 +71,7 @@ class Run:
         earlier = [] if entry.independent else self._earlier(entry)
         for rows in self._mine(facts["points"]):
             todo = self._standing(rows, earlier)
-            if not self._done(entry.name, facts, rows, todo):
+            if not self._done(entry, facts, rows, todo):
                 facts["batches"][str(rows.start)] = self._batch(entry, view, rows, todo)
                 self.record.save()
             self._report(rows, facts["points"], entry.name)
@@ -98,17 +103,25 @@ class Run:
         at = todo.to(x.device)
         x_adv = x.clone()
         outcomes, rejected = torch.full((len(x),), -1), 0
+        warned: list[str] = []
         spent: Batch = {"seconds": 0.0, "evaluations": 0, "updates": 0}
         if todo.any():
             indices = torch.arange(rows.start, rows.stop, device=x.device)[at]
             given = (entry.attack, view, x[at], y[at], indices)
-            (x_adv[at], inside, stands), spent = self._timed(lambda: self.attacked(*given))
+            with _heard(warned):
+                (x_adv[at], inside, stands), spent = self._timed(lambda: self.attacked(*given))
             outcomes[todo] = stands.long().cpu()
             rejected = int((~inside).sum())
         kept = self.images(entry.name, rows.stop)
         if kept is not None:
             kept.write(rows.start, x_adv)
-        return {"outcomes": outcomes.tolist(), "rejected": rejected, **spent}
+        found = {"outcomes": outcomes.tolist(), "rejected": rejected, **spent, "kept": kept is not None}
+        found["environment"] = self.record.environment
+        if warned:
+            found["warnings"] = warned
+        if isinstance(entry.attack, Given):
+            found["given"] = entry.attack.digest(rows)
+        return found
 
     def attacked(
         self, attack: Attack, view: nn.Module, x: Tensor, y: Tensor, indices: Tensor
@@ -144,7 +157,7 @@ class Run:
              "independent": entry.independent}
         )  # fmt: skip
         known = self.record.data["attacks"].get(entry.name, {})
-        if described(known) != what:
+        if described(known) != what or "options" not in what["attack"]:
             known = {**what, "batches": {}}
             self.record.data["attacks"][entry.name] = known
         return known
@@ -155,13 +168,15 @@ class Run:
         before = list(columns)[: list(columns).index(entry.name)]
         return [self.record.data["attacks"][name] for name in before if columns[name] == entry.column]
 
-    def _done(self, name: str, facts: Batch, rows: slice, todo: Tensor) -> bool:
-        """Whether this batch was attacked on the very samples that stand now."""
+    def _done(self, entry: Entry, facts: Batch, rows: slice, todo: Tensor) -> bool:
+        """Whether this batch was attacked on the very samples that stand now, with the images that are given now."""
         known = facts["batches"].get(str(rows.start))
         if known is None or [outcome >= 0 for outcome in known["outcomes"]] != todo.tolist():
             return False
-        kept = self.images(name, facts["points"])
-        return kept is None or kept.has(rows.start)
+        if isinstance(entry.attack, Given) and known.get("given") != entry.attack.digest(rows):
+            return False
+        kept = self.images(entry.name, facts["points"])
+        return kept is None or (known["kept"] and kept.has(rows.start))
 
     def _timed(self, work: Callable[[], Any]) -> tuple[Any, Batch]:
         """What ``work`` returns, and what it cost: seconds, evaluations of f, and updates of the input."""
@@ -197,11 +212,37 @@ def connected(module: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def _heard(warned: list[str]) -> Iterator[None]:
+    """What the reference implementation of AutoAttack warns of is put into the list, each once."""
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage().partition(" See ")[0]
+            if text not in warned:
+                warned.append(text)
+
+    logger, ear = logging.getLogger(LOGGER), Ear(logging.WARNING)
+    logger.addHandler(ear)
+    try:
+        yield
+    finally:
+        logger.removeHandler(ear)
+
+
 def _describe(attack: Any) -> dict[str, Any]:
+    """An attack as JSON. One whose options cannot be told (any callable) has none, and is never taken for done."""
+    name = {"name": type(attack).__name__}
     if isinstance(attack, Given):
-        return {"name": "transfer", "images": len(attack.images)}
-    options = asdict(attack) if is_dataclass(attack) and not isinstance(attack, type) else {}
-    return {"name": type(attack).__name__, **options}
+        return {"name": "transfer", "options": {"images": len(attack.images)}}
+    if not is_dataclass(attack) or isinstance(attack, type):
+        return name
+    options = {field.name: getattr(attack, field.name) for field in fields(attack)}
+    return {**name, "options": {key: _plain(value) for key, value in options.items()}}
+
+
+def _plain(value: Any) -> Any:
+    return {"norm": value.name, "eps": value.eps} if isinstance(value, Threat) else value
 
 
 def _tally(model: nn.Module) -> dict[str, int]:

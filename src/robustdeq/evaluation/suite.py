@@ -14,7 +14,7 @@ from ..dynamics.solver import check_count
 from ..models.classifier import DEQClassifier
 from ..options import check_options, choose
 from ..regulation import RegulatedClassifier
-from .adaptive import adaptive
+from .adaptive import adaptive, at_first_look
 from .entry import Entry, bare, exact
 
 
@@ -31,6 +31,7 @@ def quick(
         far = PGD(threat, step_size=step_size, steps=steps, seed=seed, keep="highest")
         return [
             Entry(f"{name} static", "static", far, Static, points),
+            Entry(f"{name} static first look", "static", far, at_first_look, points),
             Entry(f"{name} frozen", "frozen", attack, Frozen, points),
         ]
     if not isinstance(model, DEQClassifier):
