@@ -58,8 +58,8 @@ def test_the_adaptive_suite_tries_everything():
     ]  # fmt: skip
     defended = _entries("adaptive", "defended", steps=7, restarts=3)
     assert list(defended) == [
-        "pgd-7 static", "pgd-7 static phantom", "pgd-7 static first look", "pgd-7 static every look",
-        "pgd-7 static targeted", "autoattack static",
+        "pgd-7 static", "pgd-7 static phantom", "pgd-7 static dlr", "pgd-7 static first look",
+        "pgd-7 static first look dlr", "pgd-7 static every look", "pgd-7 static targeted", "autoattack static",
         "pgd-7 frozen", "pgd-7 frozen dlr", "apgd frozen", "pgd-7 frozen x3",
         "pgd-7 end-to-end", "pgd-7 end-to-end dlr", "apgd end-to-end", "pgd-7 end-to-end x3", "pgd-7 summed",
         "square",

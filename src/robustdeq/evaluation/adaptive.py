@@ -76,7 +76,9 @@ def _defended(pgd: PGD, auto: AutoAttack, restarts: int, points: int | None) -> 
     entries = [
         Entry(f"{name} static", "static", far, Static),
         Entry(f"{name} static phantom", "static", far, lambda defended: Static(defended, "phantom")),
+        Entry(f"{name} static dlr", "static", replace(far, loss="dlr"), Static),
         Entry(f"{name} static first look", "static", far, at_first_look),
+        Entry(f"{name} static first look dlr", "static", replace(far, loss="dlr"), at_first_look),
         Entry(f"{name} static every look", "static", far, _at_every_look),
         Entry(f"{name} static targeted", "static", replace(far, loss="ce-targeted"), Static),
         Entry("autoattack static", "static", auto, Static, points),
