@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +17,13 @@ from .dynamics.solver import check_count
 from .evaluation import Entry, Evaluation, evaluate, readouts
 from .files import claim, write_bytes, write_json, write_text
 from .models import DEQClassifier, create_model, load_model, load_official, save_model
-from .options import check_options
+from .options import check_options, settings
 from .processes import Processes, launched
 from .progress import bar, bars
 from .recipes import Recipe, clean, recipe
 from .regulation import EntropyReduction
 from .reproduction import Settings, reproduce
-from .training import CHECKPOINT, TrainConfig, Trainer, summary
+from .training import CHECKPOINT, Trainer, summary
 
 Device = Literal["cpu", "cuda"]
 BUDGETS = ("steps", "step_size", "points", "iterations", "queries", "attacks", "states", "restarts")
@@ -66,7 +65,8 @@ class Train:
     clean: bool = False
     """Train without attacks."""
     set: tuple[str, ...] = ()
-    """Any field of the training config as NAME=VALUE, the value in JSON or a plain word."""
+    """Any field of the training config as NAME=VALUE, the value in JSON or a plain word; also model, model_options,
+    validation, data_seed, image_size and streaming."""
     wandb: bool = False
     """Log to Weights & Biases too, where it is installed."""
     resume: bool = False
@@ -104,23 +104,10 @@ class Train:
             chosen = replace(chosen, training=clean(chosen.training))
         names = ("objective", "states", "gradient", "attack_gradient", "seed")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        training = TrainConfig.from_dict({**chosen.training.to_dict(), **_settings(self.set), **given})
-        options = {**chosen.model_options, **({} if self.solver is None else {"solver": self.solver})}
-        return replace(chosen, training=training, data=self.data or chosen.data, model_options=options)
-
-
-def _settings(words: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE words as a dict; a value that is not JSON is a plain word."""
-    found = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise ValueError(f"--set {word}; allowed: NAME=VALUE, for example learning_rate=2e-3.")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
+        if self.data is not None:
+            given["data"] = self.data
+        chosen = chosen.changed({**settings(self.set), **given})
+        return chosen if self.solver is None else chosen.changed({"model_options": {"solver": self.solver}})
 
 
 @dataclass(kw_only=True)
@@ -192,7 +179,7 @@ class Evaluate(_OnModel):
     """Instead of a suite: every z^[t], the ensemble, and the early state chosen on held-out images."""
 
     def run(self) -> None:
-        options = _settings(self.set)
+        options = settings(self.set)
         check_options("evaluate --set", options, ("steps", "step_size") if self.states else BUDGETS)
         if self.states and (self.defend or self.images or self.suite != "quick"):
             raise ValueError("evaluate --states with --defend, --images or --suite; allowed: --states alone.")

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -68,3 +69,17 @@ def checked(cls: type[T]) -> type[T]:
 
     cls.__init__ = init
     return cls
+
+
+def settings(words: Iterable[str]) -> dict[str, Any]:
+    """NAME=VALUE words as a dict; a value that is not JSON is a plain word."""
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"--set {word}; allowed: NAME=VALUE, for example learning_rate=2e-3.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

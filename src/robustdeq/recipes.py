@@ -22,7 +22,7 @@ class Recipe:
     """Everything that a run needs.
 
     data: a source of ``data.load``. validation: images held out of the training set, None for the source's default.
-    image_size, streaming: see there.
+    data_seed: of that cut. image_size, streaming: see ``data.load``.
     model: a preset, with options. training: of the baseline row. defence: input entropy reduction of the defended rows.
     auto_attacks: which of AutoAttack's attacks a short run makes, on the first ``auto_points`` test images; a full run
     makes the standard suite on all of them. test_points: how many of the test images, which are in random order, are
@@ -37,6 +37,7 @@ class Recipe:
     defence: EntropyReduction
     model_options: Mapping[str, Any] = field(default_factory=dict)
     validation: int | None = None
+    data_seed: int = 0
     image_size: int | None = None
     streaming: bool = False
     auto_attacks: tuple[str, ...] = ("apgd-ce", "apgd-t")
@@ -54,7 +55,13 @@ class Recipe:
         }
 
     def load(self) -> Splits[ImageSet] | Splits[StreamedSet]:
-        return load(self.data, validation=self.validation, image_size=self.image_size, streaming=self.streaming)
+        return load(
+            self.data,
+            validation=self.validation,
+            seed=self.data_seed,
+            image_size=self.image_size,
+            streaming=self.streaming,
+        )
 
     def plan(self) -> dict[str, Any]:
         """What a training run is, as JSON; ``from_plan`` reads it back."""
@@ -62,12 +69,23 @@ class Recipe:
             "recipe": self.name,
             "data": self.data,
             "validation": self.validation,
+            "data_seed": self.data_seed,
             "image_size": self.image_size,
             "streaming": self.streaming,
             "model": self.model,
             "model_options": dict(self.model_options),
             "training": self.training.to_dict(),
         }
+
+    def changed(self, settings: Mapping[str, Any]) -> Recipe:
+        """With fields of the plan, or of its training config, set by name; model options are added to what is there."""
+        plan = [name for name in self.plan() if name not in ("recipe", "training")]
+        check_options(f"recipe {self.name}", settings, [*plan, *(f.name for f in dataclasses.fields(TrainConfig))])
+        own = {name: settings[name] for name in plan if name in settings}
+        rest = {name: value for name, value in settings.items() if name not in own}
+        options = {**self.model_options, **own.pop("model_options", {})}
+        training = TrainConfig.from_dict({**self.training.to_dict(), **rest})
+        return replace(self, training=training, model_options=options, **own)
 
 
 def clean(config: TrainConfig) -> TrainConfig:

@@ -1,6 +1,7 @@
 """Training: the step does what its config says, and a run is a function of its config and seed."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 import robustdeq as rd
 from robustdeq.attacks import PGD, Linf
+from robustdeq.recipes import recipe
 from robustdeq.training import PGDAT, TRADES, JacobianPenalty, Phase, TrainConfig, Trainer
 from robustdeq.training.objectives import Reader
 from robustdeq.training.schedule import OneCycle
@@ -205,3 +207,26 @@ def test_a_wrong_config_says_what_is_allowed(change, message):
 def test_a_batch_larger_than_the_set_is_refused(images, tmp_path):
     with pytest.raises(ValueError, match="batch_size=64 with 10 training images"):
         Trainer(_model(), images.take(slice(10)), SHORT, tmp_path)
+
+
+def test_any_field_of_a_recipe_can_be_changed_by_name_and_read_back(tmp_path):
+    chosen = recipe("cifar10-small").changed(
+        {"model": "mdeq-nano", "model_options": {"steps": 3}, "data": "digits", "data_seed": 4, "learning_rate": 0.5}
+    )
+    (tmp_path / "config.json").write_text(json.dumps(chosen.plan()))
+    again = recipe(str(tmp_path / "config.json"))
+    assert again.plan() == chosen.plan()
+    assert (again.model, again.data_seed, again.model_options["steps"]) == ("mdeq-nano", 4, 3)
+    assert again.training.learning_rate == 0.5
+    assert not torch.equal(again.load().train.labels, recipe("digits").load().train.labels)
+    with pytest.raises(ValueError, match="did you mean 'data_seed'"):
+        chosen.changed({"data_sed": 1})
+
+
+def test_label_smoothing_moves_the_targets_of_both_objectives(images):
+    x, y = _batch(images)
+    model = _model().eval()
+    for plain, smooth in ((PGDAT(), PGDAT(label_smoothing=0.2)), (TRADES(), TRADES(label_smoothing=0.2))):
+        uniform = -model(x).log_softmax(1).mean()
+        found, expected = (objective.losses(model, x, x, y).total for objective in (smooth, plain))
+        torch.testing.assert_close(found, 0.8 * expected + 0.2 * uniform)

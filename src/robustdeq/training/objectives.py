@@ -89,9 +89,11 @@ class TRADES(Objective):
 
     name: ClassVar[str] = "trades"
     weight: float = 6.0
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         check_number("TRADES", "weight", self.weight, 0)
+        check_number("TRADES", "label_smoothing", self.label_smoothing, 0, 1, high_open=True)
 
     def attack(self, threat: Threat, steps: int, step_size: float, seed: int) -> PGD:
         return PGD(threat, step_size, steps, seed=seed, loss="kl", start="gaussian" if steps else "clean", keep="last")
@@ -99,7 +101,7 @@ class TRADES(Objective):
     def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
         logits, logits_adv = model(x), model(x_adv)
         divergence = F.kl_div(logits_adv.log_softmax(1), logits.log_softmax(1), reduction="batchmean", log_target=True)
-        total = F.cross_entropy(logits, y) + self.weight * divergence
+        total = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing) + self.weight * divergence
         return Losses(total, logits_adv.detach().argmax(1) == y)
 
 
