@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -129,7 +130,9 @@ def _wrapped(model: nn.Module, processes: Processes) -> nn.Module:
     if processes.count == 1:
         return model
     ids = [processes.device] if processes.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 renames the option; older ones know only this name
+        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
 
 class _Part:
