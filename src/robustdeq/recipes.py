@@ -136,13 +136,13 @@ def smoke_recipe() -> Recipe:
 
 
 def cifar10_small_recipe() -> Recipe:
-    """A small DEQ on CIFAR-10 within half an hour on two CPU cores, trained through the solver.
+    """A small DEQ on CIFAR-10 in about half an hour on two CPU cores, trained through the solver.
 
     Cheap attacks on short solves first, PGD on the full solve last. It is judged twice only, since that costs a minute.
     """
     return Recipe(
         name="cifar10-small",
-        summary="mdeq-small on CIFAR-10 in half an hour on two CPU cores",
+        summary="mdeq-small on CIFAR-10 in about half an hour on two CPU cores",
         data="uoft-cs/cifar10",
         model="mdeq-small",
         training=TrainConfig(

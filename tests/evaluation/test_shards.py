@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launcher import launch
 from sharded import chained, found, timeless
 from small_models import images_for, own
 
@@ -15,14 +14,6 @@ import robustdeq as rd
 from robustdeq.processes import Processes
 
 HERE = Path(__file__).parent
-LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
-def _launch(*command):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run([*LAUNCHER, *map(str, command)], env=environment, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def _record(folder):
@@ -43,7 +34,7 @@ def test_two_processes_leave_the_record_of_one(tmp_path):
     with pytest.raises(Stop):
         found(tmp_path / "two", progress=stop)
     os.rename(tmp_path / "two" / "evaluation.json", tmp_path / "two" / "evaluation.5.json")
-    out = _launch(HERE / "sharded.py", tmp_path / "two")
+    out = launch(HERE / "sharded.py", tmp_path / "two")
     assert out.count("done") == 2
     assert _record(tmp_path / "two") == _record(tmp_path / "one")
     assert [path.name for path in (tmp_path / "two").glob("evaluation*")] == ["evaluation.json"]
@@ -57,7 +48,7 @@ def test_a_batch_that_one_process_does_anew_is_not_lost_to_the_copy_of_another(t
     for name in ("one", "two"):
         chained(tmp_path / name, 20)
     one = chained(tmp_path / "one", 0)
-    _launch(HERE / "sharded.py", tmp_path / "two", 0)
+    launch(HERE / "sharded.py", tmp_path / "two", 0)
     assert _record(tmp_path / "two") == _record(tmp_path / "one")
     assert rd.Evaluation.read(tmp_path / "two").shares() == one.shares()
 
@@ -66,7 +57,7 @@ def test_a_batch_that_one_process_does_anew_is_not_lost_to_the_copy_of_another(t
 def test_the_command_line_under_a_launcher_speaks_once(tmp_path):
     model = rd.save_model(rd.create_model("mdeq-nano", seed=0, steps=2), tmp_path / "model")
     command = ["-m", "robustdeq", "evaluate", model, "--subset", "6", "--batch-size", "2", "--checks", "0"]
-    out = _launch(*command, "--set", "steps=2", "--out", tmp_path / "found")
+    out = launch(*command, "--set", "steps=2", "--out", tmp_path / "found")
     assert out.count("| clean |") == 1 and out.strip() == (tmp_path / "found" / "table.md").read_text().strip()
 
 

@@ -1,13 +1,11 @@
 """Real processes under torchrun (Gloo): what they find together is what one process finds."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from launcher import launch
 from safetensors.torch import load_file
 from several import CONFIGS, train
 from small_models import own
@@ -17,21 +15,13 @@ from robustdeq.processes import ALONE
 from robustdeq.training import Trainer
 
 HERE = Path(__file__).parent
-LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
-def _launch(*command):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run([*LAUNCHER, *map(str, command)], env=environment, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """Every config trained by two processes."""
     out = tmp_path_factory.mktemp("two")
-    _launch(HERE / "several.py", out)
+    launch(HERE / "several.py", out)
     return out
 
 
@@ -57,7 +47,7 @@ def test_metrics_and_validation_are_of_the_whole_batch(together, tmp_path):
 def test_the_command_line_under_a_launcher(tmp_path):
     """A model with BatchNorm; the second call finds nothing left to do. Only the first process speaks."""
     command = ["-m", "robustdeq", "train", "smoke", "--out", tmp_path / "run"]
-    first, second = _launch(*command), _launch(*command)
+    first, second = launch(*command), launch(*command)
     assert first == second and first.count("2 epochs") == 1
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
