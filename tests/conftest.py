@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+pytest.register_assert_rewrite("robustdeq.testing")
+torch.set_num_threads(1)  # for the fixtures of modules as well
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(1)

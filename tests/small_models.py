@@ -5,8 +5,6 @@ Legend of shapes: B batch, D state size, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,9 +12,19 @@ from torch import Tensor, nn
 
 from robustdeq import Cell, DEQClassifier, create_model
 from robustdeq.attacks import View
+from robustdeq.dynamics import SOLVERS as KINDS
 from robustdeq.dynamics import Map
+from robustdeq.gradients import GRADIENTS
+from robustdeq.testing import left_untouched as left_untouched
 
-SOLVERS = ["picard", "broyden", "anderson", "reversible"]
+SOLVERS = list(KINDS)
+PAIRS = [
+    (solver, gradient)
+    for solver, kind in KINDS.items()
+    for gradient in GRADIENTS
+    if gradient != "simultaneous" or kind.estimates_inverse
+]
+"""Every solver with every gradient that it allows, by name."""
 
 
 class TanhCell(Cell):
@@ -129,27 +137,6 @@ class Watched(nn.Module):
         self.seen.append(x.detach().clone())
         self.asking.append(any(parameter.requires_grad for parameter in self.parameters()))
         return self.inner(x)
-
-
-@contextmanager
-def left_untouched(model: nn.Module) -> Iterator[None]:
-    """Fail unless modes, parameters, buffers, requires_grad flags and .grad are the same afterwards, bit for bit."""
-    before = _facts(model)
-    yield
-    after = _facts(model)
-    assert before.keys() == after.keys()
-    for name, value in before.items():
-        same = torch.equal(value, after[name]) if isinstance(value, Tensor) else value == after[name]
-        assert same, name
-
-
-def _facts(model: nn.Module) -> dict[str, Any]:
-    facts: dict[str, Any] = {f"{name} mode": part.training for name, part in model.named_modules()}
-    for name, parameter in model.named_parameters():
-        facts[f"{name} asks"] = parameter.requires_grad
-        facts[f"{name} grad"] = None if parameter.grad is None else parameter.grad.clone()
-        facts[name] = parameter.detach().clone()
-    return facts | {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
 def lived_in(model: nn.Module) -> nn.Module:

@@ -41,6 +41,16 @@ def _run(*arguments):
         (["train", "smoke", "--out", "OUT", "--set", 'phases=[{"epoch": 1}]'], "did you mean 'epochs'"),
         (["train", "smoke", "--out", "OUT", "--set", "validation_points=10", "batch_size=5000"], "batch_size=5000"),
         (["train", "no/such.json", "--out", "OUT"], "no/such.json cannot be read"),
+        (["train", "smoke", "--out", "OUT", "--set", "flip=no"], "flip='no'; allowed: true or false"),
+        (["train", "smoke", "--out", "OUT", "--set", "pad=1", "--set", "pad=2"], "pad= is given twice"),
+        (["train", "smoke", "--out", "OUT", "--seed", "1", "--set", "seed=2"], "--seed and --set seed="),
+        (["train", "smoke", "--out", "OUT", "--set", "phases=5"], "phases=5; allowed: a list"),
+        (["train", "smoke", "--out", "OUT", "--set", "phases=[5]"], "allowed: the fields of Phase by name"),
+        (["train", "smoke", "--out", "OUT", "--set", "model_options=null"], "allowed: options by name"),
+        (["train", "smoke", "--out", "OUT", "--set", 'solver="picard"'], "unknown option 'solver'"),
+        (["train", "smoke", "--out", "OUT", "--set", "eps=0.1", 'threat={"name": "L2", "eps": 1}'], "allowed: one of"),
+        (["reproduce", "smoke", "--out", "OUT", "--set", "auto_points=0"], "auto_points=0"),
+        (["reproduce", "smoke", "--out", "OUT", "--set", 'defence={"update": 1}'], "did you mean 'updates'"),
         (["train", "smoke", "--out", "OUT", "--solver", "broydn"], "did you mean 'broyden'"),
         (["train", "smoke", "--out", "OUT", "--gradient", "fantom"], "did you mean 'phantom'"),
         (["evaluate", "no/such model", "--out", "OUT"], "no/such model"),
@@ -125,6 +135,16 @@ def test_train_then_evaluate_then_attack(tmp_path, capfd):
     right = model(tensors["adversarial"]).argmax(1) == tensors["labels"]
     assert torch.equal(right, tensors["robust"])
     assert (tensors["adversarial"] - tensors["images"]).abs().max() <= 0.15 + 1e-6
+
+
+def test_set_may_be_given_several_times(tmp_path):
+    out = tmp_path / "run"
+    words = ["--set", "pad=1", "flip=true", "--states", "random", "--set=ema=0.5", "--set", "data=digits"]
+    assert main(["train", "smoke", "--out", str(out), *words]) == 0
+    config = json.loads((out / "config.json").read_text())
+    training = config["training"]
+    assert (training["pad"], training["flip"], training["ema"], config["data"]) == (1, True, 0.5, "digits")
+    assert training["states"]["name"] == "random"
 
 
 def test_evaluate_by_suite_defended_and_every_state(folder, tmp_path, capfd):

@@ -8,6 +8,7 @@ import torch
 
 import robustdeq as rd
 from robustdeq.attacks import PGD, AutoAttack, EndToEnd, Frozen, ThroughGradient
+from robustdeq.dynamics import SOLVERS
 from robustdeq.gradients import GRADIENTS
 from robustdeq.training import Phase, TrainConfig, Trainer
 
@@ -55,7 +56,7 @@ def _no_synchronisation():
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("solver", ["picard", "anderson", "broyden", "reversible"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_trajectory_and_logits_agree(solver):
     cpu, gpu = _pair(solver=solver)
     x = _images()

@@ -4,16 +4,17 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from problems import SOLVERS, Tanh, affine, assert_near, assert_same, each, every_solver, tanh, zeros
+from problems import SOLVERS, WITH_INVERSE, each, every_solver
 from torch import Tensor, nn
 
-from robustdeq.dynamics import Anderson, Broyden, Picard, Reversible, drive
+from robustdeq.dynamics import Broyden, Picard, Reversible, drive
 from robustdeq.gradients import GRADIENTS, Implicit, Phantom, SimultaneousAdjoint, Unrolled, phantom_state
 from robustdeq.models.zoo import create_model
+from robustdeq.testing import assert_near, assert_same
+from robustdeq.testing.problems import Tanh, affine, tanh, zeros
 
-WITH_INVERSE = {"picard": Picard(), "anderson": Anderson(), "broyden": Broyden()}
 PAIRS = [(rule(), solver) for rule in GRADIENTS.values() for solver in SOLVERS.values()]
-PAIRS = [(rule, solver) for rule, solver in PAIRS if rule.name != "simultaneous" or solver.name != "reversible"]
+PAIRS = [(rule, solver) for rule, solver in PAIRS if rule.name != "simultaneous" or solver.estimates_inverse]
 every_pair = pytest.mark.parametrize("rule, solver", PAIRS, ids=repr)
 every_rule = pytest.mark.parametrize("rule", [rule() for rule in GRADIENTS.values()], ids=GRADIENTS)
 
@@ -37,18 +38,9 @@ def plain(solver, f: Tanh, steps: int) -> tuple[Tensor, ...]:
 
 
 @every_solver
-@pytest.mark.parametrize("segment", [None, 3])
-def test_the_unrolled_gradient_is_the_derivative_of_the_value(solver, segment):
-    """After five steps the short memories have dropped columns; the solvers' own coefficients are in the graph."""
-    p = tanh(5, 1, grad=True)
-    start = (0.1 * p.u.detach()).requires_grad_()
-    rule = Unrolled(segment=segment)
-    assert torch.autograd.gradcheck(lambda w, u, z: rule(solver, Tanh(w, u), z, 5), (p.weight, p.u, start))
-
-
-@every_solver
-@pytest.mark.parametrize("segment", [1, 3, 8, 20])
+@pytest.mark.parametrize("segment", [1, 3, 20])
 def test_recomputation_in_segments_changes_no_bit(solver, segment):
+    """(That the bits are those of finite differences: ``SolverLaws``.)"""
     f = tanh(5, grad=True)
     rule = Unrolled(segment=segment)
     assert_same(rule(solver, f, zeros(f), 8), Unrolled()(solver, f, zeros(f), 8))
@@ -132,7 +124,7 @@ def test_a_map_that_does_not_look_at_its_state_has_the_gradient_of_its_injection
 @pytest.mark.parametrize("training", [True, False])
 def test_the_simultaneous_adjoint_needs_an_inverse(training):
     f = tanh(4, grad=True)
-    with pytest.raises(ValueError, match="allowed: picard, anderson, broyden"):
+    with pytest.raises(ValueError, match="allowed: anderson, broyden, picard"):
         SimultaneousAdjoint()(Reversible(), f, zeros(f), 4, training=training)
 
 
@@ -147,20 +139,6 @@ def test_in_eval_mode_the_value_has_the_same_bits_without_a_gradient(rule, solve
     assert_same(without, drive(solver, f, zeros(f), 5).z.detach())
     for gradient in torch.autograd.grad(z.sum(), f.tensors):
         assert gradient.abs().min() > 0
-
-
-@pytest.mark.parametrize("name", ["picard", "anderson", "broyden"])
-@every_rule
-def test_a_classifier_in_eval_mode_has_one_value_and_a_gradient(rule, name):
-    model = create_model("mdeq-nano", solver=name, gradient=rule, steps=4, seed=0).eval()
-    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    logits = model(x)
-    with torch.no_grad():
-        assert_same(logits.detach(), model(x))
-    assert_same(logits.detach(), model.trajectory(x).logits(4))
-    gradient = torch.autograd.grad(logits.square().sum(), x)[0]
-    assert gradient.isfinite().all()
-    assert gradient.flatten(1).norm(dim=1).min() > 0
 
 
 # The reversible solver's gradient: run backwards, with memory that does not grow.

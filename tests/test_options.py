@@ -1,24 +1,27 @@
-"""Options are checked by name, everywhere."""
+"""Options are checked by name and kind, everywhere; a choice is a name, its options, or an object of one's own."""
 
 import dataclasses
 import inspect
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
 
 import pytest
 
 import robustdeq as rd
-from robustdeq.attacks import PGD, AutoAttack, EndToEnd, IntermediateState
+from robustdeq.attacks import PGD, THREATS, AutoAttack, EndToEnd, IntermediateState
+from robustdeq.defences import EarlyState, SmoothSign
+from robustdeq.dynamics import SOLVERS
 from robustdeq.evaluation import Entry
-from robustdeq.options import checked
-from robustdeq.regulation import SmoothSign
-from robustdeq.training import JacobianPenalty, Phase, TrainConfig
-from robustdeq.training.objectives import OBJECTIVES
-from robustdeq.training.optimizers import OPTIMIZERS
-from robustdeq.training.schedule import SCHEDULES
+from robustdeq.gradients import GRADIENTS
+from robustdeq.options import Registry, checked, describe
+from robustdeq.training import OBJECTIVES, SCHEDULES, STATE_SAMPLERS, JacobianPenalty, Phase, TrainConfig
+from robustdeq.training.optimizers import OPTIMIZERS, Optimizer
 
+REGISTRIES = [SOLVERS, GRADIENTS, THREATS, OBJECTIVES, SCHEDULES, STATE_SAMPLERS]
 PUBLIC = [
-    *rd.dynamics.SOLVERS.values(), *rd.gradients.GRADIENTS.values(), *OBJECTIVES.values(), *SCHEDULES.values(),
-    rd.Linf, rd.L2, rd.EntropyReduction, rd.DEQClassifier, PGD, AutoAttack, Entry, SmoothSign, EndToEnd,
-    IntermediateState, JacobianPenalty, Phase, TrainConfig, OPTIMIZERS["sgd"],
+    *(cls for registry in REGISTRIES for cls in registry.values()), rd.EntropyReduction, rd.DEQClassifier, PGD,
+    AutoAttack, Entry, SmoothSign, EndToEnd, IntermediateState, EarlyState, JacobianPenalty, Phase, TrainConfig,
 ]  # fmt: skip
 
 
@@ -42,3 +45,91 @@ def test_checked_leaves_the_class_as_it_was():
     assert list(inspect.signature(Point).parameters) == ["x", "y"]
     with pytest.raises(TypeError, match="missing"):
         Point()
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
+def test_every_choice_is_written_down_and_read_back(registry):
+    for name, cls in registry.items():
+        needed = {"eps": 0.5} if registry is THREATS else {}
+        made = registry.resolve({"name": name, **needed})
+        assert type(made) is cls and isinstance(made, registry.base)
+        assert registry.resolve(made) is made
+        assert registry.resolve(json.loads(json.dumps(describe(made), allow_nan=False))) == made
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
+@pytest.mark.parametrize("wrong", [None, 3, "", {}, object(), int, [1]], ids=lambda wrong: type(wrong).__name__)
+def test_anything_else_is_refused_with_the_choices(registry, wrong):
+    with pytest.raises(ValueError, match=rf"unknown {registry.kind} .*allowed: {', '.join(registry)}, or a "):
+        registry.resolve(wrong)
+
+
+class Shape:
+    pass
+
+
+SHAPES: Registry[Shape] = Registry("shape", Shape)
+
+
+@SHAPES.register
+@dataclasses.dataclass(frozen=True)
+class Round(Shape):
+    name: ClassVar[str] = "round"
+    radius: float = 1.0
+
+
+class Mine(Shape):
+    """No dataclass, not registered."""
+
+    def __init__(self, size):
+        self.size = size
+
+
+@checked
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    shape: Annotated[Any, SHAPES] = "round"
+    other: Annotated[Any, SHAPES] | None = None
+    several: Sequence[Annotated[Any, SHAPES]] = ()
+    wanted: bool = False
+
+
+def test_a_field_holds_the_object_that_its_name_stands_for():
+    assert Holder().shape == Round() and Holder().other is None
+    assert Holder({"name": "round", "radius": 2}).shape == Round(2)
+    assert Holder(several=["round", Round(3)]).several == (Round(), Round(3))
+    with pytest.raises(ValueError, match="did you mean 'round'"):
+        Holder(other="rund")
+    with pytest.raises(ValueError, match="did you mean 'radius'"):
+        dataclasses.replace(Holder(), shape={"name": "round", "radus": 2})
+
+
+def test_an_object_of_ones_own_is_held_and_written_down_by_its_class():
+    mine = Mine(3)
+    assert Holder(mine).shape is mine
+    written = describe(Holder(mine))["shape"]
+    assert written == {"class": f"{__name__}.Mine", "size": 3}
+    with pytest.raises(ValueError, match=r"Mine is a class outside of this package.* allowed: the Shape itself"):
+        Holder(written)
+
+
+@pytest.mark.parametrize("value", ["no", 0, 1, None, "true"])
+def test_a_switch_is_true_or_false(value):
+    for make in (
+        lambda: Holder(wanted=value),
+        lambda: TrainConfig(phases=[Phase(epochs=1, attack_steps=0)], flip=value),
+        lambda: Optimizer.resolve({"name": "sgd", "nesterov": value}),
+    ):
+        with pytest.raises(ValueError, match=r"(wanted|flip|nesterov)=.*; allowed: true or false"):
+            make()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_has_the_options_of_torchs_own(name):
+    made = Optimizer.resolve(name)
+    assert Optimizer.resolve(made) is made
+    assert Optimizer.resolve(json.loads(json.dumps(made.to_dict()))) == made
+    with pytest.raises(ValueError, match=r"unknown option 'foreachx' .did you mean 'foreach'"):
+        Optimizer.resolve({"name": name, "foreachx": True})
+    with pytest.raises(ValueError, match="unknown option 'lr'"):
+        Optimizer.resolve({"name": name, "lr": 1.0})

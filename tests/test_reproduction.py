@@ -6,8 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+
+from robustdeq.cli import main
 
 ROWS = ["baseline", "random states", "no attacks in training"]
 
@@ -82,7 +86,7 @@ def test_a_folder_of_another_run_is_refused(whole, tmp_path):
     out, _ = whole
     process = _start(out, "--seed", "1")
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2 and "another seed" in errors
+    assert process.returncode == 2 and "another training.seed" in errors
     (tmp_path / "file").write_text("mine")
     process = _start(tmp_path)
     _, errors = process.communicate(timeout=60)
@@ -101,3 +105,36 @@ def _alive(pid):
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+CIFAR = Path(os.environ.get("ROBUSTDEQ_CIFAR10", Path(__file__).parents[2] / "shared" / "data" / "cifar10"))
+SHORT = [
+    'phases=[{"epochs": 2, "attack_steps": 1, "step_size": 0.03, "solver_steps": 2}]', "batch_size=50", "validation=60",
+    "validation_points=20", "validation_steps=2", "validation_every=1", "test_points=20", "auto_points=4", "data_seed=3",
+    'auto_attacks=["apgd-ce"]', 'defence={"updates": 1}',
+    'model_options={"steps": 3, "channels": [8, 8], "head_channels": [4, 4], "features": 16, "stem_stride": 4}',
+]  # fmt: skip
+
+
+@pytest.mark.skipif(not CIFAR.is_dir(), reason="no CIFAR-10 as parquet files; set ROBUSTDEQ_CIFAR10 to their folder")
+def test_cifar10_small_is_reproduced_on_images_of_one_s_own_choice(tmp_path, capsys):
+    """The recipe, shortened, on the first real images: held out as asked for, judged on them, and counted."""
+    for split, rows in (("train", 260), ("test", 40)):
+        (tmp_path / "cifar10").mkdir(exist_ok=True)
+        first = pq.read_table(CIFAR / f"{split}.parquet").slice(0, rows)
+        pq.write_table(first, tmp_path / "cifar10" / f"{split}.parquet")
+    out = tmp_path / "out"
+    command = ["reproduce", "cifar10-small", "--data", str(tmp_path / "cifar10"), "--out", str(out), "--set", *SHORT]
+    assert main([*command, "--seed", "5"]) == 0
+    printed = capsys.readouterr().out
+    assert "| baseline + entropy reduction |" in printed and "20 test images, in their published order" in printed
+    plan = json.loads((out / "recipe.json").read_text())
+    assert (plan["data_seed"], plan["validation"], plan["seed"]) == (3, 60, 5)
+    config = json.loads((out / "training" / "baseline" / "config.json").read_text())
+    assert config["training"]["validation_points"] == 20 and config["data_seed"] == 3
+    lines = [json.loads(line) for line in (out / "training" / "baseline" / "log.jsonl").read_text().splitlines()]
+    assert any("validation" in line for line in lines)
+    best = (out / "training" / "baseline" / "best" / "model.safetensors").read_bytes()
+    assert (out / "models" / "baseline" / "model.safetensors").read_bytes() == best
+    assert json.loads((out / "models" / "baseline" / "config.json").read_text())["classes"] == list("0123456789")
+    assert main([*command, "--seed", "6"]) == 2 and "another training.seed" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 
 import tyro
@@ -51,7 +52,7 @@ def _overview() -> str:
 
 def _command(name: str, *arguments: str):
     """The command object. A mistake becomes a ValueError of one or two lines instead of a box."""
-    command = choose("command", name, COMMANDS)
+    command, arguments = choose("command", name, COMMANDS), _with_one_set(arguments)
     flags = [f"--{field.name.replace('_', '-')}" for field in fields(command) if "Positional" not in str(field.type)]
     given = [word.split("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
     check_options(f"robustdeq {name}", given, [*flags, "--help"])
@@ -63,6 +64,20 @@ def _command(name: str, *arguments: str):
         if stop.code in (0, None):
             raise
         raise ValueError(f"{name}: {_plain(complaint.getvalue())}") from None
+
+
+def _with_one_set(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The words of every --set behind one, so that the option may be given several times."""
+    others: list[str] = []
+    words: list[str] = []
+    inside = False
+    for word in arguments:
+        if word.startswith("--"):
+            inside = word == "--set" or word.startswith("--set=")
+            word = word.removeprefix("--set=") if inside else word
+        if word != "--set":
+            (words if inside else others).append(word)
+    return (*others, *(["--set", *words] if words else []))
 
 
 def _plain(box: str) -> str:

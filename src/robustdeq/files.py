@@ -65,3 +65,8 @@ def differences(known: Any, wanted: Any, at: str = "") -> list[str]:
         names = dict.fromkeys([*wanted, *known])
         return [d for name in names for d in differences(known.get(name), wanted.get(name), f"{at}.{name}".lstrip("."))]
     return [] if known == wanted else [at]
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, short enough for a line of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

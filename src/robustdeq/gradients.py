@@ -11,16 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeGuard
+from typing import Annotated, Any, ClassVar, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from .dynamics import SOLVERS, Broyden, Map, Reversible, Solver, SolverState, drive
-from .dynamics.solver import check_count, check_number
-from .options import build, checked, registry
+from .checks import Count, PositiveShare
+from .dynamics import SOLVERS, Broyden, Map, Solver, SolverState, drive
+from .options import Registry
 
 Steps = int | Tensor
 
@@ -37,7 +37,9 @@ class _Detachable(Protocol):
 
 
 class Gradient(ABC):
-    """A rule for differentiating a solve, chosen by name; it never changes whether a gradient exists (law 5)."""
+    """A rule for differentiating a solve; it never changes whether a gradient exists (law 5)."""
+
+    name: ClassVar[str]
 
     def __call__(self, solver: Solver, f: Map, z: Tensor, steps: Steps, *, training: bool = False) -> Tensor:
         if not training and not torch.is_grad_enabled():
@@ -49,28 +51,27 @@ class Gradient(ABC):
         """The state to be read out, with this rule's graph behind it."""
 
 
-@checked
+GRADIENTS: Registry[Gradient] = Registry("gradient", Gradient)
+
+
+@GRADIENTS.register
 @dataclass(frozen=True)
 class Unrolled(Gradient):
     """Through the solver: the exact gradient of readout(z^[N]), the solver's own coefficients included. The default.
 
     segment: recompute the steps in the backward pass in segments of this length, for long solves; None keeps the graph
-        of every step. The reversible solver is run backwards instead, with memory independent of N, when the map can be
+        of every step. A solver that runs backwards does so instead, with memory independent of N, when the map can be
         cut off from the graph of what it closes over: ``f.tensors`` names those tensors, and ``f.detached()`` is the
         same map over leaves of its own, in the same order. Samples with steps of their own keep the whole graph.
     """
 
     name: ClassVar[str] = "unrolled"
-    segment: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.segment is not None:
-            check_count("Unrolled", "segment", self.segment)
+    segment: Count | None = None
 
     def solve(self, solver: Solver, f: Map, z: Tensor, steps: Steps, training: bool) -> Tensor:
         if isinstance(steps, Tensor):
             return reached(solver, f, z, steps)
-        if isinstance(solver, Reversible) and _is_detachable(f) and torch.is_grad_enabled():
+        if solver.runs_backwards and _is_detachable(f) and torch.is_grad_enabled():
             return _ReversibleSolve.apply(solver, f.detached(), steps, z, *f.tensors)
         if self.segment is None:
             return drive(solver, f, z, steps).z
@@ -81,7 +82,7 @@ class Unrolled(Gradient):
         return state.z
 
 
-@checked
+@GRADIENTS.register
 @dataclass(frozen=True)
 class Phantom(Gradient):
     """The papers' training gradient: from z^[N] without a graph, h_0 = f(z^[N]), then K damped steps with a graph.
@@ -90,12 +91,8 @@ class Phantom(Gradient):
     """
 
     name: ClassVar[str] = "phantom"
-    unroll: int = 5
-    damping: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_count("Phantom", "unroll", self.unroll)
-        check_number("Phantom", "damping", self.damping, 0, 1, low_open=True)
+    unroll: Count = 5
+    damping: PositiveShare = 0.5
 
     def solve(self, solver: Solver, f: Map, z: Tensor, steps: Steps, training: bool) -> Tensor:
         with torch.no_grad():
@@ -104,7 +101,7 @@ class Phantom(Gradient):
         return h if training else _Reroute.apply(h, final, None)
 
 
-@checked
+@GRADIENTS.register
 @dataclass(frozen=True)
 class Implicit(Gradient):
     """Implicit function theorem at z^[N]: solve (I - J^T) w = dL/dz by a solver. Exact at a fixed point.
@@ -113,12 +110,8 @@ class Implicit(Gradient):
     """
 
     name: ClassVar[str] = "implicit"
-    solver: Solver = Broyden()  # noqa: RUF009 - immutable
-    steps: int = 7
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "solver", build("solver", self.solver, SOLVERS))
-        check_count("Implicit", "steps", self.steps)
+    solver: Annotated[Any, SOLVERS] = Broyden()  # noqa: RUF009 - immutable
+    steps: Count = 7
 
     def solve(self, solver: Solver, f: Map, z: Tensor, steps: Steps, training: bool) -> Tensor:
         with torch.no_grad():
@@ -135,7 +128,7 @@ class Implicit(Gradient):
         return _Reroute.apply(h, final, adjoint)
 
 
-@checked
+@GRADIENTS.register
 @dataclass(frozen=True)
 class SimultaneousAdjoint(Gradient):
     """The adjoint state moved along with the forward iterate (P22 sec. 4.1), one vector-Jacobian product a step.
@@ -166,9 +159,6 @@ class SimultaneousAdjoint(Gradient):
             return w
 
         return _Reroute.apply(f(final), final, adjoint)
-
-
-GRADIENTS = registry(Unrolled, Phantom, Implicit, SimultaneousAdjoint)
 
 
 def reached(
@@ -233,12 +223,11 @@ class _ReversibleSolve(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, solver: Reversible, f: Map, steps: int, z: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx, solver: Solver, f: _Detachable, steps: int, z: Tensor, *tensors: Tensor) -> Tensor:
         allowed = solver.max_steps(z.dtype)
         if steps > allowed:
             raise ValueError(
-                f"reversible solver: steps={steps} cannot be run backwards in {z.dtype}; allowed: at most {allowed} "
-                f"with mixing={solver.mixing}."
+                f"{solver}: steps={steps} cannot be run backwards in {z.dtype}; allowed: at most {allowed}."
             )
         state = drive(solver, f, z, steps).state
         ctx.solver, ctx.f, ctx.steps, ctx.same_precision = solver, f, steps, _precision(z)

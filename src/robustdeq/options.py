@@ -1,4 +1,7 @@
-"""Choosing by name, with a suggestion when the name is wrong."""
+"""Options: chosen by name or given as objects, checked by the fields of their dataclass, told again as JSON.
+
+A name is resolved once, where an object that holds it is built; after that there are objects only (law 12).
+"""
 
 from __future__ import annotations
 
@@ -7,79 +10,211 @@ import difflib
 import functools
 import inspect
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+C = TypeVar("C", bound=type)
+PLAIN: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "true or false"), int: (int, "a whole number"), float: ((int, float), "a number"), str: (str, "text"),
+}  # fmt: skip
+"""What a field of such a type takes, and in words."""
 
 
-def choose(kind: str, name: Any, table: Mapping[str, T]) -> T:
-    """``table[name]``, or a ValueError that names the nearest valid choice."""
+class Registry(dict[str, type[T]], Generic[T]):
+    """The choices of one kind by name, all of them dataclasses on ``base``.
+
+    A field annotated ``Annotated[Any, REGISTRY]`` of a ``checked`` dataclass takes a name, ``{"name": ..., option:
+    value}``, or any object of the base class, one's own included, and holds the object.
+    """
+
+    bases: ClassVar[tuple[type, ...]] = ()
+    registered: ClassVar[set[type]] = set()
+    """Of all registries: what ``describe`` takes for a choice, and what it calls by name."""
+
+    def __init__(self, kind: str, base: type[T]) -> None:
+        super().__init__()
+        self.kind, self.base = kind, base
+        Registry.bases += (base,)
+
+    __hash__ = object.__hash__  # type: ignore[assignment]  # an annotation must have one
+
+    def register(self, cls: C) -> C:
+        """A class decorator: ``cls`` is checked, and can be chosen by its ``name``."""
+        self[cls.name] = checked(cls)  # type: ignore[attr-defined]
+        Registry.registered.add(cls)
+        return cls
+
+    def resolve(self, spec: object) -> T:
+        """The object that ``spec`` stands for; a ValueError names the nearest valid choice."""
+        if isinstance(spec, self.base):
+            return spec
+        options = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
+        if "class" in options:
+            raise ValueError(
+                f"{self.kind} {options['class']} is a class outside of this package, which no file can bring in; "
+                f"allowed: the {self.base.__name__} itself, as an object."
+            )
+        return make(choose(self.kind, options.pop("name", None), self, f"a {self.base.__name__}"), options)
+
+    def __str__(self) -> str:
+        """As help texts list it."""
+        return " | ".join(self)
+
+
+class OneOf:
+    """Of a field whose text is a name in ``table``: ``Annotated[str, OneOf("loss", LOSSES)]``."""
+
+    def __init__(self, kind: str, table: Mapping[str, Any]) -> None:
+        self.kind, self.table = kind, table
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        choose(self.kind, value, self.table)
+
+
+def choose(kind: str, name: object, table: Mapping[str, T], otherwise: str = "") -> T:
+    """``table[name]``, or a ValueError that names the nearest valid choice. otherwise: what else is allowed."""
     if isinstance(name, str) and name in table:
         return table[name]
-    raise ValueError(f"unknown {kind} {name!r}{suggestion(name, table)}; allowed: {', '.join(table)}.")
+    allowed = ", ".join(table) + (f", or {otherwise}" if otherwise else "")
+    raise ValueError(f"unknown {kind} {name!r}{suggestion(name, table)}; allowed: {allowed}.")
 
 
-def suggestion(name: Any, allowed: Iterable[str]) -> str:
+def suggestion(name: object, allowed: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"``, or nothing when no allowed name is near."""
     near = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def registry(*classes: type[T]) -> dict[str, type[T]]:
-    """Dataclasses by their ``name``."""
-    return {cls.name: cls for cls in classes}  # type: ignore[attr-defined]
-
-
-def build(kind: str, spec: Any, table: Mapping[str, type[T]]) -> T:
-    """An object from its name, from ``{"name": ..., option: value}``, or from an instance of one of the classes."""
-    if isinstance(spec, tuple(table.values())):
-        return spec
-    options = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
-    cls = choose(kind, options.pop("name", None), table)
-    check_options(f"{kind} {cls.__name__}", options, [f.name for f in dataclasses.fields(cls) if f.init])  # type: ignore[arg-type]
-    return cls(**options)
-
-
-def describe(obj: Any) -> dict[str, Any]:
-    """The JSON form of a named dataclass, which ``build`` reads back."""
-    fields = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj) if f.init}
-    return {"name": obj.name, **{k: describe(v) if dataclasses.is_dataclass(v) else v for k, v in fields.items()}}
-
-
-def check_options(owner: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Raise a ValueError for the first option that is not allowed."""
+def check_options(owner: str, names: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raise a ValueError for the first name that is not allowed."""
     allowed = list(allowed)
-    for name in given:
+    for name in names:
         if name not in allowed:
-            raise ValueError(
-                f"{owner}: unknown option {name!r}{suggestion(name, allowed)}; allowed: {', '.join(allowed)}."
-            )
+            near = suggestion(name, allowed)
+            raise ValueError(f"{owner}: unknown option {name!r}{near}; allowed: {', '.join(allowed) or 'none'}.")
 
 
 def checked(cls: type[T]) -> type[T]:
-    """A class decorator: an unknown keyword is a ValueError that names the nearest valid one."""
+    """A class decorator: options have known names and the kind of value that their field states.
+
+    An unknown keyword is a ValueError that names the nearest valid one. Of a dataclass, what a field states is made of
+    what was given: an object of its name, a dataclass of its fields, a tuple of a list; and a range that it states
+    (``checks.Count``, ``OneOf``) is looked at.
+    """
     plain = cls.__init__
-    allowed = list(inspect.signature(plain).parameters)[1:]
+    signature = inspect.signature(plain)
+    allowed = list(signature.parameters)[1:]
 
     @functools.wraps(plain)
     def init(self: Any, *args: Any, **options: Any) -> None:
         check_options(cls.__name__, options, allowed)
+        if dataclasses.is_dataclass(cls):
+            given = signature.bind(self, *args, **options).arguments
+            hints = field_types(cls)
+            values = {f.name: given.get(f.name, f.default) for f in dataclasses.fields(cls) if f.init}
+            anew = dataclasses.MISSING  # of a field whose default is made anew each time
+            options = {k: convert(cls.__name__, k, v, hints[k]) for k, v in values.items() if v is not anew}
+            args = ()
         plain(self, *args, **options)
 
     cls.__init__ = init
     return cls
 
 
-def settings(words: Iterable[str]) -> dict[str, Any]:
-    """NAME=VALUE words as a dict; a value that is not JSON is a plain word."""
-    found = {}
+@functools.cache
+def field_types(cls: type) -> dict[str, Any]:
+    """The types that the fields of a dataclass state."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+
+
+def convert(owner: str, name: str, value: Any, hint: Any) -> Any:
+    """``value`` as the field ``name`` states it; a ValueError if it is none of that kind."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        (hint, *others) = [part for part in inner if part is not type(None)]
+        return value if others else convert(owner, name, value, hint)
+    if origin is Annotated:
+        if isinstance(inner[1], Registry):
+            return inner[1].resolve(value)
+        if inner[0] not in PLAIN:  # of a number or a word the check says more
+            value = convert(owner, name, value, inner[0])
+        inner[1].check(owner, name, value)
+        return value
+    if hint in PLAIN:
+        if not isinstance(value, PLAIN[hint][0]) or (isinstance(value, bool) and hint is not bool):
+            raise ValueError(f"{owner}: {name}={value!r}; allowed: {PLAIN[hint][1]}.")
+        return value
+    if origin in (Sequence, tuple, list):
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ValueError(f"{owner}: {name}={value!r}; allowed: a list.")
+        parts = [convert(owner, name, part, inner[0]) for part in value]
+        return parts if origin is list else tuple(parts)
+    if origin in (Mapping, dict):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{owner}: {name}={value!r}; allowed: options by name.")
+        if origin is dict:
+            return {inner[0](key): convert(owner, name, item, inner[1]) for key, item in value.items()}
+    abstract = inspect.isabstract(hint)  # nothing can be made of it; the owner says what is allowed
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and not isinstance(value, hint) and not abstract:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{owner}: {name} holds {value!r}; allowed: the fields of {hint.__name__} by name.")
+        return make(hint, value)
+    return value
+
+
+def make(cls: Callable[..., T], options: Mapping[str, Any]) -> T:
+    """``cls(**options)``, where a missing option is a ValueError, too."""
+    owner = getattr(cls, "__name__", str(cls))
+    parameters = list(inspect.signature(cls).parameters.values())
+    check_options(owner, options, [parameter.name for parameter in parameters])
+    needed = [p.name for p in parameters if p.default is p.empty and p.name not in options]
+    if needed:
+        raise ValueError(f"{owner}: {', '.join(needed)} missing in {dict(options)!r:.200}; allowed: all of them.")
+    return cls(**options)
+
+
+def describe(value: Any) -> Any:
+    """The JSON form of an option: what a configuration that holds it is written down and compared by.
+
+    A registered choice has its name and options, which ``Registry.resolve`` reads back; one of a user's own its class.
+    """
+    if isinstance(value, Registry.bases):
+        cls, options = type(value), _fields(value) if dataclasses.is_dataclass(value) else vars(value)
+        named = cls in Registry.registered
+        head = {"name": value.name} if named else {"class": f"{cls.__module__}.{cls.__qualname__}"}  # type: ignore[attr-defined]
+        return {**head, **{name: describe(option) for name, option in options.items()}}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {name: describe(option) for name, option in _fields(value).items()}
+    if isinstance(value, Mapping):
+        return {str(name): describe(option) for name, option in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [describe(part) for part in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+
+
+def settings(words: Iterable[str], *classes: type) -> dict[str, Any]:
+    """NAME=VALUE words as a dict. VALUE is JSON or a plain word, always a word where a field of ``classes`` is text."""
+    hints = {name: hint for cls in classes for name, hint in field_types(cls).items()}
+    values: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"--set {word}; allowed: NAME=VALUE, for example learning_rate=2e-3.")
+        if name in values:
+            raise ValueError(f"--set {name}= is given twice; allowed: once.")
         try:
-            found[name] = json.loads(value)
+            values[name] = value if hints.get(name) is str else json.loads(value)
         except ValueError:
-            found[name] = value
-    return found
+            values[name] = value
+    return values

@@ -1,96 +1,18 @@
-"""Named complete runs: data, model, training, defence and evaluation in one value."""
+"""The recipes by name."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from .data import ImageSet, Splits, StreamedSet, load
-from .options import check_options, choose
-from .regulation import EntropyReduction
+from .defences import EntropyReduction
+from .options import check_options, choose, make
+from .recipe import PLAN, Recipe
 from .training import JacobianPenalty, Phase, TrainConfig
 
 PIXEL = 1 / 255
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything that a run needs.
-
-    data: a source of ``data.load``. validation: images held out of the training set, None for the source's default.
-    data_seed: of that cut. image_size, streaming: see ``data.load``.
-    model: a preset, with options. training: of the baseline row. defence: input entropy reduction of the defended rows.
-    auto_attacks: which of AutoAttack's attacks a short run makes, on the first ``auto_points`` test images; a full run
-    makes the standard suite on all of them. test_points: how many of the test images, which are in random order, are
-    used at all; None takes all.
-    """
-
-    name: str
-    summary: str
-    data: str
-    model: str
-    training: TrainConfig
-    defence: EntropyReduction
-    model_options: Mapping[str, Any] = field(default_factory=dict)
-    validation: int | None = None
-    data_seed: int = 0
-    image_size: int | None = None
-    streaming: bool = False
-    auto_attacks: tuple[str, ...] = ("apgd-ce", "apgd-t")
-    auto_points: int = 100
-    test_points: int | None = None
-
-    @property
-    def rows(self) -> dict[str, TrainConfig]:
-        """The models that are trained, by the names of their rows."""
-        base = self.training
-        return {
-            "baseline": base,
-            "random states": replace(base, states="random"),
-            "no attacks in training": clean(base),
-        }
-
-    def load(self) -> Splits[ImageSet] | Splits[StreamedSet]:
-        return load(
-            self.data,
-            validation=self.validation,
-            seed=self.data_seed,
-            image_size=self.image_size,
-            streaming=self.streaming,
-        )
-
-    def plan(self) -> dict[str, Any]:
-        """What a training run is, as JSON; ``from_plan`` reads it back."""
-        return {
-            "recipe": self.name,
-            "data": self.data,
-            "validation": self.validation,
-            "data_seed": self.data_seed,
-            "image_size": self.image_size,
-            "streaming": self.streaming,
-            "model": self.model,
-            "model_options": dict(self.model_options),
-            "training": self.training.to_dict(),
-        }
-
-    def changed(self, settings: Mapping[str, Any]) -> Recipe:
-        """With fields of the plan, or of its training config, set by name; model options are added to what is there."""
-        plan = [name for name in self.plan() if name not in ("recipe", "training")]
-        check_options(f"recipe {self.name}", settings, [*plan, *(f.name for f in dataclasses.fields(TrainConfig))])
-        own = {name: settings[name] for name in plan if name in settings}
-        rest = {name: value for name, value in settings.items() if name not in own}
-        options = {**self.model_options, **own.pop("model_options", {})}
-        training = TrainConfig.from_dict({**self.training.to_dict(), **rest})
-        return replace(self, training=training, model_options=options, **own)
-
-
-def clean(config: TrainConfig) -> TrainConfig:
-    """The same run without attacks."""
-    return replace(config, phases=tuple(replace(phase, attack_steps=0) for phase in config.phases))
 
 
 def digits_recipe() -> Recipe:
@@ -231,6 +153,7 @@ def imagenet_64_recipe() -> Recipe:
     eps = 4 * PIXEL
     training = replace(
         fast.training,
+        threat="Linf",
         eps=eps,
         batch_size=1024,
         phases=(
@@ -271,9 +194,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 def recipe(name: str) -> Recipe:
     """A recipe by name, or the one that a run wrote down as config.json."""
-    if name.endswith(".json"):
-        return from_plan(Path(name))
-    return choose("recipe", name, RECIPES)()
+    return from_plan(Path(name)) if name.endswith(".json") else choose("recipe", name, RECIPES)()
 
 
 def from_plan(file: Path) -> Recipe:
@@ -284,8 +205,10 @@ def from_plan(file: Path) -> Recipe:
         raise ValueError(f"{file} cannot be read ({error}); allowed: the config.json of a run.") from error
     if not isinstance(plan, dict):
         raise ValueError(f"{file} is not the config.json of a run.")
-    check_options(str(file), plan, digits_recipe().plan())
+    check_options(str(file), plan, ["recipe", *PLAN, "training"])
     base = choose("recipe", plan.get("recipe"), RECIPES)()
-    fields = {f.name for f in dataclasses.fields(Recipe)} & plan.keys() - {"training"}
-    training = TrainConfig.from_dict({**base.training.to_dict(), **plan.get("training", {})})
-    return replace(base, training=training, **{name: plan[name] for name in fields})
+    training = plan.get("training", {})
+    if not isinstance(training, dict):
+        raise ValueError(f"{file}: training holds {training!r}; allowed: the fields of TrainConfig by name.")
+    fields = {name: plan[name] for name in PLAN if name in plan}
+    return replace(base, training=make(TrainConfig, {**base.training.to_dict(), **training}), **fields)

@@ -1,6 +1,6 @@
 """The main job: train the rows of the paper's table, evaluate them, write table, results and figures.
 
-One job a trained model; jobs run in processes of their own and share nothing but the output folder, which holds:
+A row is trained and evaluated in a process of its own. Rows share nothing but the output folder, which holds:
 recipe.json, models/ROW/, training/ROW/, evaluation/ROW[-entropy-reduction]/, states/ROW/, analysis/ROW.json, and at the
 end table.md, results.json and figures/. Whatever is there already is not done again.
 """
@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import threading
-import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Empty
@@ -22,23 +24,22 @@ import torch
 
 from .analysis import entropy_along, entropy_figure, state_accuracy, state_figure
 from .attacks import PGD, AutoAttack, EndToEnd, Frozen
-from .data import Splits, load
-from .dynamics.trajectory import known
+from .data import Splits
+from .distributed import Distributed
+from .dynamics.trajectory import monitored
 from .environment import environment
 from .evaluation import Entry, Evaluation, adaptive, cost, evaluate, quick, readouts, standard
 from .files import claim, write_json, write_text
-from .models import create_model, save_model
-from .models.classifier import DEQClassifier
-from .recipes import Recipe, recipe
+from .models import DEQClassifier
+from .options import describe
+from .recipe import Recipe, train
 from .seeds import mix
-from .training import Trainer
 
 Report = Callable[[str, str, int, int], None]
 """Called with the row, what it is doing, and how much of how much is done."""
 
 DEFENDED = " + entropy reduction"
 SETTINGS = ("static", "frozen", "end-to-end", "black-box")
-FAILED = "failed"
 BATCH = 100
 APGD_ITERATIONS, END_TO_END_STEPS, QUERIES = 20, 10, 60
 """Budgets of a short run through the defence, where a step costs seven and more of the bare model's."""
@@ -50,166 +51,133 @@ SHORT_BUDGETS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a user may choose for a reproduction. full: AutoAttack standard on every test image."""
+class Reproduction:
+    """A recipe and the folder of its results. full: AutoAttack standard on every test image. jobs: rows at a time."""
 
-    recipe: str
+    recipe: Recipe
     out: Path
-    seed: int = 0
     device: str = "cpu"
     jobs: int = 3
     full: bool = False
 
-    def resolved(self) -> Recipe:
-        base = recipe(self.recipe)
-        return replace(base, training=replace(base.training, seed=self.seed))
-
-
-def reproduce(settings: Settings, report: Report) -> str:
-    """Do all that is not done yet and return the table, which is also in ``out/table.md``."""
-    chosen = settings.resolved()
-    _claim(settings, chosen)
-    _run_jobs(settings, list(chosen.rows), report)
-    return _assemble(settings, chosen)
-
-
-def _claim(settings: Settings, chosen: Recipe) -> None:
-    """Write down what this folder is for; refuse one that is for something else."""
-    file = settings.out / "recipe.json"
-    rows = {name: config.to_dict() for name, config in chosen.rows.items()}
-    plan = {"recipe": chosen.name, "full": settings.full, "seed": settings.seed, "device": settings.device,
-            "model": chosen.model, "model_options": dict(chosen.model_options), "defence": asdict(chosen.defence),
-            "rows": rows}  # fmt: skip
-    claim(file, plan)
+    def run(self, report: Report) -> str:
+        """Do all that is not done yet and return the table, which is also in ``out/table.md``."""
+        rows = {name: row.training.to_dict() for name, row in self.recipe.rows.items()}
+        own = {"defence": describe(self.recipe.defence), "full": self.full, "device": self.device, "rows": rows}
+        claim(self.out / "recipe.json", {**self.recipe.plan(), "seed": self.recipe.training.seed, **own})
+        _run_rows(self, report)
+        return _assemble(self)
 
 
 class JobError(RuntimeError):
     """A row could not be finished; the message says why."""
 
 
-def _run_jobs(settings: Settings, rows: list[str], report: Report) -> None:
+def _run_rows(job: Reproduction, report: Report) -> None:
     """Every row in a process of its own, ``jobs`` at a time; progress comes back through a queue."""
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // settings.jobs)
     queue = context.Queue()
-    waiting, running = list(rows), {}
+    threads = max(1, (os.cpu_count() or 1) // job.jobs)
+    executor = ProcessPoolExecutor(job.jobs, context, initializer=_begin, initargs=(queue, threads))
+    futures = {executor.submit(_row, job, row): row for row in job.recipe.rows}
     try:
-        while waiting or running:
-            while waiting and len(running) < settings.jobs:
-                row = waiting.pop(0)
-                running[row] = context.Process(target=_row, args=(settings, row, threads, queue), daemon=True)
-                running[row].start()
-            time.sleep(0.1)
-            ended = {row: process.exitcode for row, process in running.items() if process.exitcode is not None}
+        running = set(futures)
+        while running:
+            done, running = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
             _drain(queue, report)
-            for row, code in ended.items():
-                running.pop(row).join()
-                if code:
-                    raise JobError(
-                        f"{row}: the job ended with exit code {code}; the same command goes on from what is done."
-                    )
+            for future in done:
+                try:
+                    future.result()
+                except BrokenProcessPool as error:
+                    raise JobError("a row's process was ended; the same command goes on from what is done.") from error
+                except (ValueError, FloatingPointError, OSError) as error:
+                    raise JobError(f"{futures[future]}: {error}") from error
     finally:
-        for process in running.values():
-            process.terminate()
-            process.join()
+        executor.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()  # a training run saves after its step
+        executor.shutdown()
 
 
 def _drain(queue: Any, report: Report) -> None:
     while True:
         try:
-            row, text, done, total = queue.get_nowait()
+            report(*queue.get_nowait())
         except Empty:
             return
-        if text == FAILED:
-            raise JobError(f"{row}: {done}")
-        report(row, text, done, total)
 
 
-def _row(settings: Settings, row: str, threads: int, queue: Any) -> None:
-    """One job: train, evaluate, evaluate the defended model, analyse."""
+_queue: Any = None
+"""Of a row's process: where its progress goes."""
+
+
+def _begin(queue: Any, threads: int) -> None:
+    """What a row's process does first. Ctrl-C reaches every process of a terminal; the parent ends the others."""
+    global _queue
+    _queue = queue
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    assert parent is not None  # a job is a child process
+    assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # a killed run leaves no orphans
     torch.set_num_threads(threads)
 
+
+def _row(job: Reproduction, name: str) -> None:
+    """Train, evaluate, evaluate the defended model, analyse."""
+
     def progress(stage: str) -> Callable[[int, int, str], None]:
-        return lambda done, total, text: queue.put((row, f"{stage}: {text}", done, total))
+        return lambda done, total, text: _queue.put((name, f"{stage}: {text}", done, total))
 
-    try:
-        chosen = settings.resolved()
-        job = _Job(settings, chosen, row, load(chosen.data, validation=chosen.validation))
-        model = job.train(progress("training"))
-        bare = job.evaluate(model, progress("evaluation"))
-        if job.defended:
-            job.evaluate_defended(model, bare, progress("through the defence"))
-        job.analyse(model, bare, progress("analysis"))
-        queue.put((row, "done", 1, 1))
-    except (ValueError, FloatingPointError, OSError) as error:
-        queue.put((row, FAILED, str(error), 0))
-    except KeyboardInterrupt:
-        os._exit(130)
+    row = _Row(job, name, job.recipe.rows[name].load())
+    model = row.train(progress("training"))
+    bare = row.evaluate(model, progress("evaluation"))
+    if name != "no attacks in training":
+        row.evaluate_defended(model, bare, progress("through the defence"))
+    row.analyse(model, bare, progress("analysis"))
+    _queue.put((name, "done", 1, 1))
 
 
-class _Job:
+class _Row:
     """The stages of one row. Each leaves its result in the folder and is skipped when it is there."""
 
-    def __init__(self, settings: Settings, chosen: Recipe, row: str, data: Splits) -> None:
-        self.settings, self.recipe, self.row = settings, chosen, row
-        self.config = chosen.rows[row]
-        self.threat = self.config.parts().threat
-        self.data = data
-        self.test = data.test.take(slice(chosen.test_points)).to(settings.device)
-        self.points = len(self.test) if settings.full else chosen.auto_points
-        self.seed = mix(settings.seed, 1) % 2**31
-
-    @property
-    def defended(self) -> bool:
-        return self.row != "no attacks in training"
+    def __init__(self, job: Reproduction, name: str, data: Splits[Any]) -> None:
+        self.job, self.name, self.data = job, name, data
+        self.recipe = job.recipe.rows[name]
+        self.threat = self.recipe.training.threat
+        self.test = data.test.take(slice(self.recipe.test_points)).to(job.device)
+        self.points = len(self.test) if job.full else min(self.recipe.auto_points, len(self.test))
+        self.seed = mix(self.recipe.training.seed, 1) % 2**31
+        self.suite = {"step_size": self.threat.eps / 4, "seed": self.seed, "batch_size": BATCH, "points": self.points}
 
     def train(self, progress) -> DEQClassifier:
-        folder = self.settings.out / "models" / _slug(self.row)
+        folder = self.job.out / "models" / _slug(self.name)
         if not (folder / "config.json").exists():
-            model = create_model(
-                self.recipe.model, len(self.data.train.classes), seed=self.settings.seed, **self.recipe.model_options
-            )
-            train = self.data.train.to(self.settings.device)
-            trainer = Trainer(
-                model.to(self.settings.device), train, self.config, self.settings.out / "training" / _slug(self.row)
-            )
-            save_model(trainer.run(progress), folder)
-        return DEQClassifier.from_pretrained(folder, map_location=self.settings.device)
+            here = Distributed(device=torch.device(self.job.device))
+            out = self.job.out / "training" / _slug(self.name)
+            train(self.recipe, out, folder, data=self.data, distributed=here, progress=progress)
+        return DEQClassifier.from_pretrained(folder, map_location=self.job.device)
 
     def evaluate(self, model: DEQClassifier, progress) -> Evaluation:
-        attacks = None if self.settings.full else self.recipe.auto_attacks
-        entries = standard(
-            model, self.threat, step_size=self.threat.eps / 4, seed=self.seed, points=self.points, attacks=attacks,
-            batch_size=BATCH,
-        )  # fmt: skip
-        return self._evaluate(model, entries, self.row, progress)
+        attacks = None if self.job.full else self.recipe.auto_attacks
+        return self._evaluate(model, standard(model, self.threat, attacks=attacks, **self.suite), self.name, progress)
 
     def evaluate_defended(self, model: DEQClassifier, bare: Evaluation, progress) -> Evaluation:
         """Under all four threat settings; the short form with few steps and queries where the defence is in the way."""
-        defended = self.recipe.defence(model)
-        transfers = {f"static/bare {name}": images for name, images in bare.images.items()}
-        options = {"step_size": self.threat.eps / 4, "seed": self.seed, "batch_size": BATCH, "points": self.points}
-        if self.settings.full:
-            return self._evaluate(
-                defended, adaptive(defended, self.threat, **options), self.row + DEFENDED, progress, transfers
-            )
-        *static, frozen = quick(defended, self.threat, **options)
+        defended, name = self.recipe.defence(model), self.name + DEFENDED
+        transfers = {f"static/bare {attack}": images for attack, images in bare.images.items()}
+        if self.job.full:
+            return self._evaluate(defended, adaptive(defended, self.threat, **self.suite), name, progress, transfers)
         auto = AutoAttack(
             self.threat, attacks=("apgd-ce",), seed=self.seed, batch_size=BATCH, iterations=APGD_ITERATIONS
         )
         pgd = PGD(self.threat, self.threat.eps / 4, END_TO_END_STEPS, seed=self.seed)
-        square = replace(auto, attacks=("square",), queries=QUERIES)
         entries = [
-            *static,
-            frozen,
+            *quick(defended, self.threat, **self.suite),
             Entry("apgd-ce frozen", "frozen", auto, Frozen, self.points),
             Entry("pgd end-to-end", "end-to-end", pgd, EndToEnd, self.points),
-            Entry("square", "black-box", square, points=self.points),
+            Entry("square", "black-box", replace(auto, attacks=("square",), queries=QUERIES), points=self.points),
         ]
-        return self._evaluate(defended, entries, self.row + DEFENDED, progress, transfers, checks=0)
+        return self._evaluate(defended, entries, name, progress, transfers, checks=0)
 
     def _evaluate(
         self, model, entries, name: str, progress, transfers: Mapping[str, Any] | None = None, checks: int = 50
@@ -217,12 +185,12 @@ class _Job:
         """checks: 0 leaves those that compare columns."""
         return evaluate(
             model, self.test, suite=entries, threat=self.threat, batch_size=BATCH, seed=self.seed, images=True,
-            transfers=transfers, out=self.settings.out / "evaluation" / _slug(name), progress=progress, checks=checks,
-            chosen=f"the first {len(self.test)} test images of {self.test.source}",
+            transfers=transfers, out=self.job.out / "evaluation" / _slug(name), progress=progress, checks=checks,
+            samples=f"the first {len(self.test)} test images of {self.test.source}",
         )  # fmt: skip
 
     def analyse(self, model: DEQClassifier, bare: Evaluation, progress) -> None:
-        file = self.settings.out / "analysis" / f"{_slug(self.row)}.json"
+        file = self.job.out / "analysis" / f"{_slug(self.name)}.json"
         if file.exists():
             return
         few = self.test.take(slice(self.recipe.auto_points))
@@ -231,83 +199,76 @@ class _Job:
         progress(0, 2, "entropy")
         entropies = {"clean": entropy_along(model, x).tolist(), "attacked": entropy_along(model, x_adv).tolist()}
         progress(1, 2, "every state")
-        held_out = self.data.validation.take(slice(len(few))).to(self.settings.device)
+        held_out = self.data.validation.take(slice(len(few))).to(self.job.device)
         states = readouts(
             model, few, held_out, threat=self.threat, steps=10, batch_size=BATCH, seed=self.seed,
-            out=self.settings.out / "states" / _slug(self.row),
+            out=self.job.out / "states" / _slug(self.name),
         )  # fmt: skip
-        residuals = known(model.trajectory(x).residuals).median(dim=1).values.tolist()
-        multiplier = cost(self.recipe.defence(model), x)["seconds"]
-        found = {
+        analysis = {
+            "source": self.test.source,
+            "test_images": len(self.test),
             "entropy": entropies,
             "states": asdict(state_accuracy(states)),
             "readouts": states.to_dict(),
-            "residuals": residuals,
-            "defence_cost": multiplier,
+            "residuals": monitored(model.trajectory(x).residuals).median(dim=1).values.tolist(),
+            "defence_cost": cost(self.recipe.defence(model), x).seconds,
         }
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, found)
+        write_json(file, analysis)
         progress(2, 2, "every state")
 
 
-def _assemble(settings: Settings, chosen: Recipe) -> str:
-    """Table, results and figures from what the jobs left."""
-    out = settings.out
-    rows: dict[str, Evaluation] = {}
-    analysis = {}
-    results: dict[str, Any] = {
+def _assemble(job: Reproduction) -> str:
+    """Table, results and figures from what the rows left."""
+    out, rows = job.out, list(job.recipe.rows)
+    folders = {name: out / "evaluation" / _slug(name) for row in rows for name in (row, row + DEFENDED)}
+    evaluations = {name: Evaluation.read(folder) for name, folder in folders.items() if folder.exists()}
+    analysis = {row: json.loads((out / "analysis" / f"{_slug(row)}.json").read_text()) for row in rows}
+    table = _table(job, evaluations, analysis[rows[0]])
+    (out / "figures").mkdir(exist_ok=True)
+    entropies = {row: (of["entropy"]["clean"], of["entropy"]["attacked"]) for row, of in analysis.items()}
+    entropy_figure(out / "figures" / "entropy.png", entropies)
+    state_figure(out / "figures" / "states.png", {row: of["states"] for row, of in analysis.items()})
+    results = {
         "recipe": json.loads((out / "recipe.json").read_text()),
         "environment": environment(),
-        "rows": {},
+        "rows": {name: evaluation.to_dict() for name, evaluation in evaluations.items()},
+        "analysis": analysis,
     }
-    for row in chosen.rows:
-        for name in (row, row + DEFENDED):
-            folder = out / "evaluation" / _slug(name)
-            if folder.exists():
-                rows[name] = Evaluation.read(folder)
-                results["rows"][name] = rows[name].to_dict()
-        analysis[row] = json.loads((out / "analysis" / f"{_slug(row)}.json").read_text())
-    results["analysis"] = analysis
-    table = _table(settings, chosen, rows)
-    (out / "figures").mkdir(exist_ok=True)
-    entropy_figure(
-        out / "figures" / "entropy.png",
-        {row: (a["entropy"]["clean"], a["entropy"]["attacked"]) for row, a in analysis.items()},
-    )
-    state_figure(out / "figures" / "states.png", {row: a["states"] for row, a in analysis.items()})
     write_json(out / "results.json", results)
     write_text(out / "table.md", table)
     return table
 
 
-def _table(settings: Settings, chosen: Recipe, rows: dict[str, Evaluation]) -> str:
-    test = load(chosen.data, validation=chosen.validation).test.take(slice(chosen.test_points))
-    attacks = "standard" if settings.full else " + ".join(name.upper() for name in chosen.auto_attacks)
+def _table(job: Reproduction, evaluations: Mapping[str, Evaluation], images: Mapping[str, Any]) -> str:
+    attacks = "standard" if job.full else " + ".join(name.upper() for name in job.recipe.auto_attacks)
     lines = [
-        f"# {chosen.model} on {test.source}",
+        f"# {job.recipe.model} on {images['source']}",
         "",
         f"| row | clean | PGD-20 | AA ({attacks}) | {' | '.join(SETTINGS)} | All |",
         "|---|---|---|---|" + "---|" * len(SETTINGS) + "---|",
     ]
-    for name, shares in ((name, found.shares()) for name, found in rows.items()):
-        cells = [shares.get(column) for column in ("clean", "PGD", "AA", *SETTINGS, "All")]
-        lines.append(f"| {name} | " + " | ".join("-" if share is None else str(share) for share in cells) + " |")
-    fired = [(name, flag) for name, found in rows.items() for flag in found.flags if flag.fired]
-    lines += ["", *_notes(settings, chosen, len(test)), *(f"Red flag, {name}: {flag.text}." for name, flag in fired)]
-    return "\n".join(lines) + "\n"
-
-
-def _notes(settings: Settings, chosen: Recipe, total: int) -> list[str]:
-    points = total if settings.full else chosen.auto_points
-    return [
-        f"Percent, exact 95% interval, count. L-inf, eps {chosen.training.eps:g}, seed {settings.seed}; {total} "
-        f"test images, cut at random before any training; AA, the four settings and All on the first {points}.",
+    for name, evaluation in evaluations.items():
+        shares = evaluation.shares()
+        cells = [str(shares.get(column, "-")) for column in ("clean", "PGD", "AA", *SETTINGS, "All")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    fired = [(name, flag) for name, evaluation in evaluations.items() for flag in evaluation.flags if flag.fired]
+    total, training = images["test_images"], job.recipe.training
+    ball = f"{'L-inf' if training.threat.name == 'Linf' else 'L2'}, eps {training.eps:g}, seed {training.seed}"
+    order = "cut at random before any training" if job.recipe.data == "digits" else "in their published order"
+    points = total if job.full else min(job.recipe.auto_points, total)
+    lines += [
+        "",
+        f"Percent, exact 95% interval, count. {ball}; {total} test images, {order}; "
+        f"AA, the four settings and All on the first {points}.",
         "PGD-20: the per-sample worst of the unrolled and the phantom gradient.",
         "Rows with entropy reduction, by what the attacker knows. static: images made against the bare model, those of "
         "its own row among them; frozen: through the defence, x' - x held constant; end-to-end: through its updates; "
-        "black-box: Square." + ("" if settings.full else SHORT_BUDGETS),
+        "black-box: Square." + ("" if job.full else SHORT_BUDGETS),
         "All: the samples that survive every attack of their row. Every image was verified by the deployed forward.",
+        *(f"Red flag, {name}: {flag.text}." for name, flag in fired),
     ]
+    return "\n".join(lines) + "\n"
 
 
 def _slug(name: str) -> str:

@@ -8,21 +8,16 @@ from torch import nn
 from robustdeq import L2, DEQClassifier, EntropyReduction, Linf
 from robustdeq.attacks import (
     PGD,
-    AtState,
     AutoAttack,
-    EarlyState,
     EndToEnd,
-    Ensemble,
     Frozen,
-    Implicit,
     IntermediateState,
-    Phantom,
-    SimultaneousAdjoint,
     Static,
     Summed,
-    Unrolled,
+    ThroughGradient,
     predictions,
 )
+from robustdeq.defences import EarlyState, Ensemble
 from robustdeq.models.modes import evaluating
 
 LINF, L_2 = Linf(0.2), L2(0.4)
@@ -43,17 +38,19 @@ def both(defended):
     return Summed([Frozen(defended), EndToEnd(defended)])
 
 
+def early_states(classes):
+    model = bare(classes)
+    return Summed([EarlyState(model, 1), EarlyState(model, 3)], deployed=model)
+
+
 VIEWS = {
     "model": bare,
     "reversible": lambda classes: bare(classes, "reversible"),
     "EarlyState": lambda classes: EarlyState(bare(classes), 2),
     "Ensemble": lambda classes: Ensemble(bare(classes)),
-    "Unrolled": lambda classes: Unrolled(bare(classes)),
-    "Phantom": lambda classes: Phantom(bare(classes), unroll=2),
-    "Implicit": lambda classes: Implicit(bare(classes), steps=2),
-    "SimultaneousAdjoint": lambda classes: SimultaneousAdjoint(bare(classes, "broyden")),
-    "AtState": lambda classes: AtState(bare(classes), 2),
-    "AtStates": lambda classes: AtState.several(bare(classes), (1, 3)),
+    "ThroughGradient": lambda classes: ThroughGradient(bare(classes), {"name": "phantom", "unroll": 2}),
+    "simultaneous": lambda classes: ThroughGradient(bare(classes, "broyden"), "simultaneous"),
+    "early states": early_states,
     "IntermediateState": lambda classes: IntermediateState(bare(classes), state=2, unroll=1),
     "Summed": lambda classes: IntermediateState.several(bare(classes), states=(1, 3), unroll=1),
     "Summed defended": lambda classes: both(guarded(classes)),
@@ -89,8 +86,14 @@ PLUS = {
     "autoattack plus": ShortFAB(LINF, "plus", iterations=2, queries=3),
     "autoattack L2": ShortFAB(L_2, attacks=["fab-t", "apgd-t", "apgd-dlr"], iterations=2),
 }
-SOME = ["model", "Ensemble", "Summed", "Frozen", "EndToEnd"]
-TABLE = [(attack, view) for attack in ATTACKS for view in VIEWS] + [(attack, view) for attack in PLUS for view in SOME]
+SOME = ["model", "Ensemble", "Summed", "EndToEnd"]
+TABLE = [
+    (attack, view)
+    for attack in [*ATTACKS, *PLUS]
+    for view in VIEWS
+    if view in SOME or attack in ("ce", "ce-targeted highest", "autoattack")
+]
+"""Every attack through some views, and through every view some attacks."""
 
 
 def attacked(view, attack, count):
@@ -123,7 +126,7 @@ def test_stays_inside_has_a_seed_and_leaves_the_model_as_it_was(name, view):
 
 
 @pytest.mark.parametrize("classes", [2, 100])
-@pytest.mark.parametrize("view", SOME)
+@pytest.mark.parametrize("view", ["model", "EndToEnd"])
 @pytest.mark.parametrize("name", [*ATTACKS, *PLUS])
 def test_one_image_and_few_or_many_classes(name, view, classes):
     attack, seen = {**ATTACKS, **PLUS}[name], VIEWS[view](classes)

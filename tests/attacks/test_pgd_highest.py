@@ -7,7 +7,7 @@ from small_models import Linear, Watched, images, own
 
 from robustdeq import L2, EntropyReduction, Linf
 from robustdeq.attacks import PGD, IntermediateState, Static, predictions
-from robustdeq.regulation import entropy
+from robustdeq.defences import entropy
 
 MODEL = own(classes=5)
 

@@ -8,9 +8,18 @@ import torch.nn.functional as F
 from small_models import Linear, Shifted, images, images_for, own
 
 from robustdeq import EntropyReduction, Linf
-from robustdeq.attacks import PGD, EndToEnd, Frozen, IntermediateState, Phantom, Summed, Unrolled, predictions
+from robustdeq.attacks import PGD, EndToEnd, Frozen, IntermediateState, Summed, ThroughGradient, predictions
+from robustdeq.defences import EarlyState
 
 STATES = (1, 3, 5)
+
+
+def unrolled(model):
+    return ThroughGradient(model, "unrolled")
+
+
+def phantom(model):
+    return ThroughGradient(model, "phantom")
 
 
 def summed(model):
@@ -90,7 +99,7 @@ def test_a_faithful_first_view_spares_a_forward():
     x, y = images_for(model, 4), torch.full((4,), 3)
     y = torch.where(predictions(model(x)) == y, 2, predictions(model(x)))
     costs = []
-    for views in ([Unrolled, Phantom], [lambda m: IntermediateState(m, 5), Unrolled]):
+    for views in ([unrolled, phantom], [lambda m: IntermediateState(m, 5), unrolled]):
         model.tally.evaluations = 0
         PGD(Linf(0.001), 0.001, 0)(Summed([view(model) for view in views]), x, y)
         costs.append(model.tally.evaluations)
@@ -103,14 +112,14 @@ def test_options_tell_sums_apart():
         IntermediateState.several(model, (1, 2)),
         IntermediateState.several(model, (1, 3)),
         IntermediateState.several(model, (1, 2), unroll=3),
-        Summed([Unrolled(model), Phantom(model)]),
+        Summed([unrolled(model), phantom(model)]),
         Summed([Frozen(defended), EndToEnd(defended)]),
     ]
-    assert len({json.dumps(view.options) for view in sums}) == len(sums)
+    assert len({json.dumps(view.settings) for view in sums}) == len(sums)
 
 
 @pytest.mark.parametrize(
-    "views", [[], [own()], [Unrolled(own()), Unrolled(own())]], ids=["none", "no view", "two models"]
+    "views", [[], [own()], [unrolled(own()), unrolled(own())]], ids=["none", "no view", "two models"]
 )
 def test_anything_but_views_of_one_model_is_refused(views):
     with pytest.raises(ValueError, match=r"Summed: views=\[.*\]; allowed: one or more views of one deployed model"):
@@ -120,3 +129,17 @@ def test_anything_but_views_of_one_model_is_refused(views):
 def test_states_that_the_model_does_not_have_are_refused():
     with pytest.raises(ValueError, match=r"state=6; allowed: 1..5"):
         IntermediateState.several(own(steps=5), states=range(1, 9))
+
+
+def test_modules_that_are_no_views_say_what_is_deployed():
+    """Early states are modules of their own: the sum of their losses is climbed, the model judged."""
+    model = own(classes=4, dtype=torch.float64)
+    x, y = 0.3 + 0.4 * images_for(model, 5), torch.arange(5) % 4
+    view = Summed([EarlyState(model, t) for t in STATES], deployed=model)
+    found = PGD(Linf(0.1), 0.02, 1, start="clean", keep="last")(view, x, y)
+    at = x.clone().requires_grad_()
+    loss = sum(F.cross_entropy(model(at, steps=t), y, reduction="sum") for t in STATES)
+    torch.testing.assert_close(found, x + 0.02 * torch.autograd.grad(loss, at)[0].sign())
+    assert view.deployed is model and torch.equal(view(x), model(x))
+    with pytest.raises(ValueError, match="allowed: one or more views of one deployed model"):
+        Summed([EarlyState(model, t) for t in STATES])

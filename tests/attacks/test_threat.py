@@ -10,7 +10,6 @@ from small_models import images
 
 from robustdeq import L2, Linf
 from robustdeq.attacks import THREATS
-from robustdeq.options import build
 
 EPS = {Linf: st.floats(0, 1), L2: st.floats(0, 6)}
 NORM = {Linf: torch.inf, L2: 2}
@@ -139,6 +138,6 @@ def test_eps_of_8_bit_pixels_is_refused():
 
 
 def test_threats_are_chosen_by_name():
-    assert build("threat", {"name": "L2", "eps": 0.5}, THREATS) == L2(0.5)
+    assert THREATS.resolve({"name": "L2", "eps": 0.5}) == L2(0.5)
     with pytest.raises(ValueError, match="did you mean 'Linf'"):
-        build("threat", {"name": "linf", "eps": 0.5}, THREATS)
+        THREATS.resolve({"name": "linf", "eps": 0.5})

@@ -1,14 +1,15 @@
-"""Every test has a cache of its own, and the real CIFAR-10 where it lies beside the project."""
+"""Every test has a `datasets` cache of its own, and the real CIFAR-10 where it lies beside the project."""
 
 from pathlib import Path
 
+import datasets
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROBUSTDEQ_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "images"
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
+    return datasets.config.HF_DATASETS_CACHE
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ def numbered(number: int, size: tuple[int, int] = (6, 6)) -> np.ndarray:
     return pixels
 
 
-def encoded(pixels: np.ndarray, kind: str = "PNG", **options) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, kind, **options)
+def encoded(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options) -> bytes:
+    stream, image = io.BytesIO(), pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -37,16 +37,16 @@ def table(images, labels=None, names=None, image="img", label="label", nested=Tr
         column = pa.array([{"bytes": data, "path": None} for data in images], kind)
     else:
         column = pa.array(images, pa.binary())
-    made = pa.table({image: column, label: pa.array(labels, pa.int64()), **more})
+    whole = pa.table({image: column, label: pa.array(labels, pa.int64()), **more})
     if names:
         features = {image: {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}
-        made = made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    return made
+        whole = whole.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    return whole
 
 
-def write(file: Path, made: pa.Table, **options) -> Path:
+def write(file: Path, whole: pa.Table, **options) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(made, file, **options)
+    pq.write_table(whole, file, **options)
     return file
 
 

@@ -12,44 +12,36 @@ import huggingface_hub
 import pytest
 from image_files import NAMES, numbers, parquet_set, pngs, table, write
 
-from robustdeq.data import hub, load
+from robustdeq.data import images, load, sources
 
 OWNER = "owner/numbered"
-
-
-@pytest.fixture(autouse=True)
-def own_hub_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 @pytest.fixture
 def answer(monkeypatch):
     """Lets the hub answer every request with a status, a code and JSON, after a delay."""
-    given = {"status": 200, "code": "", "json": {}, "delay": 0.0}
+    reply = {"status": 200, "code": "", "json": {}, "delay": 0.0}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            time.sleep(given["delay"])
-            body = json.dumps(given["json"]).encode()
-            self.send_response(given["status"])
-            self.send_header("X-Error-Code", given["code"])
+            time.sleep(reply["delay"])
+            body = json.dumps(reply["json"]).encode()
+            self.send_response(reply["status"])
+            self.send_header("X-Error-Code", reply["code"])
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            with contextlib.suppress(BrokenPipeError):  # who asked has given up
+            with contextlib.suppress(BrokenPipeError):  # who asked has reply up
                 self.wfile.write(body)
 
         do_HEAD = do_GET
 
-        def log_message(self, *given):
+        def log_message(self, *args):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield given
+    yield reply
     server.shutdown()
     server.server_close()
 
@@ -74,12 +66,12 @@ def test_without_a_network_the_error_is_clear_and_comes_at_once(no_network, name
     began = time.perf_counter()
     text = message(name, streaming=streaming)
     assert time.perf_counter() - began < 3
-    assert f"{hub.SHORT.get(name, name)}: no such folder" in text and "the hub cannot be reached" in text
+    assert f"{sources.SHORT.get(name, name)}: no such folder" in text and "the hub cannot be reached" in text
 
 
-def test_a_hub_that_does_not_answer_is_given_up(answer, monkeypatch):
+def test_a_hub_that_does_not_answer_is_reply_up(answer, monkeypatch):
     answer["delay"] = 2.0
-    monkeypatch.setattr(hub, "TIMEOUT", 0.2)
+    monkeypatch.setattr(sources, "TIMEOUT", 0.2)
     began = time.perf_counter()
     assert "cannot be reached" in message(OWNER)
     assert time.perf_counter() - began < 1.5
@@ -114,9 +106,9 @@ def test_a_published_set(published, streaming):
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [18, 2, 6]
     assert splits.train.classes == tuple(NAMES) and splits.train.source == "numbered"
     for part in ("train", "validation", "test"):
-        found, expected = (getattr(given, part).take(slice(None)) for given in (splits, local))
-        assert numbers(found.pixels) == numbers(expected.pixels)
-        assert found.pixels.equal(expected.pixels) and found.labels.equal(expected.labels)
+        read, expected = (getattr(either, part).take(slice(None)) for either in (splits, local))
+        assert numbers(read.pixels) == numbers(expected.pixels)
+        assert read.pixels.equal(expected.pixels) and read.labels.equal(expected.labels)
 
 
 def test_a_broken_image_of_a_published_set(published):
@@ -124,23 +116,33 @@ def test_a_broken_image_of_a_published_set(published):
     assert f"{OWNER} train row 5: broken image" in message(OWNER)
 
 
-def test_a_set_that_was_downloaded_is_read_without_a_network(tmp_path, published, monkeypatch):
+def test_a_set_that_was_downloaded_is_read_without_a_network(own_cache, published, monkeypatch):
     before = load(OWNER)
     monkeypatch.undo()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", own_cache)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("ROBUSTDEQ_CACHE", str(tmp_path / "other cache"))
-    prepared = next(path for path in (tmp_path / "hf" / "numbered").glob("*/*/*") if path.is_dir())
-    shutil.copytree(prepared, tmp_path / "hf" / "owner___numbered" / "default" / "0.0.0" / "abc")
+    prepared = next(path for path in (own_cache / "numbered").glob("*/*/*") if path.is_dir())
+    shutil.copytree(prepared, own_cache / "owner___numbered" / "default" / "0.0.0" / "abc")
     after = load(OWNER)
     assert after.train.pixels.equal(before.train.pixels) and after.train.classes == before.train.classes
     assert not datasets.config.HF_HUB_OFFLINE
 
 
-def test_what_cannot_be_read_from_the_hub(published, tmp_path, monkeypatch):
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_published_set_without_class_names(published, streaming):
     parquet_set(published)
-    assert "has no class names" in message(OWNER)
-    monkeypatch.setattr(hub, "MAX_BYTES", 10)
+    assert load(OWNER, streaming=streaming).train.classes == ("0", "1", "2")
+
+
+def test_offline_by_request_and_no_progress_bars(answer, published, monkeypatch, capfd):
+    load(OWNER)
+    assert "%|" not in capfd.readouterr().err and not datasets.utils.are_progress_bars_disabled()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "cannot be reached" in message("owner/other")
+
+
+def test_what_cannot_be_read_from_the_hub(published, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
     assert "give streaming=True" in message(OWNER)
     for file in published.iterdir():
         file.unlink()

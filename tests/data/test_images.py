@@ -61,9 +61,9 @@ def test_parts_of_batches_and_skipped_batches_are_those_of_the_whole_epoch():
 @settings(max_examples=30, deadline=None)
 def test_crop_and_flip_gives_a_shifted_zero_padded_image(pad, flip, seed):
     x = torch.rand(3, 2, 5, 4, generator=generator(seed)) + 0.1
-    found = crop_and_flip(x, generator(seed, 1), pad=pad, flip=flip)
+    moved = crop_and_flip(x, generator(seed, 1), pad=pad, flip=flip)
     padded = torch.nn.functional.pad(x, (pad, pad, pad, pad))
-    for before, after in zip(padded, found):
+    for before, after in zip(padded, moved):
         windows = [before[:, i : i + 5, j : j + 4] for i in range(2 * pad + 1) for j in range(2 * pad + 1)]
         windows += [window.flip(2) for window in windows] if flip else []
         assert any(torch.equal(after, window) for window in windows)
@@ -72,8 +72,8 @@ def test_crop_and_flip_gives_a_shifted_zero_padded_image(pad, flip, seed):
 def test_every_shift_and_both_directions_occur():
     x = torch.zeros(400, 1, 3, 3)
     x[:, 0, 1, 0] = 1
-    found = crop_and_flip(x, generator(0), pad=1, flip=True)
-    assert len(torch.unique(found.flatten(1), dim=0)) == 3 * 3 + 1  # every place of the point, and outside
+    moved = crop_and_flip(x, generator(0), pad=1, flip=True)
+    assert len(torch.unique(moved.flatten(1), dim=0)) == 3 * 3 + 1  # every place of the point, and outside
 
 
 def test_mix_separates_neighbours():

@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import affine, assert_near, assert_same, tanh, zeros
 
 from robustdeq.dynamics import Anderson, drive
 from robustdeq.dynamics.anderson import AndersonState
 from robustdeq.gradients import Unrolled
+from robustdeq.testing import assert_near, assert_same
+from robustdeq.testing.problems import affine, tanh, zeros
 
 PLAIN = Anderson(memory=9, ridge=0.0)
 

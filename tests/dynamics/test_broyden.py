@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from problems import affine, assert_near, assert_same, tanh, zeros
 
 from robustdeq.dynamics import Broyden, drive
 from robustdeq.gradients import Unrolled
+from robustdeq.testing import assert_near, assert_same
+from robustdeq.testing.problems import affine, tanh, zeros
 
 MEMORIES = pytest.mark.parametrize("memory", [1, 2, 3, 16])
 

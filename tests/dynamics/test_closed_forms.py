@@ -1,25 +1,20 @@
-"""Every solver finds fixed points known in closed form, the quasi-Newton ones in as many steps as theory allows."""
+"""Fixed points known in closed form, found by the quasi-Newton solvers in as many steps as theory allows."""
 
 import math
 
 import pytest
 import torch
-from problems import SOLVERS, Counted, affine, assert_near, each, every_solver, rotation, zeros
+from problems import SOLVERS, Counted, each, rotation
 
 from robustdeq.dynamics import Anderson, Broyden, Picard, drive
+from robustdeq.testing import assert_near
+from robustdeq.testing.problems import affine, zeros
 
 SIZES = pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
 SEEDS = pytest.mark.parametrize("seed", range(4))
 
 
-@every_solver
-@SEEDS
-def test_an_affine_contraction_is_solved(solver, seed):
-    f = affine(6, seed=seed, norm=0.7)
-    assert_near(drive(solver, f, zeros(f), 300, tolerance=1e-13).z, f.solution, 1e-10)
-
-
-@each({name: solver for name, solver in SOLVERS.items() if name != "picard"})
+@each({name: SOLVERS[name] for name in ("picard-damped", "anderson", "broyden", "broyden-short", "reversible")})
 @pytest.mark.parametrize("angle", [0.5, math.pi / 2, 2.5])
 def test_a_rotation_is_solved_although_it_contracts_nothing(solver, angle):
     f = rotation(angle)

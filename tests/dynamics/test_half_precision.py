@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from problems import Affine, affine, every_solver, zeros
+from problems import every_solver
 
 from robustdeq.dynamics import Picard, Status, drive
 from robustdeq.gradients import Unrolled
+from robustdeq.testing.problems import Affine, affine, zeros
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from problems import Counted, assert_near, assert_same, tanh, zeros
+from problems import Counted
 
 from robustdeq.dynamics import Reversible, drive
+from robustdeq.testing import assert_near, assert_same
+from robustdeq.testing.problems import tanh, zeros
 
 MIXINGS = pytest.mark.parametrize("mixing", [0.1, 0.5, 0.8])
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from problems import every_solver, tanh, zeros
+from problems import every_kind
 
 from robustdeq.dynamics import SOLVERS, Anderson, Broyden, Picard, Reversible, drive
 from robustdeq.gradients import GRADIENTS, Implicit, Phantom, Unrolled
-from robustdeq.options import build, describe
+from robustdeq.options import describe
+from robustdeq.testing.problems import tanh, zeros
 
 F = tanh(4)
 
@@ -23,7 +24,7 @@ F = tanh(4)
 )
 def test_a_misspelt_solver_or_option_suggests_the_nearest(spec, suggestion):
     with pytest.raises(ValueError, match=f"did you mean '{suggestion}'"):
-        build("solver", spec, SOLVERS)
+        SOLVERS.resolve(spec)
 
 
 @pytest.mark.parametrize(
@@ -38,25 +39,27 @@ def test_a_misspelt_solver_or_option_suggests_the_nearest(spec, suggestion):
 )
 def test_a_misspelt_gradient_or_option_suggests_the_nearest(spec, suggestion):
     with pytest.raises(ValueError, match=f"did you mean '{suggestion}'"):
-        build("gradient", spec, GRADIENTS)
+        GRADIENTS.resolve(spec)
 
 
 @pytest.mark.parametrize("spec", [None, 3, "", {}, {"damping": 0.5}, Unrolled()])
 def test_something_that_is_no_solver_is_refused_with_the_list_of_solvers(spec):
-    with pytest.raises(ValueError, match="allowed: picard, anderson, broyden, reversible"):
-        build("solver", spec, SOLVERS)
+    with pytest.raises(ValueError, match="allowed: anderson, broyden, picard, reversible, or a Solver"):
+        SOLVERS.resolve(spec)
 
 
-@every_solver
-def test_a_solver_is_built_from_its_description(solver):
-    assert build("solver", describe(solver), SOLVERS) == solver
-    assert build("solver", solver, SOLVERS) is solver
-    assert type(build("solver", solver.name, SOLVERS)) is type(solver)
+def test_what_a_solver_cannot_do_is_refused_with_those_that_can():
+    state = Reversible().init(zeros(F))
+    with pytest.raises(ValueError, match="estimates no inverse Jacobian; allowed: anderson, broyden, picard"):
+        Reversible().transposed_inverse(state, F.u)
+    for call in (lambda: Broyden().undo(F.u, F.u), lambda: Broyden().max_steps(torch.float64)):
+        with pytest.raises(ValueError, match="Broyden does not run backwards; allowed: reversible"):
+            call()
 
 
 @pytest.mark.parametrize("gradient", [Unrolled(segment=2), Phantom(unroll=3), Implicit(solver="anderson", steps=3)])
 def test_a_gradient_is_built_from_its_description(gradient):
-    assert build("gradient", describe(gradient), GRADIENTS) == gradient
+    assert GRADIENTS.resolve(describe(gradient)) == gradient
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,7 @@ def test_a_number_out_of_range_is_refused_with_the_range(make):
         make()
 
 
-@every_solver
+@every_kind
 @pytest.mark.parametrize(
     "start, given",
     [

@@ -2,30 +2,11 @@
 
 import pytest
 import torch
-from problems import assert_same, tanh, zeros
 
-from robustdeq.dynamics import Picard, SolveError, Status, drive
+from robustdeq.dynamics import Picard, SolveError, Status, Trajectory, drive
+from robustdeq.testing.problems import tanh, zeros
 
 F = tanh(4)
-
-
-def test_logits_read_the_state_of_that_step():
-    found = drive(Picard(), F, zeros(F), 5, record=True).reading(lambda z: 2 * z)
-    for t in range(1, 6):
-        assert_same(found.logits(t), 2 * found.states[t - 1])
-    assert_same(found.logits(5), 2 * found.z)
-
-
-@pytest.mark.parametrize("t", [0, 6, -1, 1.0, "1", None])
-def test_a_step_that_was_not_taken_has_no_logits(t):
-    found = drive(Picard(), F, zeros(F), 5, record=True).reading(lambda z: z)
-    with pytest.raises(ValueError, match=r"allowed: 1\.\.5"):
-        found.logits(t)
-
-
-def test_logits_need_a_readout():
-    with pytest.raises(ValueError, match="no readout"):
-        drive(Picard(), F, zeros(F), 5, record=True).logits(1)
 
 
 def test_check_needs_a_monitored_solve():
@@ -53,3 +34,8 @@ def test_a_recorded_trajectory_carries_no_graph_of_what_it_judged():
     found = drive(Picard(), f, zeros(f), 5, record=True)
     assert found.z.requires_grad
     assert not any(value.requires_grad for value in (found.residuals, found.best, found.best_residual, found.scale))
+
+
+def test_it_knows_nothing_of_images_or_logits():
+    """What does is ``models.ClassifierTrajectory``."""
+    assert not {"logits", "readout", "inputs"} & set(dir(Trajectory))

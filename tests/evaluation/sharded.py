@@ -12,13 +12,13 @@ from small_models import images_for, own
 
 import robustdeq as rd
 from robustdeq.attacks import PGD
+from robustdeq.distributed import SINGLE, launched
 from robustdeq.evaluation import Entry
-from robustdeq.processes import ALONE, launched
 
 THREAT = rd.Linf(0.1)
 
 
-def found(out, processes=ALONE, progress=None):
+def found(out, distributed=SINGLE, progress=None):
     """Eight batches of ``quick``, with images and checks; and the model's own predictions for labels."""
     model = own(steps=3)
     x = images_for(model, 24)
@@ -26,19 +26,19 @@ def found(out, processes=ALONE, progress=None):
     y[::7] = (y[::7] + 1) % 3
     return rd.evaluate(
         model, x, y, suite="quick", steps=4, threat=THREAT, batch_size=3, out=out, images=True, checks=6,
-        processes=processes, progress=progress,
+        distributed=distributed, progress=progress,
     )  # fmt: skip
 
 
-def chained(out, steps, processes=ALONE):
+def chained(out, steps, distributed=SINGLE, model=None):
     """Two attacks in one column; with few ``steps`` the first one leaves more for the second."""
-    model = own(sharpness=8.0)
+    model = own(sharpness=8.0) if model is None else model
     x = images_for(model, 24)
     entries = [
         Entry("first", "A", PGD(THREAT, 0.05, steps, start="clean")),
         Entry("second", "A", PGD(THREAT, 0.05, 20)),
     ]
-    given = {"suite": entries, "threat": THREAT, "batch_size": 3, "out": out, "checks": 0, "processes": processes}
+    given = {"suite": entries, "threat": THREAT, "batch_size": 3, "out": out, "checks": 0, "distributed": distributed}
     return rd.evaluate(model, x, model(x).argmax(1), **given)
 
 
@@ -55,9 +55,5 @@ def timeless(record):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with launched() as together:
-        out = Path(sys.argv[1])
-        if len(sys.argv) > 2:
-            chained(out, int(sys.argv[2]), together)
-        else:
-            found(out, together, lambda *_: time.sleep(0.02))
+        found(Path(sys.argv[1]), together, lambda *_: time.sleep(0.02))
         print("done", together.rank)

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import Linear, images_for, own
+from small_models import Linear, Watched, images_for, own
 from torch import nn
 
 import robustdeq as rd
-from robustdeq.attacks import PGD, AutoAttack, Frozen, Phantom, Unrolled
+from robustdeq.attacks import PGD, AutoAttack, Frozen, ThroughGradient
 from robustdeq.evaluation import Entry, Share
 
 EPS = 0.1
@@ -108,7 +108,7 @@ def test_a_sample_that_fell_is_not_attacked_again_in_its_column(points):
     found = _evaluate(Bright(), (x, y), entries)
     everyone, odd = [list(range(20))], [list(range(1, 20, 2))]
     assert seen == {"a": everyone, "b": odd, "c": everyone, "d": everyone}
-    outcomes = found.record["attacks"]["b"]["batches"]["0"]["outcomes"]
+    outcomes = found.record.attacks["b"].batches[0].outcomes
     assert outcomes == [-1, 1] * 10
     assert found.shares()["A"] == found.shares()["All"] == Share(10, 20)
 
@@ -182,61 +182,92 @@ def test_evaluations_of_f_updates_and_the_cost_of_a_defence_are_counted(model, p
     right = found.shares()["clean"].count
     totals = found.to_dict()["totals"]["pgd"]
     assert totals["evaluations"] == 4 * 4 * right and totals["updates"] == 0  # N = 4: three looks, one verification
-    assert found.record["clean"]["0"]["evaluations"] == 4 * 20
+    assert found.record.clean[0].evaluations == 4 * 20
     defended = rd.EntropyReduction(eps=EPS, step_size=EPS / 4, updates=3)(model)
-    cost = _evaluate(defended, points, []).record["cost"]
-    assert (cost["evaluations"], cost["updates"], cost["points"]) == (1, 3, 20) and cost["seconds"] > 0
+    cost = _evaluate(defended, points, []).record.cost
+    assert (cost.evaluations, cost.updates, cost.points) == (1, 3, 20) and cost.seconds > 0
 
 
 def test_explicit_and_plain_modules_are_evaluated_too(points):
     x, y = points
     torch.manual_seed(0)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    found = _evaluate(linear, (x, y), "quick", chosen="twenty digits")
+    found = _evaluate(linear, (x, y), "quick", samples="twenty digits")
     assert list(found.shares()) == ["clean", "PGD", "All"]
     assert "Samples: twenty digits." in found.table()
 
 
+def _claimed(found):
+    """The same record, as if its AutoAttack had been run with the budgets of the standard version."""
+    for attack in found.record.attacks.values():
+        attack.attack.options |= {"iterations": 100, "queries": 5000}
+    return found.robustbench(name="Digits", authors="A. N. Other", dataset="digits", additional_data=False)
+
+
 def test_robustbench_takes_autoattack_standard_on_every_sample_and_nothing_less(points):
-    given = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
-    linear = Linear(given)
-    auto = AutoAttack(THREAT, queries=5000)
-    found = _evaluate(linear, points, [Entry("autoattack", "AA", auto)])
-    fields = found.robustbench(name="Digits", authors="A. N. Other", dataset="digits", additional_data=False)
-    percent = found.shares()["AA"].percent
-    assert (
-        fields["autoattack_acc"] == f"{percent:.2f}" and fields["clean_acc"] == f"{found.shares()['clean'].percent:.2f}"
-    )
-    assert fields["eps"] == "0.1" and fields["unreliable"] is None and fields["number_forward_passes"] == 1
-    weaker = [replace(auto, queries=10), replace(auto, attacks=("apgd-ce",)), PGD(THREAT)]
-    for attack in weaker:
-        entries = [Entry("autoattack", "AA", attack)]
-        assert _evaluate(linear, points, entries).robustbench()["autoattack_acc"] is None
-    few = [Entry("autoattack", "AA", replace(auto, attacks=None), points=5)]
-    assert _evaluate(linear, points, few).robustbench()["autoattack_acc"] is None
-    smaller = [Entry("autoattack", "AA", replace(auto, threat=rd.Linf(1e-4)))]
-    found = _evaluate(linear, points, smaller)
-    assert found.robustbench()["autoattack_acc"] is None and "another threat model" in found.table()
+    linear = Linear(torch.randn(10, 64, generator=torch.Generator().manual_seed(0)))
+    auto = AutoAttack(THREAT, iterations=3, queries=5)
+    whole = [Entry("autoattack", "AA", auto)]
+    each = [Entry(name, "AA", replace(auto, attacks=(name,))) for name in auto.names]
+    for entries in (whole, each):
+        found = _evaluate(linear, points, entries)
+        assert found.robustbench()["autoattack_acc"] is None  # small budgets
+        fields, shares = _claimed(found), found.shares()
+        assert fields["autoattack_acc"] == f"{shares['AA'].percent:.2f}"
+        assert fields["clean_acc"] == f"{shares['clean'].percent:.2f}" and fields["eps"] == "0.1"
+        assert fields["unreliable"] is None and fields["number_forward_passes"] == 1
+    pgd = Entry("pgd", "AA", PGD(THREAT))
+    few = [replace(entry, points=5) for entry in each]
+    apart = [*each[:2], *(replace(entry, column="other") for entry in each[2:])]
+    for less in (each[:3], few, [pgd, *each], apart):  # whom PGD broke AutoAttack has not seen
+        assert _claimed(_evaluate(linear, points, less))["autoattack_acc"] is None
+    smaller = _evaluate(linear, points, [Entry("autoattack", "AA", replace(auto, threat=rd.Linf(1e-4)))])
+    assert _claimed(smaller)["autoattack_acc"] is None and "another threat model" in smaller.table()
 
 
-@pytest.mark.parametrize("gradient, view, standard", [
-    ("unrolled", Unrolled, True),
-    ("phantom", lambda model: model, False),
-    ("unrolled", Phantom, False),
-])  # fmt: skip
-def test_robustbench_takes_the_exact_gradient_only(gradient, view, standard):
-    model = own(5, gradient=gradient)
-    x = images_for(model, 4)
-    entries = [Entry("autoattack", "any column", AutoAttack(THREAT), view)]
-    found = rd.evaluate(model, x, model(x).argmax(1), suite=entries, threat=THREAT, checks=0)
-    assert (found.robustbench()["autoattack_acc"] is not None) is standard
+def test_the_exact_gradient_is_recorded():
+    x = images_for(own(5), 4)
+    views = [
+        ("unrolled", lambda model: ThroughGradient(model, "unrolled"), True),
+        ("unrolled", lambda model: model, True),
+        ("phantom", lambda model: model, False),
+        ("unrolled", lambda model: ThroughGradient(model, "phantom"), False),
+        ("unrolled", lambda model: Watched(model), False),
+    ]
+    for gradient, view, exact in views:
+        model = own(5, gradient=gradient)
+        found = rd.evaluate(
+            model, x, model(x).argmax(1), suite=[Entry("a", "A", PGD(THREAT, 0.1, 1), view)], threat=THREAT, checks=0
+        )
+        assert found.record.attacks["a"].exact is exact
+    defended = rd.EntropyReduction(eps=EPS, updates=1)(own(5))
+    found = rd.evaluate(defended, x, model(x).argmax(1), suite="quick", steps=1, threat=THREAT, checks=0)
+    assert not any(attack.exact for attack in found.record.attacks.values())
 
 
 def test_the_all_of_the_bare_model_may_stand_beside(model, points):
-    bare = _evaluate(model, points, "quick")
-    defended = _evaluate(rd.EntropyReduction(eps=0.1, step_size=0.02, updates=1)(model), points, "quick")
+    bare = _evaluate(model, points, "quick", steps=2)
+    defended = _evaluate(rd.EntropyReduction(eps=0.1, step_size=0.02, updates=1)(model), points, "quick", steps=2)
     share = bare.shares()["All"]
     assert f"| All, without the defence | {share.percent:.1f} |" in defended.table(bare)
+    fewer, darker = tuple(part[:9] for part in points), (points[0] / 2, points[1])
+    for other, threat, differing in (
+        (fewer, THREAT, "points, images;"),
+        (darker, THREAT, "images;"),
+        (points, rd.Linf(0.05), "eps;"),
+        (points, rd.L2(0.1), "norm;"),
+    ):
+        with pytest.raises(ValueError, match=f"with other {differing}"):
+            defended.table(_evaluate(model, other, "quick", steps=1, threat=threat))
+    with pytest.raises(ValueError, match="with other weights;"):
+        defended.table(_evaluate(own(10, side=8), points, "quick", steps=1))
+    with pytest.raises(ValueError, match="without an attack"):
+        defended.table(_evaluate(model, points, []))
+
+
+def test_there_is_no_all_without_an_attack(model, points):
+    found = _evaluate(model, points, [])
+    assert list(found.shares()) == ["clean"] and "| All" not in found.table()
 
 
 @pytest.mark.parametrize(
@@ -252,8 +283,11 @@ def test_the_all_of_the_bare_model_may_stand_beside(model, points):
         ({"y": None}, "Tensor and no labels; allowed: a tensor x and a tensor y"),
         ({"images": True}, "images=True without out"),
         ({"suite": "standard", "stpes": 3}, "did you mean 'steps'"),
-        ({"suite": [Entry("a", "A", _shift(0.0), Frozen)]}, "allowed: RegulatedClassifier"),
+        ({"suite": [Entry("a", "A", _shift(0.0), Frozen)]}, "allowed: Defended"),
         ({"suite": [Entry("a", "A", _shift(0.0))] * 2}, "every name once"),
+        ({"steps": 0}, "suite quick: steps=0; allowed: a whole number >= 1"),
+        ({"suite": "standard", "queries": 0}, "suite standard: queries=0"),
+        ({"points": 0}, "suite quick: points=0"),
     ],
 )
 def test_wrong_input_says_what_is_allowed(model, points, change, message):

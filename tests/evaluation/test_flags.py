@@ -1,5 +1,7 @@
 """Red flags rise over gradients that were masked on purpose, and over nothing else."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from small_models import own
@@ -7,7 +9,18 @@ from torch import nn
 
 import robustdeq as rd
 from robustdeq.evaluation import Flag, flags
-from robustdeq.evaluation.checks import LEVEL
+from robustdeq.evaluation.flags import LEVEL
+from robustdeq.evaluation.record import (
+    AttackRecord,
+    Batch,
+    Checks,
+    CleanBatch,
+    Count,
+    Described,
+    Identity,
+    Record,
+    Trial,
+)
 
 THREAT = rd.Linf(0.1)
 
@@ -34,7 +47,7 @@ def _detached(model):
 
 
 def _fired(model, digits, **options):
-    found = rd.evaluate(model, digits, suite=[], threat=THREAT, checks=60, **options)
+    found = rd.evaluate(model, digits, suite=[], threat=THREAT, checks=60, opaque=True, **options)
     return {flag.name for flag in found.flags if flag.fired}, found
 
 
@@ -42,7 +55,7 @@ def test_a_sound_model_raises_no_flag(sound, digits):
     fired, found = _fired(sound, digits)
     assert fired == set() and len(found.flags) == 8
     assert "Checks on the first 60 samples: 8 passed." in found.table()
-    assert found.to_dict()["flags"] == [flag.to_dict() for flag in found.flags]
+    assert found.to_dict()["flags"] == [asdict(flag) for flag in found.flags]
     assert found.robustbench()["unreliable"] is False
 
 
@@ -74,7 +87,7 @@ def test_dynamics_that_do_not_converge_are_told(sound, digits):
         name: {flag.name: flag for flag in rd.evaluate(model, few, suite=[], threat=THREAT, checks=5).flags}
         for name, model in (("wild", wild), ("sound", sound))
     }
-    assert by_name["wild"]["residual"].fired and by_name["wild"]["residual"].found > 0.5
+    assert by_name["wild"]["residual"].fired and by_name["wild"]["residual"].value > 0.5
     assert not by_name["sound"]["residual"].fired
 
 
@@ -93,67 +106,81 @@ def test_the_checks_are_made_once_and_can_be_left_out(sound, digits, tmp_path):
     before = sound.tally.evaluations
     again = measured(4)
     assert sound.tally.evaluations == before + 4 and again.flags == first.flags  # one look at the number of classes
-    assert measured(5).record["checks"]["points"] == 5
+    assert measured(5).record.checks.points == 5
 
 
-def _measured(**changes):
+def _record(checks=None, **attacks):
+    """A record of attacks on samples that are all classified correctly."""
+    points = max((attack.points for attack in attacks.values()), default=0)
+    clean = {0: CleanBatch(predictions=[1] * points, labels=[1] * points, probabilities=0)}
+    identity = Identity(
+        model="x", weights="", deployed="", solver=None, steps=None, readout=None, defence=None, logits=[0.0],
+        points=points, images="", norm="Linf", eps=0.1, seed=0, batch_size=250,
+    )  # fmt: skip
+    columns = {name: attack.column for name, attack in attacks.items()}
+    return Record(identity=identity, samples="", columns=columns, attacks=attacks, clean=clean, checks=checks)
+
+
+def _trial(fell, stand, loss):
+    return Trial(outcomes=[0] * fell + [1] * stand, loss=loss)
+
+
+def _checks(counts=None, medians=None, **trials):
     """The measures of a sound model on forty samples, but for the changes."""
-    measures = {
-        "gradients": {"count": 0, "total": 40},
-        "repeated": {"count": 0, "total": 40},
-        "more steps": {"outcomes": [0] * 30 + [1] * 10, "loss": 2.0},
-        "fewer steps": {"outcomes": [0] * 20 + [1] * 20, "loss": 1.5},
-        "half eps": {"outcomes": [0] * 10 + [1] * 30, "loss": 1.0},
-        "double eps": {"outcomes": [0] * 40, "loss": 4.0},
-        "huge eps": {"outcomes": [0] * 40, "loss": 9.0},
-        "square": {"outcomes": [0] * 10 + [1] * 30, "loss": 1.0},
+    sound = {
+        "more steps": _trial(30, 10, 2.0),
+        "fewer steps": _trial(20, 20, 1.5),
+        "half eps": _trial(10, 30, 1.0),
+        "double eps": _trial(40, 0, 4.0),
+        "huge eps": _trial(40, 0, 9.0),
+        "square": _trial(10, 30, 1.0),
     }
-    changed = {name.replace("_", " "): value for name, value in changes.items()}
-    return {"columns": {}, "checks": {"points": 40, "measures": measures | changed}}
+    changed = {name.replace("_", " "): trial for name, trial in trials.items()}
+    none = {name: Count(count=0, total=40) for name in ("gradients", "repeated")}
+    return Checks(points=40, counts=none | (counts or {}), trials=sound | changed, medians=medians or {})
+
+
+def _of_forty(count):
+    return Count(count=count, total=40)
 
 
 @pytest.mark.parametrize(
     "changes, expected",
     [
         ({}, set()),
-        ({"gradients": {"count": 2, "total": 40}}, set()),
-        ({"gradients": {"count": 3, "total": 40}}, {"gradients"}),
-        ({"repeated": {"count": 1, "total": 40}}, {"random"}),
-        ({"fewer_steps": {"outcomes": [0] * 36 + [1] * 4, "loss": 1.5}}, set()),  # six samples may be chance
-        ({"fewer_steps": {"outcomes": [0] * 37 + [1] * 3, "loss": 1.5}}, {"more steps"}),
-        ({"square": {"outcomes": [0] * 37 + [1] * 3, "loss": 1.0}}, {"black-box"}),
-        ({"half_eps": {"outcomes": [1] * 40, "loss": 2.0}}, {"loss"}),
-        ({"double_eps": {"outcomes": [1] * 40, "loss": 1.9}}, {"loss"}),
-        ({"huge_eps": {"outcomes": [1] * 3 + [0] * 37, "loss": 9.0}}, set()),  # 7.5% of 40, at least 1.6%
-        ({"huge_eps": {"outcomes": [1] * 4 + [0] * 36, "loss": 9.0}}, {"huge eps"}),
-        ({"residual": 0.5}, set()),
-        ({"residual": 0.51}, {"residual"}),
-        ({"residual": None}, {"residual"}),
-        ({"phantom": {"outcomes": [0] * 23 + [1] * 17, "loss": 1.0}}, {"gradients differ"}),
+        ({"counts": {"gradients": _of_forty(2)}}, set()),
+        ({"counts": {"gradients": _of_forty(3)}}, {"gradients"}),
+        ({"counts": {"repeated": _of_forty(1)}}, {"random"}),
+        ({"fewer_steps": _trial(36, 4, 1.5)}, set()),  # six samples may be chance
+        ({"fewer_steps": _trial(37, 3, 1.5)}, {"more steps"}),
+        ({"square": _trial(37, 3, 1.0)}, {"black-box"}),
+        ({"half_eps": _trial(0, 40, 2.0)}, {"loss"}),
+        ({"double_eps": _trial(0, 40, 1.9)}, {"loss"}),
+        ({"huge_eps": _trial(37, 3, 9.0)}, set()),  # 7.5% of 40, at least 1.6%
+        ({"huge_eps": _trial(36, 4, 9.0)}, {"huge eps"}),
+        ({"medians": {"residual": 0.5}}, set()),
+        ({"medians": {"residual": 0.51}}, {"residual"}),
+        ({"medians": {"residual": None}}, {"residual"}),
+        ({"phantom": _trial(23, 17, 1.0)}, {"gradients differ"}),
     ],
 )
 def test_each_flag_has_its_slack(changes, expected):
-    assert {flag.name for flag in flags(_measured(**changes)) if flag.fired} == expected
+    assert {flag.name for flag in flags(_record(_checks(**changes))) if flag.fired} == expected
 
 
 def test_without_a_correct_sample_nothing_is_claimed():
-    nothing = {"outcomes": [], "loss": None}
     names = ("more_steps", "fewer_steps", "half_eps", "double_eps", "huge_eps", "square")
-    record = _measured(gradients={"count": 0, "total": 0}, **dict.fromkeys(names, nothing))
-    assert not any(flag.fired for flag in flags(record))
+    checks = _checks(counts={"gradients": Count(count=0, total=0)}, **dict.fromkeys(names, _trial(0, 0, None)))
+    assert not any(flag.fired for flag in flags(_record(checks)))
 
 
 def _attack(outcomes, column="PGD", gradient=None, independent=True):
-    view = {"name": "View", **({"gradient": {"name": gradient}} if gradient else {})}
-    return {"attack": {"name": "PGD"}, "column": column, "points": len(outcomes), "view": view,
-            "independent": independent, "batches": {"0": {"outcomes": outcomes}}}  # fmt: skip
-
-
-def _record(**attacks):
-    """A record of attacks on samples that are all classified correctly."""
-    points = max(facts["points"] for facts in attacks.values())
-    clean = {"0": {"predictions": [1] * points, "labels": [1] * points}}
-    return {"clean": clean, "attacks": attacks, "columns": {name: a["column"] for name, a in attacks.items()}}
+    view = Described("View", {"gradient": {"name": gradient}} if gradient else {})
+    batches = {0: Batch(outcomes=outcomes)}
+    return AttackRecord(
+        column=column, attack=Described("PGD"), view=view, points=len(outcomes), independent=independent,
+        batches=batches,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -171,11 +198,9 @@ def test_unrolled_and_phantom_may_differ_by_five_points_and_chance(unrolled, pha
     record = _record(u=_attack(unrolled, gradient="unrolled"), p=_attack(phantom, gradient="phantom"))
     (flag,) = flags(record)
     assert flag.name == "gradients differ" and flag.fired is fired and flag.allowed == 5
-    assert flag.found == pytest.approx(100 * abs(sum(unrolled) - sum(phantom)) / len(phantom))
-    shared = _record(
-        u=_attack(unrolled, gradient="unrolled"), p=_attack(phantom, gradient="phantom", independent=False)
-    )
-    assert flags(shared) == []
+    assert flag.value == pytest.approx(100 * abs(sum(unrolled) - sum(phantom)) / len(phantom))
+    shared = _attack(phantom, gradient="phantom", independent=False)
+    assert flags(_record(u=_attack(unrolled, gradient="unrolled"), p=shared)) == []
 
 
 @pytest.mark.parametrize("static, fired", [([0] * 30 + [1] * 70, True), ([0] * 12 + [1] * 88, False)])
@@ -191,3 +216,33 @@ def test_a_transfer_must_not_beat_the_attacks_that_know_the_defence(static, fire
 
 def test_the_sign_test_takes_seven_samples():
     assert 2**-7 < LEVEL < 2**-6
+
+
+@pytest.mark.parametrize("checks", [0, 4])
+@pytest.mark.parametrize(
+    "spoil, name, text",
+    [
+        (lambda logits: logits.softmax(1), "probabilities", "outputs are probabilities"),
+        (
+            lambda logits: logits.where(logits.argmax(1, keepdim=True) < 5, float("nan")),
+            "not finite",
+            "of 6 clean logits",
+        ),
+    ],
+)
+def test_outputs_that_are_no_logits_are_told_without_checks_too(spoil, name, text, checks, sound, digits):
+    few = digits.take(slice(6))
+    result = rd.evaluate(Masked(sound, after=spoil), few, suite=[], threat=THREAT, checks=checks, opaque=True)
+    assert [flag.name for flag in result.flags if flag.fired and flag.name == name] == [name]
+    assert f"RED FLAG {name}: " in result.table() and text in result.table()
+    assert result.robustbench()["unreliable"] is True
+
+
+def test_square_that_finds_what_autoattack_s_gradients_left_is_told(sound, digits):
+    """As the reference warns, which sees one attack at a time here."""
+    options = {"attacks": ["apgd-ce", "square"], "iterations": 3, "queries": 100, "steps": 1, "checks": 0}
+    lines = {}
+    for name, model in (("quantised", Masked(sound, before=lambda x: (16 * x).round() / 16)), ("sound", sound)):
+        table = rd.evaluate(model, digits, suite="standard", threat=THREAT, opaque=True, **options).table()
+        lines[name] = [line for line in table.splitlines() if line.startswith("square warned: Square broke")]
+    assert len(lines["quantised"]) == 1 and lines["sound"] == []

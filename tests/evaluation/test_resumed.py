@@ -1,6 +1,5 @@
 """An evaluation that was stopped, or killed, goes on and ends with the record of one that was not."""
 
-import copy
 import json
 import os
 import random
@@ -32,8 +31,8 @@ def whole(tmp_path_factory):
 
 
 def _same(one, other):
-    assert timeless(copy.deepcopy(one.record)) == timeless(copy.deepcopy(other.record))
-    assert [flag.to_dict() for flag in one.flags] == [flag.to_dict() for flag in other.flags]
+    assert timeless(one.record.to_json()) == timeless(other.record.to_json())
+    assert one.flags == other.flags
     assert all(torch.equal(one.images[name][:], other.images[name][:]) for name in other.images)
 
 
@@ -58,17 +57,17 @@ def test_an_evaluation_that_was_stopped_ends_with_the_same_record(calls, whole, 
 
 
 def test_a_process_that_was_killed_twice_leaves_nothing_that_hinders(whole, tmp_path):
-    draw = random.Random(0)
+    draw, file = random.Random(0), tmp_path / "cut" / "evaluation.json"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
     for _ in range(2):
         process = subprocess.Popen([sys.executable, HERE / "sharded.py", tmp_path / "cut"], env=environment)
         deadline = time.monotonic() + 60
-        while not (tmp_path / "cut" / "evaluation.json").exists() and time.monotonic() < deadline:
+        while not file.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(draw.uniform(0.05, 0.4))
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        json.loads((tmp_path / "cut" / "evaluation.json").read_text())
+        json.loads(file.read_text())
     _same(found(tmp_path / "cut"), whole)
 
 
@@ -137,14 +136,22 @@ def test_a_record_of_another_model_or_a_broken_one_is_refused(tmp_path):
     other = own(sharpness=2.0)
     with pytest.raises(ValueError, match="another weights"):
         rd.evaluate(other, x, y, threat=THREAT, **given)
-    with pytest.raises(ValueError, match=r"another threat\.eps"):
+    with pytest.raises(ValueError, match=r"another eps"):
         rd.evaluate(model, x, y, threat=rd.Linf(0.2), **given)
-    (tmp_path / "evaluation.json").write_text('{"schema": 1}')
-    with pytest.raises(ValueError, match="is not a record of schema 3"):
-        rd.evaluate(model, x, y, threat=THREAT, **given)
-    (tmp_path / "evaluation.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be read"):
-        rd.evaluate(model, x, y, threat=THREAT, **given)
+    file = tmp_path / "evaluation.json"
+    record = json.loads(file.read_text())
+    damaged = [
+        ({"schema": 3}, r"cannot be read \(schema 3; allowed: 4\); remove it"),
+        ({**record, "columns": None}, "cannot be read"),
+        ({**record, "clean": {"0": {**record["clean"]["0"], "labels": ["a"]}}}, "'a' is no int"),
+        ({name: value for name, value in record.items() if name != "clean"}, "Record: clean missing or unknown"),
+        ({**record, "x": 1}, "Record: x missing or unknown"),
+    ]
+    for text, message in [*((json.dumps(value), message) for value, message in damaged), ("{", "cannot be read")]:
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message) as error:
+            rd.evaluate(model, x, y, threat=THREAT, **given)
+        assert "\n" not in str(error.value)
 
 
 def _small():
@@ -195,7 +202,7 @@ def test_a_model_that_computes_something_else_with_the_same_weights_is_refused(t
     _, x, y = _small()
     for levels, complaint in ((16, None), (2, "another logits")):
         with pytest.raises(ValueError, match=complaint) if complaint else nullcontext():
-            rd.evaluate(Quantised(levels), x, y, suite=[], threat=THREAT, out=tmp_path, checks=0)
+            rd.evaluate(Quantised(levels), x, y, suite=[], threat=THREAT, out=tmp_path, checks=0, opaque=True)
 
 
 def test_kept_images_are_those_of_the_attack_that_the_record_tells_of(tmp_path):
@@ -216,7 +223,7 @@ def test_a_batch_made_elsewhere_keeps_its_own_environment(tmp_path, monkeypatch)
     entries = [Entry(name, "A", PGD(THREAT, 0.05, 1)) for name in ("one", "two")]
     record = rd.evaluate(model, x, y, suite=entries, **given).record
     made = {
-        name: [record["environments"][batch["environment"]]["commit"] for batch in facts["batches"].values()]
-        for name, facts in record["attacks"].items()
+        name: [record.environments[batch.environment]["commit"] for batch in attack.batches.values()]
+        for name, attack in record.attacks.items()
     }
     assert made["two"] == ["another"] * 2 and "another" not in made["one"]

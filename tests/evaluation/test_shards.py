@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from sharded import chained, found, timeless
 from small_models import images_for, own
 
 import robustdeq as rd
-from robustdeq.processes import Processes
+from robustdeq.distributed import Distributed
 
 HERE = Path(__file__).parent
 
@@ -43,12 +45,25 @@ def test_two_processes_leave_the_record_of_one(tmp_path):
     assert all(torch.equal(kept.images[name][:], whole.images[name][:]) for name in whole.images)
 
 
+class Meeting(Distributed):
+    """Threads for processes, which need no second import of everything."""
+
+    def __init__(self, meeting, rank):
+        super().__init__(rank, 2)
+        object.__setattr__(self, "meeting", meeting)
+
+    def barrier(self):
+        self.meeting.wait(60)
+
+
 def test_a_batch_that_one_process_does_anew_is_not_lost_to_the_copy_of_another(tmp_path):
     """With a weaker first attack the second one, which is the same, has other samples to attack."""
     for name in ("one", "two"):
         chained(tmp_path / name, 20)
     one = chained(tmp_path / "one", 0)
-    launch(HERE / "sharded.py", tmp_path / "two", 0)
+    meeting, models = threading.Barrier(2), [own(sharpness=8.0), own(sharpness=8.0)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda rank: chained(tmp_path / "two", 0, Meeting(meeting, rank), models[rank]), range(2)))
     assert _record(tmp_path / "two") == _record(tmp_path / "one")
     assert rd.Evaluation.read(tmp_path / "two").shares() == one.shares()
 
@@ -65,4 +80,4 @@ def test_processes_need_a_folder_they_share():
     model = own()
     x = images_for(model)
     with pytest.raises(ValueError, match="2 processes without out"):
-        rd.evaluate(model, x, model(x).argmax(1), suite="quick", processes=Processes(0, 2))
+        rd.evaluate(model, x, model(x).argmax(1), suite="quick", distributed=Distributed(0, 2))

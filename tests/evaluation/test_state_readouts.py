@@ -5,10 +5,11 @@ import torch
 from small_models import Linear, images_for, own
 
 import robustdeq as rd
-from robustdeq.attacks import PGD, EarlyState, Ensemble
+from robustdeq.attacks import PGD
 from robustdeq.data import ImageSet
+from robustdeq.defences import EarlyState, Ensemble
+from robustdeq.distributed import Distributed
 from robustdeq.evaluation import readouts
-from robustdeq.processes import Processes
 
 THREAT = rd.Linf(0.1)
 
@@ -64,4 +65,4 @@ def test_readouts_of_something_else_are_refused():
     with pytest.raises(ValueError, match="the model is a Linear; allowed: a DEQClassifier"):
         readouts(Linear.random(3), test)
     with pytest.raises(ValueError, match="2 processes without out"):
-        readouts(model, test, processes=Processes(0, 2))
+        readouts(model, test, distributed=Distributed(0, 2))

@@ -1,13 +1,17 @@
 """Every suite runs on every kind of model, cheap attacks first, each in the column of its threat setting."""
 
 import pytest
+import torch
+from pyautoattack import AutoAttack as Reference
+from pyautoattack.autopgd_base import APGDAttack
 from small_models import Linear, images_for, own
 
 import robustdeq as rd
+from robustdeq.defences import Defended
 from robustdeq.evaluation import SUITES, suite
 
 THREAT = rd.Linf(0.1)
-FEW = {"steps": 2, "iterations": 3, "queries": 5}
+FEW = {"steps": 2, "iterations": 3, "queries": 5, "attacks": ["apgd-ce", "apgd-t", "square"]}
 
 
 def _model(kind):
@@ -54,15 +58,16 @@ def _entries(name, kind="bare", **options):
 def test_the_adaptive_suite_tries_everything():
     assert list(_entries("adaptive", steps=7, restarts=3)) == [
         "pgd-7 unrolled", "pgd-7 phantom", "pgd-7 implicit", "pgd-7 simultaneous", "pgd-7 summed", "pgd-7 dlr",
-        "pgd-7 x3", "pgd-7 targeted", "autoattack", "square",
+        "pgd-7 x3", "pgd-7 targeted", "apgd-ce", "apgd-t", "fab-t", "square", "square black-box",
     ]  # fmt: skip
     defended = _entries("adaptive", "defended", steps=7, restarts=3)
     assert list(defended) == [
         "pgd-7 static", "pgd-7 static phantom", "pgd-7 static dlr", "pgd-7 static first look",
-        "pgd-7 static first look dlr", "pgd-7 static every look", "pgd-7 static targeted", "autoattack static",
-        "pgd-7 frozen", "pgd-7 frozen dlr", "apgd frozen", "pgd-7 frozen x3",
-        "pgd-7 end-to-end", "pgd-7 end-to-end dlr", "apgd end-to-end", "pgd-7 end-to-end x3", "pgd-7 summed",
-        "square",
+        "pgd-7 static first look dlr", "pgd-7 static every look", "pgd-7 static targeted",
+        "apgd-ce static", "apgd-t static", "fab-t static", "square static",
+        "pgd-7 frozen", "pgd-7 frozen dlr", "apgd-ce frozen", "apgd-t frozen", "pgd-7 frozen x3",
+        "pgd-7 end-to-end", "pgd-7 end-to-end dlr", "apgd-ce end-to-end", "apgd-t end-to-end", "pgd-7 end-to-end x3",
+        "pgd-7 summed", "square black-box",
     ]  # fmt: skip
     static = [entry.attack for name, entry in defended.items() if name.startswith("pgd-7 static")]
     assert {attack.keep for attack in static} == {"highest"}
@@ -77,14 +82,63 @@ def test_gradients_that_are_compared_are_independent():
 
 def test_the_states_of_the_papers_attack():
     """By default the last state and the one halfway; by the authors' codes or by number, one by one."""
-    assert list(_entries("paper")) == [
-        "pgd-10 Munroll-3-5", "pgd-10 Munroll-1-5", "autoattack Munroll-3-5", "autoattack Munroll-1-5",
+    assert list(_entries("paper", attacks=["apgd-ce", "square"])) == [
+        "pgd-10 Munroll-3-5", "pgd-10 Munroll-1-5", "apgd-ce Munroll-3-5", "square Munroll-3-5",
+        "apgd-ce Munroll-1-5", "square Munroll-1-5",
     ]  # fmt: skip
     chosen = _entries("paper", states=["Funroll-0-9", 4], steps=3)
     assert list(chosen)[:2] == ["pgd-3 Funroll-0-9", "pgd-3 Munroll-3-5"]
     model = _model("bare")
-    assert chosen["pgd-3 Funroll-0-9"].view(model).options == {"state": 1, "unroll": 9, "damping": 1.0}
-    assert chosen["autoattack Munroll-3-5"].view(model).options == {"state": 4, "unroll": 5, "damping": 0.5}
+    assert chosen["pgd-3 Funroll-0-9"].view(model).settings == {"state": 1, "unroll": 9, "damping": 1.0}
+    assert chosen["fab-t Munroll-3-5"].view(model).settings == {"state": 4, "unroll": 5, "damping": 0.5}
+
+
+def test_standard_is_the_reference_s_own_run_sample_for_sample():
+    """Four entries of one column, a batch at a time, against pyautoattack's own run of a batch."""
+    model = own(5, side=8, steps=3)
+    x = images_for(model, 8)
+    y = model(x).argmax(1)
+    y[0] = (y[0] + 1) % 5
+    threat, few = rd.Linf(0.03), {"iterations": 5, "queries": 20}
+    options = {"step_size": 0.01, "seed": 3, "batch_size": 4}
+    entries = [entry for entry in suite("standard", model, threat, **options, **few) if entry.column == "AA"]
+    found = rd.evaluate(model, x, y, suite=entries, threat=threat, batch_size=4, checks=0)
+    wanted = []
+    for rows in (slice(0, 4), slice(4, 8)):
+        reference = Reference(model, norm="Linf", eps=0.03, seed=3, version="standard")
+        reference.verbose, reference.square.n_queries = False, few["queries"]
+        for apgd in (reference.apgd, reference.apgd_targeted):
+            budget = vars(APGDAttack(model, n_iter=few["iterations"], eps=0.03))
+            for name in ("n_iter", "n_iter_orig", "n_iter_2", "n_iter_min", "size_decr"):
+                setattr(apgd, name, budget[name])
+        reference.apgd_targeted.n_target_classes = reference.fab.n_target_classes = 4
+        with torch.random.fork_rng(devices=[]):
+            x_adv, _ = reference.run_standard_evaluation(x[rows], y[rows], batch_size=4)
+        wanted.append(model(x_adv).argmax(1) == y[rows])
+    stands = found.clean.clone()
+    for name in ("apgd-ce", "apgd-t", "fab-t", "square"):
+        assert torch.equal(found.record.attacks[name].outcomes >= 0, stands)  # what stood was attacked, nothing else
+        stands &= found.robust[name]
+    assert torch.equal(stands, torch.cat(wanted)) and 0 < stands.sum() < found.clean.sum()
+
+
+class Noise(Defended):
+    """A test-time defence of one's own, on any classifier."""
+
+    def forward(self, x):
+        return self.model((x + (((8 * x).round() / 8) - x).detach()).clamp(0, 1))
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_defence_of_one_s_own_on_a_model_without_states(name):
+    defended = Noise(Linear.random(4))
+    x = images_for(own(), 5)
+    budget = {key: value for key, value in FEW.items() if name != "quick" or key == "steps"}
+    found = rd.evaluate(defended, x, defended(x).argmax(1), suite=name, threat=THREAT, checks=3, **budget)
+    assert list(found.shares()) == ["clean", *COLUMNS[name, "defended"], "All"]
+    views = {attack.view.name for attack in found.record.attacks.values() if attack.column == "static"}
+    assert views == {"Linear"} and found.record.cost.evaluations is None
+    assert not any("look" in entry or "phantom" in entry for entry in found.columns)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +150,9 @@ def test_the_states_of_the_papers_attack():
         ("paper", "bare", {"states": [0]}, "states=0"),
         ("paper", "bare", {"states": ["unroll-1-2"]}, "allowed: Munroll-STATE-UNROLL"),
         ("paper", "plain", {"states": [1]}, "of a Linear; allowed: a DEQ's"),
-        ("adaptive", "bare", {"restarts": 0}, "restarts=0"),
+        ("adaptive", "bare", {"restarts": 0}, "suite adaptive: restarts=0; allowed: a whole number >= 1"),
+        ("standard", "defended", {"iterations": 0}, "suite standard: iterations=0"),
+        ("paper", "bare", {"points": 1.5}, r"suite paper: points=1\.5"),
         ("standard", "bare", {"attacks": ["apgd"]}, "did you mean 'apgd-"),
     ],
 )

@@ -85,39 +85,6 @@ def test_state_of_mdeq_large_has_61440_numbers():
     assert sum(c * h * w for c, h, w in shapes) == 61_440
 
 
-@pytest.mark.parametrize("preset", ["mdeq-nano", "mdeq-small"])
-@pytest.mark.parametrize("training", [False, True])
-def test_finish_of_prepare_is_the_cell(preset, training):
-    model = create_model(preset, seed=0, dropout=0.3).train(training)
-    z = draw(2, model.layout.size, dtype=torch.float32)
-    u = model.inject(images(2, *model.image_shape, dtype=torch.float32))
-    constants = model.cell.constants(z)
-    split = model.cell.finish(model.cell.prepare(z, constants), u, constants)
-    assert torch.equal(split, model.cell(z, u, constants))
-    if not training:
-        assert torch.equal(model.cell.finish(model.cell.prepare(z), u), model.cell(z, u))
-
-
-def test_prepare_knows_nothing_of_the_injection_or_the_graph():
-    """One prepared state serves every u, and has the same value and gradient however it was come by."""
-    model = create_model("mdeq-nano", seed=0).eval()
-    z = draw(2, model.layout.size, dtype=torch.float32)
-    injections = [draw(2, 16, 4, 4, seed=s, dtype=torch.float32) for s in (1, 2)]
-    with torch.no_grad():
-        prepared = model.cell.prepare(z)
-    before = [t.clone() for t in (prepared.h, prepared.z, *prepared.sums)]
-    for u in injections:
-        assert torch.equal(model.cell.finish(prepared, u), model.cell(z, u))
-    assert all(map(torch.equal, before, (prepared.h, prepared.z, *prepared.sums)))
-
-    u = injections[0].requires_grad_()
-    slopes = [
-        torch.autograd.grad(model.cell.finish(model.cell.prepare(z) if fresh else prepared, u).square().sum(), u)[0]
-        for fresh in (False, True)
-    ]
-    assert torch.equal(*slopes)
-
-
 def test_weight_normalisation_happens_once_a_forward(monkeypatch):
     calls = []
     original = torch._weight_norm
@@ -183,6 +150,6 @@ def test_pack_and_unpack_are_inverse():
     ],
 )  # fmt: skip
 def test_bad_field_is_refused_by_name(field, value):
-    wrong = "damping" if value == {"name": "picard", "damping": 0} else field
+    wrong = "Picard: .*damping" if isinstance(value, dict) else field
     with pytest.raises(ValueError, match=rf"{wrong}.*allowed"):
         create_model("mdeq-nano", **{field: value})

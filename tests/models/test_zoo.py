@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustdeq.models import (
-    NAMES,
+    ARCHITECTURES,
     DEQClassifier,
     HubModule,
     PreActResNet,
@@ -52,9 +52,9 @@ def own_model():
 
 
 def test_names():
-    assert list(NAMES) == ["mdeq-nano", "mdeq-small", "mdeq-large", "mdeq-xl", "resnet18", "wrn34-10"]
+    assert list(ARCHITECTURES) == ["mdeq-nano", "mdeq-small", "mdeq-large", "mdeq-xl", "resnet18", "wrn34-10"]
     with torch.device("meta"):
-        for name in NAMES:
+        for name in ARCHITECTURES:
             model = create_model(name, 7)
             assert model.config["model"] == name and model.config["num_classes"] == 7
             json.dumps(model.config, allow_nan=False)

@@ -24,7 +24,7 @@ def losses(attack: str, states: str) -> list[float]:
     config = TrainConfig(phases=(phase,), eps=EPS, batch_size=16, learning_rate=5e-3, objective=objective)
     config = replace(config, states=STATES[states], schedule="cosine")
     model = nano(dtype=torch.float64, steps=4)
-    optimizer = config.parts().optimizer.make(model.parameters(), 0.0)
+    optimizer = config.optimizer(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
     update = TrainStep(model, optimizer, config, UPDATES)
     train = rd.data.digits().train
     rows = [slice(16 * step, 16 * (step + 1)) for step in range(UPDATES)]

@@ -1,6 +1,5 @@
-"""Trains small models under a launcher, for test_processes.py: python several.py OUT. Not a test itself."""
+"""Trains small models, by one process or by several, for test_processes.py. Not a test itself."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import torch
 from small_models import own
 
 import robustdeq as rd
-from robustdeq.processes import Processes, launched
+from robustdeq.distributed import Distributed, launched
 from robustdeq.training import Phase, TrainConfig, Trainer
 
 BASE = TrainConfig(
@@ -23,18 +22,18 @@ CONFIGS = {
 }
 
 
-def train(name: str, out: Path, processes: Processes) -> None:
+def train(name: str, out: Path, distributed: Distributed) -> None:
     """Five updates of a model without BatchNorm."""
     splits = rd.data.digits()
     images, held = splits.train.take(slice(160)), splits.validation
     model = own(10, side=8)
-    Trainer(model, images, CONFIGS[name], out / name / "run", held, processes=processes).run()
-    if processes.first:
+    Trainer(model, images, CONFIGS[name], out / name / "run", held, distributed=distributed).run()
+    if distributed.main:
         rd.save_model(model, out / name / "model")
 
 
-if __name__ == "__main__":
+def train_all(out: Path) -> None:
     torch.set_num_threads(1)
-    with launched() as processes:
+    with launched() as distributed:
         for name in CONFIGS:
-            train(name, Path(sys.argv[1]), processes)
+            train(name, out, distributed)

@@ -8,46 +8,47 @@ import sys
 from dataclasses import replace
 
 import pytest
-from safetensors import safe_open
 from several import CONFIGS
 from small_models import own
 
 import robustdeq as rd
-from robustdeq.training import Trainer
+from robustdeq.cli import main
+from robustdeq.training import CHECKPOINT, Trainer
 
 SCRIPT = """
 mount -t tmpfs -o size=8m tmpfs "$1" || exit 77
-train() { "$2" -m robustdeq train smoke --set checkpoint_seconds=0 --out "$1/run" 2>"$3/$4"; }
-train "$1" "$2" "$3" first &
-while [ ! -e "$1/run/last.safetensors" ]; do sleep 0.01; done
-dd if=/dev/zero of="$1/filler" bs=64k 2>/dev/null
+disk=$1 python=$2 kept=$3
+shift 3
+"$python" -m robustdeq "$@" --out "$disk/run" 2>"$kept/errors" &
+while [ ! -e "$disk/run/last.safetensors" ]; do sleep 0.01; done
+dd if=/dev/zero of="$disk/filler" bs=64k 2>/dev/null
 wait $!
-echo $? >"$3/code"
-ls -A "$1/run" >"$3/left"
-cp "$1/run/last.safetensors" "$3/kept.safetensors"
-rm "$1/filler"
-train "$1" "$2" "$3" second && cp "$1/run/model/model.safetensors" "$3/"
+echo $? >"$kept/code"
+cp -a "$disk/run" "$kept/run"
 """
+PHASES = 'phases=[{"epochs": 2, "attack_steps": 1, "solver_steps": 2}]'
+WORDS = ["train", "smoke", "--set", PHASES, "checkpoint_seconds=0", "batch_size=128", "validation_points=20"]
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a file system of its own")
 def test_a_run_on_a_full_disk_stops_in_one_line_and_goes_on_when_there_is_room(tmp_path):
+    """It goes on in another process, and on another disk; the whole run never met a full one."""
     disk, kept, whole = (tmp_path / name for name in ("disk", "kept", "whole"))
     disk.mkdir(), kept.mkdir()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = ["unshare", "-rm", "sh", "-c", SCRIPT, "sh", disk, sys.executable, kept]
+    command = ["unshare", "-rm", "sh", "-c", SCRIPT, "sh", disk, sys.executable, kept, *WORDS]
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=200)
     if done.returncode in (1, 77) and not (kept / "code").exists():
         pytest.skip(f"no file system of its own: {done.stderr}")
-    errors = [line for line in (kept / "first").read_text().splitlines() if line.startswith("robustdeq:")]
+    errors = [line for line in (kept / "errors").read_text().splitlines() if line.startswith("robustdeq:")]
     assert (kept / "code").read_text().strip() == "2"
     assert len(errors) == 1 and "No space left on device" in errors[0] and str(disk) in errors[0]
-    assert not [name for name in (kept / "left").read_text().splitlines() if name.startswith(".")]
-    with safe_open(str(kept / "kept.safetensors"), framework="pt") as file:
-        assert file.metadata() is not None and len(list(file.keys())) > 0
-    command = [sys.executable, "-m", "robustdeq", "train", "smoke", "--set", "checkpoint_seconds=0", "--out"]
-    subprocess.run([*command, str(whole)], env=environment, check=True)
-    assert (kept / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+    assert not [path.name for path in (kept / "run").iterdir() if path.name.startswith(".")]
+    assert (kept / "run" / CHECKPOINT).stat().st_size and not (kept / "run" / "model").exists()
+    for out in (kept / "run", whole):
+        assert main([*WORDS, "--out", str(out)]) == 0
+    weights = "model/model.safetensors"
+    assert (kept / "run" / weights).read_bytes() == (whole / weights).read_bytes()
 
 
 def test_a_quota_on_files_leaves_the_earlier_checkpoint(tmp_path):

@@ -121,9 +121,8 @@ def test_tied_weights_can_be_saved_and_resumed(splits, tmp_path):
 def test_a_phase_made_of_objects_is_written_down_by_name():
     phase = Phase(epochs=1, attack_steps=1, solver=Picard(0.5), gradient=Phantom(3))
     found = TrainConfig.from_dict(json.loads(json.dumps(replace(CONFIG, phases=(phase,)).to_dict())))
-    assert found.phases[0].solver == {"name": "picard", "damping": 0.5}
-    assert found.phases[0].gradient == {"name": "phantom", "unroll": 3, "damping": 0.5}
-    assert found.to_dict() == replace(CONFIG, phases=(phase,)).to_dict()
+    assert found == replace(CONFIG, phases=(phase,))
+    assert found.to_dict()["phases"][0]["solver"] == {"name": "picard", "damping": 0.5}
 
 
 def test_overfitting_that_creeps_is_told():
@@ -137,7 +136,8 @@ def test_overfitting_that_creeps_is_told():
 
 def _update(config, model):
     images = rd.data.digits().train
-    update = TrainStep(model, config.parts().optimizer.make(model.parameters(), 0.0), config, 100)
+    optimizer = config.optimizer(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    update = TrainStep(model, optimizer, config, 100)
     return update(images.images(slice(32)), images.labels[:32], 0, 0)
 
 

@@ -1,7 +1,7 @@
 """A look into the dynamics: entropy and accuracy along the states, and their figures."""
 
-from .entropy import entropy_along
-from .figures import entropy_figure, state_figure
-from .states import StateAccuracy, state_accuracy
-
-__all__ = ["StateAccuracy", "entropy_along", "entropy_figure", "state_accuracy", "state_figure"]
+from .figures import entropy_figure as entropy_figure
+from .figures import state_figure as state_figure
+from .states import StateAccuracy as StateAccuracy
+from .states import entropy_along as entropy_along
+from .states import state_accuracy as state_accuracy

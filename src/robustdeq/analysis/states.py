@@ -1,10 +1,28 @@
-"""Clean and robust accuracy of every state z^[t], as the figure shows them."""
+"""Along the states z^[t]: the entropy of the prediction (P23 sec. 3.1), and clean and robust accuracy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from ..defences import entropy
 from ..evaluation import Readouts
+from ..models.modes import evaluating, unwrapped
+
+
+@torch.no_grad()
+def entropy_along(model: nn.Module, x: Tensor) -> Tensor:
+    """Entropy in nats of the prediction at z^[1], ..., z^[T], (T, B), for images x (B, C, H, W).
+
+    model: a DEQ, or a defended one, with a ``trajectory``.
+    """
+    deq: Any = unwrapped(model)
+    with evaluating(deq):
+        trajectory = deq.trajectory(x)
+        return torch.stack([entropy(trajectory.logits(t)) for t in range(1, len(trajectory.states) + 1)])
 
 
 @dataclass(frozen=True)
@@ -21,9 +39,9 @@ class StateAccuracy:
     transferred: list[int]
 
 
-def state_accuracy(found: Readouts) -> StateAccuracy:
-    """The curves of what ``evaluation.readouts`` found."""
+def state_accuracy(readouts: Readouts) -> StateAccuracy:
+    """The curves of ``evaluation.readouts``."""
     clean, robust, transferred = (
-        [shares[name].count for shares in found.states] for name in ("clean", "own", "transfer")
+        [shares[name].count for shares in readouts.states] for name in ("clean", "own", "transfer")
     )
-    return StateAccuracy(found.states[0]["clean"].total, clean, robust, transferred)
+    return StateAccuracy(readouts.states[0]["clean"].total, clean, robust, transferred)

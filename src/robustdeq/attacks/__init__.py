@@ -1,46 +1,17 @@
-"""Threat models, attacks, the views an attack looks through, and the readout defences."""
+"""Threat models, attacks, and the views an attack looks through."""
 
-from .autoattack import AutoAttack
-from .defended import EndToEnd, Frozen, Static
-from .losses import LOSSES, predictions
-from .pgd import PGD, check_labels
-from .readouts import EarlyState, Ensemble, Readout
-from .threat import L2, THREATS, Linf, Threat
-from .views import (
-    AtState,
-    Implicit,
-    IntermediateState,
-    Phantom,
-    SimultaneousAdjoint,
-    Summed,
-    ThroughGradient,
-    Unrolled,
-    View,
-)
-
-__all__ = [
-    "L2",
-    "LOSSES",
-    "PGD",
-    "THREATS",
-    "AtState",
-    "AutoAttack",
-    "EarlyState",
-    "EndToEnd",
-    "Ensemble",
-    "Frozen",
-    "Implicit",
-    "IntermediateState",
-    "Linf",
-    "Phantom",
-    "Readout",
-    "SimultaneousAdjoint",
-    "Static",
-    "Summed",
-    "Threat",
-    "ThroughGradient",
-    "Unrolled",
-    "View",
-    "check_labels",
-    "predictions",
-]
+from .autoattack import AutoAttack as AutoAttack
+from .losses import LOSSES as LOSSES
+from .losses import predictions as predictions
+from .pgd import PGD as PGD
+from .threat import L2 as L2
+from .threat import THREATS as THREATS
+from .threat import Linf as Linf
+from .threat import Threat as Threat
+from .views import EndToEnd as EndToEnd
+from .views import Frozen as Frozen
+from .views import IntermediateState as IntermediateState
+from .views import Static as Static
+from .views import Summed as Summed
+from .views import ThroughGradient as ThroughGradient
+from .views import View as View

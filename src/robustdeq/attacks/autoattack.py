@@ -7,19 +7,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pyautoattack import AutoAttack as Reference
 from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor, nn
 
-from ..dynamics.solver import check_count
-from ..models.classifier import check_images, check_range
+from ..checks import Count, Length, Natural, check_images, check_labels, check_range
 from ..models.modes import images_only
-from ..options import checked, choose
-from .pgd import check_labels
-from .threat import Threat
+from ..options import OneOf, checked
+from .threat import OfThreat, Threat
 from .views import Summed, View
 
 LOGGER = "auto-attack"
@@ -48,26 +46,13 @@ class AutoAttack:
     fixed to compare runs.
     """
 
-    threat: Threat
-    version: str = "standard"
-    attacks: Sequence[str] | None = None
-    seed: int = 0
-    batch_size: int = 250
-    iterations: int = 100
-    queries: int = 5000
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.threat, Threat):
-            raise ValueError(f"AutoAttack: threat={self.threat!r}; allowed: Linf(eps) or L2(eps).")
-        choose("AutoAttack version", self.version, VERSIONS)
-        if isinstance(self.attacks, str) or (self.attacks is not None and not self.attacks):
-            raise ValueError(f"AutoAttack: attacks={self.attacks!r}; allowed: a list of {', '.join(CLASSES)}.")
-        for name in self.attacks or ():
-            choose("AutoAttack attack", name, CLASSES)
-        check_count("AutoAttack", "seed", self.seed, 0)
-        check_count("AutoAttack", "batch_size", self.batch_size)
-        check_count("AutoAttack", "iterations", self.iterations)
-        check_count("AutoAttack", "queries", self.queries)
+    threat: Annotated[Threat, OfThreat()]
+    version: Annotated[str, OneOf("AutoAttack version", VERSIONS)] = "standard"
+    attacks: Annotated[Sequence[Annotated[str, OneOf("AutoAttack attack", CLASSES)]], Length()] | None = None
+    seed: Natural = 0
+    batch_size: Count = 250
+    iterations: Count = 100
+    queries: Count = 5000
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from ..dynamics.solver import check_count, check_number
-from ..models.classifier import check_images, check_range
+from ..checks import Count, Natural, NonNegative, check_images, check_indices, check_labels, check_range
 from ..models.modes import images_only
-from ..options import checked, choose
+from ..options import OneOf, checked
 from ..seeds import generator
 from .losses import LOSSES, Goal, predictions
-from .threat import Threat
-from .views import View, parts
+from .threat import OfThreat, Threat
+from .views import View, summands
 
 STARTS = {
     "uniform": "in the ball, see Threat.spread",
@@ -44,25 +44,17 @@ class PGD:
     really deployed, and that model alone decides what counts as misclassified.
     """
 
-    threat: Threat
-    step_size: float = 2 / 255
-    steps: int = 10
-    restarts: int = 1
-    seed: int = 0
-    loss: str = "ce"
-    targets: int = 9
-    start: str = "uniform"
-    keep: str = "worst"
+    threat: Annotated[Threat, OfThreat()]
+    step_size: NonNegative = 2 / 255
+    steps: Natural = 10
+    restarts: Count = 1
+    seed: Natural = 0
+    loss: Annotated[str, OneOf("loss", LOSSES)] = "ce"
+    targets: Count = 9
+    start: Annotated[str, OneOf("start", STARTS)] = "uniform"
+    keep: Annotated[str, OneOf("keep", KEEPS)] = "worst"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.threat, Threat):
-            raise ValueError(f"PGD: threat={self.threat!r}; allowed: Linf(eps) or L2(eps).")
-        check_number("PGD", "step_size", self.step_size, 0)
-        for name, low in (("steps", 0), ("restarts", 1), ("seed", 0), ("targets", 1)):
-            check_count("PGD", name, getattr(self, name), low)
-        choose("loss", self.loss, LOSSES)
-        choose("start", self.start, STARTS)
-        choose("keep", self.keep, KEEPS)
         if self.keep == "last" and (self.restarts > 1 or self.targeted):
             wanted = "'worst', 'highest', or one restart of an untargeted loss"
             raise ValueError(f"PGD: keep='last', restarts={self.restarts}, loss={self.loss!r}; allowed: {wanted}.")
@@ -137,7 +129,7 @@ class PGD:
         Of several views the first one's logits, and the sums. first: look at the labels' range now that the number of
         classes is known; that costs a synchronisation.
         """
-        seen = [self._look(view, x_adv, goal, first, wanted) for view in parts(model)]
+        seen = [self._look(view, x_adv, goal, first, wanted) for view in summands(model)]
         logits, losses, slopes = zip(*seen)
         return logits[0], torch.stack(losses).sum(0), torch.stack(slopes).sum(0)
 
@@ -157,7 +149,7 @@ class PGD:
         """(B,) where the deployed model errs, and the sample is done; nowhere when the highest loss is wanted."""
         if self.keep == "highest":
             return torch.zeros_like(y, dtype=torch.bool)
-        view = parts(model)[0]  # whose logits they are
+        view = summands(model)[0]  # whose logits they are
         if isinstance(view, View) and not view.faithful:
             with torch.no_grad():
                 logits = view.deployed(x_adv)
@@ -196,30 +188,3 @@ def numbered(draw, x: Tensor, seed: int, restart: int, indices: Tensor | None) -
         return draw(x.shape, generator=generator(seed, restart, 0)).to(x)
     rows = [draw(x.shape[1:], generator=generator(seed, restart, 1 + index)) for index in indices.tolist()]
     return torch.stack(rows).to(x)
-
-
-def check_labels(x: Tensor, y: Tensor, classes: int | None = None) -> None:
-    """Raise a ValueError unless y is (B,) int64, of one label an image, in 0..classes-1."""
-    low, high = _extent("labels", x, y)
-    if low < 0 or (classes is not None and high >= classes):
-        top = "the number of classes - 1" if classes is None else classes - 1
-        raise ValueError(f"labels lie in {low}..{high}; allowed: 0..{top}.")
-
-
-def check_indices(x: Tensor, indices: Tensor | None) -> None:
-    """Raise a ValueError unless ``indices`` is None or (B,) int64, of one number >= 0 an image."""
-    low, high = (0, 0) if indices is None else _extent("indices", x, indices)
-    if low < 0:
-        raise ValueError(f"indices lie in {low}..{high}; allowed: whole numbers >= 0.")
-
-
-def _extent(what: str, x: Tensor, numbers: Tensor) -> tuple[int, int]:
-    """The smallest and the largest of (B,) int64 numbers, (0, 0) of none; a ValueError for anything else."""
-    if not isinstance(numbers, Tensor) or numbers.dtype != torch.int64 or numbers.shape != x.shape[:1]:
-        is_tensor = isinstance(numbers, Tensor)
-        given = f"{numbers.dtype} of shape {tuple(numbers.shape)}" if is_tensor else type(numbers).__name__
-        raise ValueError(f"{what} are {given}; allowed: int64 of shape ({len(x)},).")
-    if not len(numbers):
-        return 0, 0
-    low, high = (int(v) for v in numbers.aminmax())
-    return low, high

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..dynamics.solver import check_number
-from ..options import checked, registry
+from ..checks import NonNegative, Share
+from ..options import Registry
 
 
 @dataclass(frozen=True)
 class Threat(ABC):
     """All x' with ||x' - x|| <= eps and pixels in [0, 1]."""
 
-    eps: float
+    eps: NonNegative
     name: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        check_number(type(self).__name__, "eps", self.eps, 0)
 
     @abstractmethod
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -49,15 +46,24 @@ class Threat(ABC):
         return inside & (low >= -slack) & (high <= 1 + slack)
 
 
-@checked
+class OfThreat:
+    """Of an attack's field: a Threat, which has no default, since a robust accuracy without one means nothing."""
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        if not isinstance(value, Threat):
+            raise ValueError(f"{owner}: {name}={value!r}; allowed: Linf(eps) or L2(eps).")
+
+
+THREATS: Registry[Threat] = Registry("threat", Threat)
+
+
+@THREATS.register
 @dataclass(frozen=True)
 class Linf(Threat):
     """max |x' - x| <= eps, in pixel units of [0, 1]."""
 
+    eps: Share
     name: ClassVar[str] = "Linf"
-
-    def __post_init__(self) -> None:
-        check_number("Linf", "eps", self.eps, 0, 1)
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
         return (x_adv - x).flatten(1).abs().amax(dim=1)
@@ -72,7 +78,7 @@ class Linf(Threat):
         return self.project(x, x + self.eps * (2 * uniform - 1))
 
 
-@checked
+@THREATS.register
 @dataclass(frozen=True)
 class L2(Threat):
     """||x' - x||_2 <= eps, in pixel units of [0, 1]."""
@@ -101,5 +107,3 @@ def _unit(slope: Tensor) -> Tensor:
     slope = slope / torch.where(largest > 0, largest, 1)
     return slope / slope.flatten(1).norm(dim=1).clamp_min(1).view(-1, 1, 1, 1)
 
-
-THREATS = registry(Linf, L2)

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import gradients
+from ..checks import check_count, check_images
+from ..defences import Defended, SmoothSign
 from ..dynamics import drive
-from ..dynamics.solver import check_count
 from ..gradients import GRADIENTS, phantom_state
-from ..models.classifier import DEQClassifier, check_images
-from ..options import build, checked, describe
+from ..models.deq import DEQClassifier
+from ..models.modes import unwrapped
+from ..options import checked, describe
 
 
 class View(nn.Module):
@@ -32,85 +34,73 @@ class View(nn.Module):
 
     def __init__(self, deployed: nn.Module) -> None:
         super().__init__()
-        check_model(type(self).__name__, deployed, self.accepts)
+        deployed = unwrapped(deployed)
+        if not isinstance(deployed, self.accepts):
+            owner, model = type(self).__name__, type(deployed).__name__
+            raise ValueError(f"{owner}: the model is a {model}; allowed: {self.accepts.__name__}.")
         self.deployed = deployed
 
     @property
-    def options(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What tells this view from another of its class; JSON."""
         return {}
 
 
 class ThroughGradient(View):
-    """The deployed logits with a gradient of one's choice: ``unrolled | phantom | implicit | simultaneous``."""
+    """The deployed logits with a gradient of one's choice, by a name in ``GRADIENTS`` or as a Gradient."""
 
-    def __init__(self, deployed: DEQClassifier, gradient: Any) -> None:
+    def __init__(self, deployed: nn.Module, gradient: Any) -> None:
         super().__init__(deployed)
-        self.gradient = build("gradient", gradient, GRADIENTS)
+        self.gradient = GRADIENTS.resolve(gradient)
 
     @property
-    def options(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         return {"gradient": describe(self.gradient)}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.deployed(x, gradient=self.gradient)
 
 
-class Unrolled(ThroughGradient):
-    """The exact gradient of the deployed computation, through the solver."""
-
-    def __init__(self, deployed: DEQClassifier) -> None:
-        super().__init__(deployed, "unrolled")
-
-
 @checked
-class Phantom(ThroughGradient):
-    """The papers' training gradient at z^[N], see ``gradients.Phantom``."""
+class Static(ThroughGradient):
+    """The bare DEQ of a defended one, for a transfer attack: it is ``deployed`` here, and the defence is never asked.
 
-    def __init__(self, deployed: DEQClassifier, unroll: int = 5, damping: float = 0.5) -> None:
-        super().__init__(deployed, gradients.Phantom(unroll, damping))
-
-
-@checked
-class Implicit(ThroughGradient):
-    """The implicit function theorem at z^[N], see ``gradients.Implicit``."""
-
-    def __init__(self, deployed: DEQClassifier, solver: Any = "broyden", steps: int = 7) -> None:
-        super().__init__(deployed, gradients.Implicit(solver, steps))
-
-
-class SimultaneousAdjoint(ThroughGradient):
-    """The adjoint state moved along with the forward iterate, see ``gradients.SimultaneousAdjoint``."""
-
-    def __init__(self, deployed: DEQClassifier) -> None:
-        super().__init__(deployed, "simultaneous")
-
-
-@checked
-class AtState(View):
-    """The logits that z^[state] gives, with their exact gradient through the solver. state: in 1..N.
-
-    For whoever knows that a defence looks at that state: images that are wrong there are wrong for the defence.
+    gradient: see ``ThroughGradient``.
     """
 
-    faithful = False
+    def __init__(self, defended: Defended, gradient: Any = "unrolled") -> None:
+        Frozen(defended)  # refuses what is not defended
+        super().__init__(defended.model, gradient)
 
-    def __init__(self, deployed: DEQClassifier, state: int) -> None:
-        super().__init__(deployed)
-        check_state("AtState", deployed, state)
-        self.state, self.rule = state, build("gradient", "unrolled", GRADIENTS)
 
-    @classmethod
-    def several(cls, deployed: DEQClassifier, states: Sequence[int]) -> Summed:
-        """The sum over several states."""
-        return Summed([cls(deployed, state) for state in states])
+class Frozen(View):
+    """A defended model with x' - x held constant in the backward pass (BPDA, Athalye et al. 2018)."""
 
-    @property
-    def options(self) -> dict[str, Any]:
-        return {"state": self.state}
+    accepts = Defended
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.deployed(x, steps=self.state, gradient=self.rule)
+        return self.deployed(x)
+
+
+@checked
+class EndToEnd(View):
+    """A defended model differentiated through all it does; a smooth surrogate stands for sign on the way back.
+
+    temperature: of tanh, relative to the mean size of the gradient.
+    """
+
+    accepts = Defended
+
+    def __init__(self, deployed: Defended, temperature: float = 1.0) -> None:
+        super().__init__(deployed)
+        self.sign = SmoothSign(temperature)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"temperature": self.sign.temperature}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.deployed.end_to_end(x, self.sign)
 
 
 @checked
@@ -122,10 +112,10 @@ class IntermediateState(View):
 
     faithful = False
 
-    def __init__(self, deployed: DEQClassifier, state: int = 8, unroll: int = 5, damping: float = 0.5) -> None:
+    def __init__(self, deployed: nn.Module, state: int = 8, unroll: int = 5, damping: float = 0.5) -> None:
         super().__init__(deployed)
-        check_state("IntermediateState", deployed, state)
-        self.state, self.rule = state, gradients.Phantom(unroll, damping)
+        check_count("IntermediateState", "state", state, high=self.deployed.steps)
+        self.state, self.phantom = state, gradients.Phantom(unroll, damping)
 
     @classmethod
     def several(cls, deployed: DEQClassifier, states: Sequence[int], unroll: int = 5, damping: float = 0.5) -> Summed:
@@ -146,8 +136,8 @@ class IntermediateState(View):
         return cls(deployed, state=int(state) + 1, unroll=int(unroll), damping=0.5 if kind == "M" else 1.0)
 
     @property
-    def options(self) -> dict[str, Any]:
-        return {"state": self.state, "unroll": self.rule.unroll, "damping": self.rule.damping}
+    def settings(self) -> dict[str, Any]:
+        return {"state": self.state, "unroll": self.phantom.unroll, "damping": self.phantom.damping}
 
     def forward(self, x: Tensor) -> Tensor:
         model = self.deployed
@@ -155,29 +145,32 @@ class IntermediateState(View):
         f = model.map(x)
         with torch.no_grad():
             z = drive(model.solver, f, model.zeros(x), self.state).z
-        return model.readout(phantom_state(f, z, self.rule.unroll, self.rule.damping))
+        return model.readout(phantom_state(f, z, self.phantom.unroll, self.phantom.damping))
 
 
 class Summed(View):
-    """Several ``views`` of one deployed model at once (P22, P23: the gradient of several intermediate states).
+    """Several modules at once in an attack on one deployed model (P22, P23: the gradient of several states).
 
-    PGD climbs the sum over the views of the loss at each one's own logits. An attack that asks one module for one
-    tensor gets the deployed logits, with the sum of the views' pullbacks behind them.
+    PGD climbs the sum over the modules of the loss at each one's own logits. An attack that asks one module for one
+    tensor gets the deployed logits, with the sum of the modules' pullbacks behind them.
+
+    deployed: what is attacked, where the modules are not views of it (``EarlyState``).
     """
 
     accepts = nn.Module
 
-    def __init__(self, views: Sequence[View]) -> None:
+    def __init__(self, views: Sequence[nn.Module], deployed: nn.Module | None = None) -> None:
         views = list(views)
-        if not views or any(not isinstance(view, View) or view.deployed is not views[0].deployed for view in views):
-            given = ", ".join(type(view).__name__ for view in views)
-            raise ValueError(f"Summed: views=[{given}]; allowed: one or more views of one deployed model.")
-        super().__init__(views[0].deployed)
+        owners = [getattr(view, "deployed", None) for view in views] if deployed is None else [deployed]
+        if not views or owners[0] is None or any(owner is not owners[0] for owner in owners):
+            names = ", ".join(type(view).__name__ for view in views)
+            raise ValueError(f"Summed: views=[{names}]; allowed: one or more views of one deployed model.")
+        super().__init__(owners[0])
         self.views = nn.ModuleList(views)
 
     @property
-    def options(self) -> dict[str, Any]:
-        return {"views": [{"name": type(view).__name__, **cast(View, view).options} for view in self.views]}
+    def settings(self) -> dict[str, Any]:
+        return {"views": [{"name": type(view).__name__, **getattr(view, "settings", {})} for view in self.views]}
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -188,19 +181,6 @@ class Summed(View):
         return logits
 
 
-def parts(module: nn.Module) -> list[nn.Module]:
+def summands(module: nn.Module) -> list[nn.Module]:
     """The modules at whose logits an attack takes its loss: the views that are summed up, or the module itself."""
     return list(module.views) if isinstance(module, Summed) else [module]
-
-
-def check_model(owner: str, model: nn.Module, kind: type[nn.Module]) -> None:
-    """Raise a ValueError unless the model is of this kind."""
-    if not isinstance(model, kind):
-        raise ValueError(f"{owner}: the model is a {type(model).__name__}; allowed: {kind.__name__}.")
-
-
-def check_state(owner: str, model: DEQClassifier, state: int) -> None:
-    """Raise a ValueError unless ``state`` is in 1..N."""
-    check_count(owner, "state", state)
-    if state > model.steps:
-        raise ValueError(f"{owner}: state={state}; allowed: 1..{model.steps}, the model's number of steps.")

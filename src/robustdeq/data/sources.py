@@ -1,50 +1,37 @@
-"""One option for every source of images: ``load``."""
+"""One option for every source of images: ``load``. (`datasets` is imported where it is used: that takes seconds.)"""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
-from itertools import chain
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any
 
+import torch
+
+from ..checks import check_count
+from ..files import first_line
 from ..options import suggestion
-from .cache import cached, hash_files
-from .catalogue import Catalogue
-from .decode import Decoded, decode_all, open_image
-from .digits import digits
-from .images import ImageSet, Splits, cut
-from .rows import Shard, hold_out
-from .streamed import StreamedSet
+from . import images
+from .images import ImageSet, Splits, cut, digits, open_image, read
+from .streams import Stored, StreamedSet, columns_of, in_order, named, parquet
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-TITLES = {
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "tinyimagenet": "Tiny-ImageNet",
-    "imagenet1k": "ImageNet-1k",
-    "mnist": "MNIST",
-}
+SHORT = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+SHORT |= {"tiny-imagenet": "zh-plus/tiny-imagenet", "imagenet-1k": "ILSVRC/imagenet-1k"}
+"""Names without an owner, and what they stand for."""
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "mnist": "MNIST"}
+TITLES |= {"tinyimagenet": "Tiny-ImageNet", "imagenet1k": "ImageNet-1k"}
 """How a set is called in tables, by its name without case and signs."""
-
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+"""The names under which a split is published."""
+ENDINGS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 MOST_HELD_OUT = 5000
-
-
-@overload
-def load(
-    source: str | Path,
-    *,
-    validation: int | None = None,
-    seed: int = 0,
-    image_size: int | None = None,
-    streaming: Literal[False] = False,
-) -> Splits[ImageSet]: ...
-
-
-@overload
-def load(
-    source: str | Path, *, validation: int | None = None, seed: int = 0, image_size: int | None = None, streaming: bool
-) -> Splits[ImageSet] | Splits[StreamedSet]: ...
+TIMEOUT = 5.0
+"""Seconds for the hub's first answer; the libraries' own retries begin only after it."""
 
 
 def load(
@@ -54,133 +41,259 @@ def load(
     seed: int = 0,
     image_size: int | None = None,
     streaming: bool = False,
-) -> Splits[ImageSet] | Splits[StreamedSet]:
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Splits[Any]:
     """Training, validation and test images of a source.
 
-    source: ``digits``; a folder of parquet files or of images in class folders; or a name on the Hugging Face hub, such
-    as ``uoft-cs/cifar10``.
+    source: ``digits``; a folder of parquet files or of images (train/CLASS/*.png, ...); or a name on the Hugging Face
+    hub, such as ``uoft-cs/cifar10``, which the `datasets` library keeps in its cache ($HF_DATASETS_CACHE).
     validation: how many images are held out of the training set by ``seed`` (None: a tenth, at most 5,000; of the
     digits 100). A set that publishes validation and test images keeps both: then validation images come from the
-    published ones (None: all). Where test labels are missing, the published validation set is the test set.
+    published ones (None: all). Where test labels are missing or withheld (-1), the published validation set is the test
+    set.
     image_size: every image becomes a square of this side (the middle of it; when streaming, training batches show
-    random crops). None: as stored, all of one size.
-    streaming: ``StreamedSet``s that read while they are used, instead of uint8 tensors in memory, decoded once and kept
-    in ``$ROBUSTDEQ_CACHE`` (~/.cache/robustdeq).
+    random crops). None: as stored, all of one size. Of several frames the first is shown, transparency on white.
+    streaming: ``StreamedSet``s that read while they are used, instead of uint8 tensors (N, C, H, W) in memory.
+    image_column, label_column: which columns to take (CIFAR-100: ``coarse_label``). None: the only column of images or
+    one called img or image; the only column of classes, or one called label, labels or fine_label.
+    Classes are named as in the file. Class folders and text labels: numbers in their order, then the rest
+    alphabetically. Integers without names: "0" to the largest.
 
-    Raises a ValueError, one line that names the file and the row: a source, split or column that is not there, a broken
-    image, mixed sizes, an empty split, a damaged file, a hub that cannot be reached.
+    Raises a ValueError, one line that names the file (or split) and row: a source, split or column that is not there, a
+    broken image, a label that is no class, mixed sizes, an empty split, a damaged file, a hub that cannot be reached.
     """
-    _check_counts(validation=(validation, 0), seed=(seed, 0), image_size=(image_size, 1))
-    if source == "digits":
-        if image_size or streaming:
-            raise ValueError("digits: image_size and streaming do not apply; the digits are 8x8 pixels in memory.")
+    for name, count, low in (("validation", validation, 0), ("seed", seed, 0), ("image_size", image_size, 1)):
+        if count is not None or name == "seed":
+            check_count("load", name, count, low)  # type: ignore[arg-type]
+    wanted = {"image": image_column, "label": label_column}
+    for name, value, kinds, allowed in (
+        ("source", source, str | Path, "digits, a folder, or a name on the Hugging Face hub"),
+        ("streaming", streaming, bool, "True or False"),
+        *((f"{kind}_column", column, str | None, "the name of a column, or None") for kind, column in wanted.items()),
+    ):
+        if not isinstance(value, kinds) or value == "":
+            raise ValueError(f"load: {name}={value!r}; allowed: {allowed}.")
+    if str(source) == "digits":
+        if streaming or image_size or any(wanted.values()):
+            raise ValueError("digits: image_size, streaming and columns do not apply: they are 8x8 pixels in memory.")
         return digits(validation=100 if validation is None else validation, seed=seed)
-    catalogue = _find(str(source), streaming)
-    made = _streams if streaming else _in_memory
-    return made(catalogue, validation, seed, image_size)
+    where, name, splits = _find(str(source), streaming, wanted)
+    return _build(name, *_roles(where, named(where, splits)), validation, seed, image_size, streaming)
 
 
-def _check_counts(**given: tuple[int | None, int]) -> None:
-    for name, (value, low) in given.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
-            raise ValueError(f"load: {name}={value!r}; allowed: an integer of at least {low}.")
+def _find(source: str, streaming: bool, wanted: Mapping[str, str | None]) -> tuple[str, str, dict[str, Stored]]:
+    """A folder where there is one, else a name on the hub: as errors name it, what it is called, and its splits."""
+    from datasets import utils
 
-
-def _find(source: str, streaming: bool) -> Catalogue:
-    """A folder where there is one, else a name on the hub. (Imported here: `import robustdeq` needs no pyarrow.)"""
-    path = Path(source).expanduser()
-    if path.exists():
-        from .local import open_folder
-
-        return open_folder(path)
-    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
-        raise ValueError(f"{source}: no such folder.")
-    from .hub import SHORT, open_hub
-
-    name = SHORT.get(source, source)
-    if not HUB_NAME.fullmatch(name):
+    path, name = Path(source).expanduser(), SHORT.get(source, source)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: a file; allowed: a folder with the files of every split.")
+    if not path.exists() and not HUB_NAME.fullmatch(name):
         raise ValueError(
-            f"unknown data set {source!r}{suggestion(source, ['digits', *SHORT])}; allowed: digits, "
+            f"unknown data set {source!r}: no such folder{suggestion(source, ['digits', *SHORT])}; allowed: digits, "
             f"{', '.join(SHORT)}, a folder that exists, or a name on the Hugging Face hub (owner/name)."
         )
-    return open_hub(name, streaming)
+    # What this logger says goes into the error that we raise.
+    logging.getLogger("datasets.packaged_modules.parquet.parquet").disabled = True
+    bars = not utils.are_progress_bars_disabled()
+    utils.disable_progress_bars()
+    try:
+        if not path.exists():
+            return name, name.split("/")[-1], hub(name, streaming, wanted)
+        files = parquet_files(path)
+        splits = parquet(str(path), files, wanted) if files else image_folders(path, wanted)
+        return str(path), path.resolve().name, splits
+    finally:
+        if bars:
+            utils.enable_progress_bars()
 
 
-def _held_out(validation: int | None, total: int, published: bool) -> int:
-    """How many validation images: all or some of a published validation set, or some of a training set of ``total``."""
-    if validation is None:
-        return total if published else min(MOST_HELD_OUT, total // 10)
-    most = total if published else total - 1
-    if validation > most:
-        raise ValueError(f"load: validation={validation} of {total} images; allowed: at most {most}.")
-    return validation
+def parquet_files(folder: Path) -> dict[str, list[str]]:
+    """The files of each split, read off the file's name or else off its folders, the nearest first; in order.
+
+    (The patterns of `datasets` would take test_sets/train.parquet for both, and would not miss a shard.)
+    """
+    splits: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.parquet")):
+        names = file.relative_to(folder).parts
+        words = re.findall("[a-z]+", " ".join((file.stem, *names[-2::-1])).lower())
+        split = next((SPLITS[word] for word in words if word in SPLITS), None)
+        if any(name.startswith(".") for name in names):
+            continue
+        if split is None:
+            warnings.warn(f"{file}: not read; its name tells no split.", stacklevel=4)
+        else:
+            splits.setdefault(split, []).append(file)
+    for split, files in splits.items():
+        if len(places := sorted({str(file.parent) for file in files})) > 1:
+            raise ValueError(f"{folder}: {split} files in several folders ({', '.join(places)}); give one of them.")
+        shards = [re.search(r"-(\d{5})-of-(\d{5})", file.stem) for file in files]
+        numbers, totals = {int(shard[1]) for shard in shards if shard}, {int(shard[2]) for shard in shards if shard}
+        if totals and (len(totals) > 1 or len(numbers) < len(files)):
+            raise ValueError(f"{places[0]}: {', '.join(f.name for f in files)}: these are not shards of one split.")
+        if missing := set(range(max(totals, default=0))) - numbers:
+            raise ValueError(f"{files[0]}: shard {min(missing)} of {max(totals)} is missing beside it.")
+    return {split: [str(file) for file in files] for split, files in splits.items()}
 
 
-def _in_memory(catalogue: Catalogue, validation: int | None, seed: int, image_size: int | None) -> Splits[ImageSet]:
-    parts = catalogue.parts()
-    decoded = {split: _decode(catalogue, split, image_size) for split in parts if split}
-    _check_same_size(catalogue, decoded)
-    channels = max(part.pixels.shape[1] for part in decoded.values())
-    counts = [len(decoded[parts.train].labels), len(decoded[parts.test].labels)]
-    shape = (channels, *decoded[parts.train].pixels.shape[2:])
-    source = title(catalogue.title, counts, len(catalogue.classes), shape, decoded[parts.train].jpeg)
-    sets = {
-        split: ImageSet(part.pixels.expand(-1, channels, -1, -1).contiguous(), part.labels, catalogue.classes, source)
-        for split, part in decoded.items()
-    }
-    train, pool = sets[parts.train], sets[parts.validation or parts.train]
-    count = _held_out(validation, len(pool), published=parts.validation is not None)
-    if parts.validation is None:
-        held, train = cut(train, (count,), seed)
-    else:
-        held = pool if count == len(pool) else cut(pool, (count,), seed)[0]
-    return Splits(train, held, sets[parts.test], seed)
+def image_folders(folder: Path, wanted: Mapping[str, str | None]) -> dict[str, Stored]:
+    """Class folders of images. (`imagefolder` takes the innermost folder for the class, and drops dangling links.)"""
+    from datasets import Dataset
+
+    places = [place for place in sorted(folder.iterdir()) if place.is_dir() and place.name.lower() in SPLITS]
+    splits = {SPLITS[place.name.lower()]: place for place in places}
+    if len(splits) < len(places):
+        raise ValueError(f"{folder}: of {', '.join(p.name for p in places)} two are the same split; keep one of them.")
+    if not splits:
+        raise ValueError(
+            f"{folder}: no parquet file and no image folder of any split; allowed: train.parquet and test.parquet, "
+            "data/train-00000-of-00001.parquet, ..., or train/CLASS/*.png, test/CLASS/*.png, ..."
+        )
+    if any(wanted.values()):
+        raise ValueError(f"{folder}: image_column and label_column do not apply; there is no parquet file.")
+    classes: tuple[str, ...] = ()
+    stored: dict[str, Stored] = {}
+    for split in sorted(splits, key="train".__ne__):  # the training set first: it says what the classes are
+        place, paths, labels = splits[split], [], []
+        folders = {path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")}
+        classes = in_order(folders) if split == "train" else classes
+        if strange := sorted(folders - set(classes)) if "train" in splits else []:
+            raise ValueError(f"{place / strange[0]}: no class of the training set; allowed: {', '.join(classes)}.")
+        for name in sorted(folders & set(classes), key=classes.index):
+            files = _images_in(place / name)
+            paths, labels = paths + files, labels + [classes.index(name)] * len(files)
+        # Mixed in an order that is always the same one, since on the disk they lie class by class.
+        order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
+        data = Dataset.from_dict({"image": [paths[row] for row in order], "label": [labels[row] for row in order]})
+        names, sizes = tuple(path[len(str(place)) :] for path in paths), (len(paths),)
+        stored[split] = Stored(str(place), data, names, sizes, frozenset(labels), "image", "label", classes)
+    return stored
 
 
-def _decode(catalogue: Catalogue, split: str, image_size: int | None) -> Decoded:
-    """From the cache where the files are the same ones, else afresh."""
-    shards, files = catalogue.shards[split], catalogue.files.get(split)
+def _images_in(folder: Path) -> list[str]:
+    """The image files below a class folder, in order; hidden ones and other files are passed over."""
+    paths = [p for p in sorted(folder.rglob("*")) if not any(n.startswith(".") for n in p.relative_to(folder).parts)]
+    if dangling := [path for path in paths if path.is_symlink() and not path.exists()]:
+        raise ValueError(f"{dangling[0]}: a link to a file that is not there.")
+    files = [str(path) for path in paths if path.suffix.lower() in ENDINGS and path.is_file()]
     if not files:
-        return decode_all(shards, image_size)
-    facts = {"files": hash_files(files), "reading": catalogue.reading, "split": split, "image_size": image_size}
-    return cached(facts, lambda: decode_all(shards, image_size))
+        raise ValueError(f"{folder}: no image; allowed: at least one for each class folder.")
+    return files
 
 
-def _check_same_size(catalogue: Catalogue, decoded: dict[str, Decoded]) -> None:
-    sizes = {split: tuple(part.pixels.shape[2:]) for split, part in decoded.items()}
-    if len(set(sizes.values())) > 1:
-        found = ", ".join(f"{split} {width}x{height}" for split, (height, width) in sizes.items())
-        raise ValueError(f"{catalogue.where}: splits of several sizes ({found}); give image_size.")
+def hub(name: str, streaming: bool, wanted: Mapping[str, str | None]) -> dict[str, Stored]:
+    """A set on the hub: its parquet files, streamed; or all of it from the cache of `datasets`, even offline."""
+    from datasets import config, load_dataset_builder
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    problem, offline = "", config.HF_HUB_OFFLINE
+    try:
+        HfApi().dataset_info(name, timeout=TIMEOUT)
+    except GatedRepoError as error:
+        raise ValueError(f"{name}: the hub asks for a login; run `hf auth login` and accept its terms.") from error
+    except RepositoryNotFoundError as error:
+        there = "no such folder, and no such data set on the hub or a private one"
+        raise ValueError(f"{name}: {there} (`hf auth login`).") from error
+    except Exception as error:  # no network, a proxy, a certificate, a server error: the client has a class for each
+        problem = f"no such folder, and the hub cannot be reached ({type(error).__name__}: {first_line(error)})"
+        if streaming:
+            raise ValueError(f"{name}: {problem}.") from error
+    try:
+        # Without a hub the cache is looked into at once, not after 20 seconds of asking.
+        config.HF_HUB_OFFLINE = offline or bool(problem)
+        builder = load_dataset_builder(name)
+        size, published = builder.info.download_size or 0, builder.config.data_files or {}
+        if not streaming and size <= images.MAX_BYTES:
+            builder.download_and_prepare()
+            published: Any = builder.as_dataset()
+    except Exception as error:  # `datasets` has no base class for its errors
+        reason = f"{first_line(error.__cause__ or error)}; give a folder or another name"
+        reason = f"{problem}, and no copy is in the `datasets` cache" if problem else reason
+        raise ValueError(f"{name}: {reason}.") from error
+    finally:
+        config.HF_HUB_OFFLINE = offline
+    splits: dict[str, Any] = {SPLITS.get(str(split), str(split)): data for split, data in published.items()}
+    if streaming:
+        other = [file for files in splits.values() for file in files if not file.endswith(".parquet")]
+        if other or not splits:
+            raise ValueError(f"{name}: {(other or ['no file'])[0]}: only parquet files stream; give streaming=False.")
+        return parquet(name, splits, wanted)
+    if size > images.MAX_BYTES:
+        raise ValueError(f"{name}: {size / 2**30:.0f} GiB to download; give streaming=True.")
+    stored = {}
+    for split, data in splits.items():
+        columns = columns_of(data.features, f"{name} {split}", wanted)
+        labels = frozenset(data.unique(columns[1]) if split == "test" or not columns[2] else ())
+        stored[split] = Stored(f"{name} {split}", data, (name,), (len(data),), labels, *columns[:3])
+    return stored
 
 
-def _streams(catalogue: Catalogue, validation: int | None, seed: int, image_size: int | None) -> Splits[StreamedSet]:
-    """Validation rows are held out in runs, see ``hold_out``."""
-    parts = catalogue.parts()
-    count = {split: catalogue.count(split) for split in parts if split}
-    image, jpeg = open_image(next(chain.from_iterable(shard.rows() for shard in catalogue.shards[parts.train])))
-    shape = (3, image.height, image.width)
-    source = title(catalogue.title, [count[parts.train], count[parts.test]], len(catalogue.classes), shape, jpeg)
-
-    def stream(shards: Sequence[Shard], rows: int, random: bool = False) -> StreamedSet:
-        return StreamedSet(tuple(shards), catalogue.classes, source, image_size, random, count=rows)
-
-    pool = parts.validation or parts.train
-    wanted = _held_out(validation, count[pool], published=parts.validation is not None)
-    whole = wanted == count[pool]
-    held, rest = (catalogue.shards[pool], []) if whole else hold_out(catalogue.shards[pool], wanted, seed)
-    if parts.validation is None:
-        train = stream(rest, count[pool] - wanted, random=True)
-    else:
-        train = stream(catalogue.shards[parts.train], count[parts.train], random=True)
-    return Splits(train, stream(held, wanted), stream(catalogue.shards[parts.test], count[parts.test]), seed)
+def _roles(where: str, splits: Mapping[str, Stored]) -> tuple[Stored, Stored | None, Stored]:
+    """What is trained, validated (None: cut from the training set) and tested on."""
+    hidden = "test" in splits and splits["test"].labels == {-1}
+    tested = "test" if "test" in splits and not hidden else "validation"
+    names = ["train", tested] + (["validation"] if tested == "test" and "validation" in splits else [])
+    for name in names:
+        if name not in splits:
+            there = ", ".join(splits) + (" (labels of test withheld)" if hidden else "")
+            raise ValueError(f"{where}: no {name} split; there: {there}; allowed: train, and test or validation.")
+        if not len(splits[name]):
+            raise ValueError(f"{where}: the {name} split is empty; allowed: at least one image.")
+    if unused := sorted(set(splits) - set(names)):
+        warnings.warn(f"{where}: not used: {', '.join(unused)}{' (labels withheld)' * hidden}.", stacklevel=3)
+    return splits["train"], splits["validation"] if len(names) == 3 else None, splits[tested]
 
 
-def title(name: str, counts: Sequence[int], classes: int, shape: tuple[int, ...], jpeg: bool) -> str:
+def _build(
+    name: str, train: Stored, middle: Stored | None, test: Stored,
+    validation: int | None, seed: int, size: int | None, streaming: bool,
+) -> Splits[Any]:  # fmt: skip
+    """Validation images are held out of the published validation set (``middle``), or else of the training set.
+
+    In memory they are drawn one by one. Of a stream they are one run of rows, as random as the stored order is: to cut
+    it row by row would be to read all of it.
+    """
+    pool, most = middle or train, len(middle) if middle else len(train) - 1
+    usual = most if middle else min(MOST_HELD_OUT, len(pool) // 10)
+    if (count := usual if validation is None else validation) > most:
+        raise ValueError(f"load: validation={validation} of {len(pool)} images; allowed: at most {most}.")
+    if streaming:
+        image, jpeg = open_image(next(train.rows(range(1))))
+        source = title(name, (len(train), len(test)), len(train.classes), (3, image.height, image.width), jpeg)
+        start = int(torch.randint(len(pool) - count + 1, (), generator=torch.Generator().manual_seed(seed)))
+        held, whole = range(start, start + count), range(len(train))
+        rest = (whole,) if middle else (whole[:start], whole[start + count :])
+        learnt, tested = StreamedSet(train, rest, source, size, random=True), range(len(test))
+        middles = StreamedSet(pool, (held,), source, size), StreamedSet(test, (tested,), source, size)
+        return Splits(learnt, *middles, seed)
+    decoded = {
+        split: read(stored.rows(range(len(stored))), len(stored), size)
+        for split, stored in (("train", train), ("validation", middle), ("test", test))
+        if stored
+    }
+    shapes = {split: tuple(pixels.shape[2:]) for split, (pixels, *_) in decoded.items()}
+    if len(set(shapes.values())) > 1:
+        sizes = ", ".join(f"{split} {width}x{height}" for split, (height, width) in shapes.items())
+        raise ValueError(f"{train.where}: splits of several sizes ({sizes}); give image_size.")
+    channels, jpeg = 1 if all(grey for *_, grey, _ in decoded.values()) else 3, decoded["train"][3]
+    source = title(name, (len(train), len(test)), len(train.classes), (channels, *shapes["train"]), jpeg)
+    sets = {
+        split: ImageSet(pixels[:, :channels].contiguous(), labels, train.classes, source)
+        for split, (pixels, labels, *_) in decoded.items()
+    }
+    whole = sets.get("validation", sets["train"])
+    held, rest = cut(whole, (count,), seed) if count < len(pool) else (whole, whole)
+    return Splits(sets["train"] if middle else rest, held, sets["test"], seed)
+
+
+def title(name: str, counts: tuple[int, int], classes: int, shape: tuple[int, ...], jpeg: bool) -> str:
     """The name of a set in tables. counts: training and test images. shape: (C, H, W) as stored.
 
     JPEG-coded images of 32x32 are told from the exact ones, since accuracies on them cannot be compared.
     """
-    known = TITLES.get(re.sub(r"[^a-z0-9]", "", name.lower()), name)
-    if shape == (3, 32, 32) and classes == 10 and list(counts) == [50_000, 10_000]:
-        known = "CIFAR-10"
-    return f"{known} (JPEG)" if shape[1:] == (32, 32) and jpeg else known
+    called = TITLES.get(re.sub(r"[^a-z0-9]", "", name.lower()), name)
+    if shape == (3, 32, 32) and classes == 10 and counts == (50_000, 10_000):
+        called = "CIFAR-10"
+    return f"{called} (JPEG)" if shape[1:] == (32, 32) and jpeg else called

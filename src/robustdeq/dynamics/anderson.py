@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..options import checked
-from .solver import Map, Solver, SolverState, check_count, check_number, newest, own_precision
+from ..checks import Count, NonNegative, PositiveShare
+from .solver import SOLVERS, Map, Solver, SolverState, newest, own_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class AndersonState(SolverState):
     dg: Tensor
 
 
-@checked
+@SOLVERS.register
 @dataclass(frozen=True)
 class Anderson(Solver[AndersonState]):
     """Least squares over the newest residuals g = f(z) - z.
@@ -34,15 +34,14 @@ class Anderson(Solver[AndersonState]):
     """
 
     name: ClassVar[str] = "anderson"
-    memory: int = 5
-    ridge: float | None = None
-    mixing: float = 1.0
+    estimates_inverse: ClassVar[bool] = True
+    memory: Count = 5
+    ridge: NonNegative | None = None
+    mixing: PositiveShare = 1.0
 
-    def __post_init__(self) -> None:
-        check_count("Anderson", "memory", self.memory)
-        check_number("Anderson", "mixing", self.mixing, 0, 1, low_open=True)
-        if self.ridge is not None:
-            check_number("Anderson", "ridge", self.ridge, 0)
+    @property
+    def columns(self) -> int:
+        return 2 * self.memory
 
     def init(self, z: Tensor) -> AndersonState:
         z = super().init(z).z

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..options import checked
-from .solver import Map, Solver, SolverState, check_count, newest, own_precision
+from ..checks import Count
+from .solver import SOLVERS, Map, Solver, SolverState, newest, own_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class BroydenState(SolverState):
     v: Tensor
 
 
-@checked
+@SOLVERS.register
 @dataclass(frozen=True)
 class Broyden(Solver[BroydenState]):
     """z <- z - B g(z), B ~ (J_g)^-1 updated by one secant pair a step.
@@ -30,10 +30,12 @@ class Broyden(Solver[BroydenState]):
     """
 
     name: ClassVar[str] = "broyden"
-    memory: int = 16
+    estimates_inverse: ClassVar[bool] = True
+    memory: Count = 16
 
-    def __post_init__(self) -> None:
-        check_count("Broyden", "memory", self.memory)
+    @property
+    def columns(self) -> int:
+        return 2 * self.memory
 
     def init(self, z: Tensor) -> BroydenState:
         z = super().init(z).z

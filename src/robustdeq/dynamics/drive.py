@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .solver import Map, Solver, SolverState, check_count, check_number, length, residual
-from .trajectory import Status, Trajectory, known
+from ..checks import check_count, check_number
+from .solver import Map, Solver, SolverState, length, residual
+from .trajectory import Status, Trajectory, monitored
 
 Regulator = Callable[[SolverState], Map | None]
 """Called between two steps with the state; returns the map of the next steps, or None to keep the present one."""
@@ -47,14 +48,14 @@ def drive(
         check_number("drive", "tolerance", tolerance, 0)
     check_number("drive", "divergence", divergence, 1, low_open=True)
     past = start if isinstance(start, Trajectory) else None
-    monitored = record or tolerance is not None or (past is not None and past.status is not None)
-    if throw and not monitored:
+    watched = record or tolerance is not None or (past is not None and past.status is not None)
+    if throw and not watched:
         raise ValueError("drive: throw=True needs a monitored solve; pass record=True or a tolerance.")
 
     state = _state(solver, start)
     states = _past_states(past, record)
     record = record or bool(states)
-    monitor = _Monitor.of(past, state, tolerance, divergence) if monitored else None
+    monitor = _Monitor.of(past, state, tolerance, divergence) if watched else None
     for taken in range(steps):
         if monitor is not None and tolerance is not None and monitor.all_stopped():
             break
@@ -69,9 +70,8 @@ def drive(
             observer(state)
         if regulate is not None and taken + 1 < steps:
             f = regulate(state) or f
-    trajectory = Trajectory(state) if monitor is None else monitor.report(state, tuple(states))
-    if past is not None and past.readout is not None:
-        trajectory = trajectory.reading(past.readout)
+    past = Trajectory(state) if past is None else past  # what a subclass knows beside the dynamics stays with it
+    trajectory = replace(past, state=state) if monitor is None else monitor.report(past, state, tuple(states))
     if throw:
         trajectory.check()
     return trajectory
@@ -111,14 +111,13 @@ class _Monitor:
     @classmethod
     def of(cls, past: Trajectory | None, state: SolverState, tolerance: float | None, divergence: float) -> _Monitor:
         if past is not None and past.status is not None:
-            best_residual = known(past.best_residual)
+            best_residual = monitored(past.best_residual)
             missed = best_residual > (-1.0 if tolerance is None else tolerance)
             again = (past.status == int(Status.CONVERGED)) & missed
             status = torch.where(again, int(Status.BUDGET_SPENT), past.status)
-            return cls(
-                tolerance, divergence, status, known(past.evaluations), list(known(past.residuals)), known(past.best),
-                best_residual, past.scale,
-            )  # fmt: skip
+            evaluations, residuals = monitored(past.evaluations), list(monitored(past.residuals))
+            best = monitored(past.best)
+            return cls(tolerance, divergence, status, evaluations, residuals, best, best_residual, past.scale)
         z = state.z.detach()
         status = torch.full((len(z),), int(Status.BUDGET_SPENT), device=z.device)
         infinite = torch.full_like(length(z), torch.inf)
@@ -145,11 +144,11 @@ class _Monitor:
 
         diverged = length(f_z - z) > self.divergence * (self.scale + 1e-9)
         finite = f_z.isfinite().all(dim=1) & new.z.detach().isfinite().all(dim=1)
-        found = torch.where(diverged, int(Status.DIVERGED), self.status)
-        found = torch.where(finite, found, int(Status.NON_FINITE))
+        status = torch.where(diverged, int(Status.DIVERGED), self.status)
+        status = torch.where(finite, status, int(Status.NON_FINITE))
         if self.tolerance is not None:
-            found = torch.where(r <= self.tolerance, int(Status.CONVERGED), found)
-        self.status = torch.where(running, found, self.status)
+            status = torch.where(r <= self.tolerance, int(Status.CONVERGED), status)
+        self.status = torch.where(running, status, self.status)
 
     def hold(self, old: SolverState, new: SolverState) -> SolverState:
         """With a tolerance, a stopped sample stays where it was judged."""
@@ -160,9 +159,10 @@ class _Monitor:
     def all_stopped(self) -> bool:
         return not bool(self.running.any())
 
-    def report(self, state: SolverState, states: tuple[Tensor, ...]) -> Trajectory:
+    def report(self, past: Trajectory, state: SolverState, states: tuple[Tensor, ...]) -> Trajectory:
         size = len(self.status)
         residuals = torch.stack(self.residuals) if self.residuals else self.best_residual.new_zeros(0, size)
-        return Trajectory(
-            state, states, residuals, self.status, self.evaluations, self.best, self.best_residual, self.scale
-        )
+        return replace(
+            past, state=state, states=states, residuals=residuals, status=self.status, evaluations=self.evaluations,
+            best=self.best, best_residual=self.best_residual, scale=self.scale,
+        )  # fmt: skip

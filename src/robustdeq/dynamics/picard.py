@@ -7,20 +7,18 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..options import checked
-from .solver import Map, Solver, SolverState, check_number
+from ..checks import PositiveShare
+from .solver import SOLVERS, Map, Solver, SolverState
 
 
-@checked
+@SOLVERS.register
 @dataclass(frozen=True)
 class Picard(Solver[SolverState]):
     """z <- (1 - a) z + a f(z), with a = ``damping`` in (0, 1]; a = 1 is the undamped iteration."""
 
     name: ClassVar[str] = "picard"
-    damping: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number("Picard", "damping", self.damping, 0, 1, low_open=True)
+    estimates_inverse: ClassVar[bool] = True
+    damping: PositiveShare = 1.0
 
     def step(self, f: Map, state: SolverState) -> SolverState:
         z = state.z

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..options import checked
-from .solver import Map, Solver, SolverState, check_number
+from ..checks import Number
+from .solver import SOLVERS, Map, Solver, SolverState
 
 
-@checked
+@SOLVERS.register
 @dataclass(frozen=True)
 class Reversible(Solver[SolverState]):
     """z^[t+1] = (1 - b) z^[t-1] + b f(z^[t]), with z^[-1] = z^[0] and b = ``mixing`` in (0, 1).
@@ -23,10 +23,8 @@ class Reversible(Solver[SolverState]):
     """
 
     name: ClassVar[str] = "reversible"
-    mixing: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_number("Reversible", "mixing", self.mixing, 0, 1, low_open=True, high_open=True)
+    runs_backwards: ClassVar[bool] = True
+    mixing: Annotated[float, Number(0, 1, low_open=True, high_open=True)] = 0.5
 
     def step(self, f: Map, state: SolverState) -> SolverState:
         z = state.z

@@ -6,7 +6,6 @@ Legend of shapes: B batch, D packed state size, M stored columns.
 from __future__ import annotations
 
 import functools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+from ..checks import check_start
+from ..options import Registry
 
 Map = Callable[[Tensor], Tensor]
 """``f(.; u)``: a state (B, D) to a state (B, D); every row is a sample of its own."""
@@ -43,13 +45,26 @@ class Solver(ABC, Generic[S]):
     """A rule that moves a state toward z = f(z; u). Holds hyper-parameters only; all that changes is in the state.
 
     Every quantity is per sample. ``step`` is pure, costs one evaluation of f, and never loops. S: its kind of state.
+
+    What a solver can do it declares; nobody asks for its type:
+    estimates_inverse: ``transposed_inverse`` is there, as the simultaneous adjoint needs it.
+    runs_backwards: it moves by z^[t+1] = (1 - mixing) z^[t-1] + mixing f(z^[t]), and ``undo`` and ``max_steps`` are
+        there, so that the unrolled gradient needs memory that does not grow with N.
+    columns: how many (B, D) tensors its state holds at most, beside z, z_prev and f_prev.
     """
 
     name: ClassVar[str]
+    estimates_inverse: ClassVar[bool] = False
+    runs_backwards: ClassVar[bool] = False
+
+    @property
+    def columns(self) -> int:
+        return 0
 
     def init(self, z: Tensor) -> SolverState:
         """The state before the first step. z: (B, D) floating point, z^[0]."""
-        return SolverState(_checked_start(z))
+        check_start(z)
+        return SolverState(z)
 
     @abstractmethod
     def step(self, f: Map, state: S) -> S:
@@ -57,9 +72,22 @@ class Solver(ABC, Generic[S]):
 
     def transposed_inverse(self, state: S, w: Tensor) -> Tensor:
         """B^T w, where B ~ (J_g)^-1 is the estimate that moved ``state.z_prev`` to ``state.z``. w: (B, D)."""
-        raise ValueError(
-            f"{type(self).__name__} has no estimate of the inverse Jacobian; allowed: picard, anderson, broyden."
-        )
+        raise ValueError(f"{type(self).__name__} estimates no inverse Jacobian; allowed: {_with('estimates_inverse')}.")
+
+    def undo(self, z_next: Tensor, f_z: Tensor) -> Tensor:
+        """z^[t-1] from z^[t+1] and f(z^[t]), all (B, D)."""
+        raise ValueError(f"{type(self).__name__} does not run backwards; allowed: {_with('runs_backwards')}.")
+
+    def max_steps(self, dtype: torch.dtype, error: float = 1e-3) -> int:
+        """Largest N whose way back amplifies one rounding of ``dtype`` to at most ``error`` (relative)."""
+        raise ValueError(f"{type(self).__name__} does not run backwards; allowed: {_with('runs_backwards')}.")
+
+
+SOLVERS: Registry[Solver] = Registry("solver", Solver)
+
+
+def _with(ability: str) -> str:
+    return ", ".join(name for name, solver in SOLVERS.items() if getattr(solver, ability))
 
 
 def residual(f_z: Tensor, z: Tensor) -> Tensor:
@@ -89,39 +117,3 @@ def own_precision(algebra: A) -> A:
 def newest(columns: Tensor, column: Tensor, limit: int) -> Tensor:
     """Append ``column`` (B, D) to ``columns`` (B, M, D) and keep the newest ``limit`` of them."""
     return torch.cat([columns, column.unsqueeze(1)], dim=1)[:, -limit:]
-
-
-def check_number(
-    owner: str,
-    name: str,
-    value: float,
-    low: float,
-    high: float = math.inf,
-    *,
-    low_open: bool = False,
-    high_open: bool = False,
-) -> None:
-    """Raise a ValueError unless ``value`` is a finite number in the stated interval."""
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    ok = ok and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)
-    if not ok:
-        raise ValueError(f"{owner}: {name}={value!r}; allowed: {_interval(low, high, low_open, high_open)}.")
-
-
-def check_count(owner: str, name: str, value: int, low: int = 1) -> None:
-    """Raise a ValueError unless ``value`` is a whole number of at least ``low``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{owner}: {name}={value!r}; allowed: a whole number >= {low}.")
-
-
-def _interval(low: float, high: float, low_open: bool, high_open: bool) -> str:
-    if math.isinf(high):
-        return f"a number {'>' if low_open else '>='} {low:g}"
-    return f"a number in {'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
-
-
-def _checked_start(z: Tensor) -> Tensor:
-    if not isinstance(z, Tensor) or z.dim() != 2 or not z.is_floating_point():
-        given = f"{tuple(z.shape)} {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
-        raise ValueError(f"z^[0] is {given}; allowed: a floating-point tensor of shape (batch, state size).")
-    return z

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
@@ -34,7 +33,7 @@ class SolveError(RuntimeError):
     """Some samples failed to be solved; raised only where asked for (``throw=True``)."""
 
 
-def known(field: Tensor | None) -> Tensor:
+def monitored(field: Tensor | None) -> Tensor:
     """A field of a ``Trajectory`` whose solve was monitored."""
     if field is None:
         raise ValueError("this solve was not monitored; pass record=True or a tolerance.")
@@ -52,8 +51,6 @@ class Trajectory:
     evaluations: (B,) int64, evaluations of f spent on each sample.
     best: (B, D) the evaluated state with the smallest residual; best_residual: (B,).
     scale: (B,) ||z^[0]|| + ||f(z^[0])||, the yardstick for divergence.
-    inputs: inputs[t-1] is the image that step t used, (B, C, H, W); None unless a regulator changed it.
-    readout: turns a packed state into logits.
 
     Without monitoring (see ``drive``) only ``state`` is set.
     """
@@ -66,25 +63,11 @@ class Trajectory:
     best: Tensor | None = None
     best_residual: Tensor | None = None
     scale: Tensor | None = None
-    inputs: tuple[Tensor, ...] | None = None
-    readout: Callable[[Tensor], Tensor] | None = None
 
     @property
     def z(self) -> Tensor:
         """(B, D) the last state."""
         return self.state.z
-
-    def logits(self, t: int) -> Tensor:
-        """readout(z^[t]), (B, K), for t in 1..T."""
-        if self.readout is None:
-            raise ValueError("logits: this trajectory has no readout; take it from model.trajectory(x).")
-        if not isinstance(t, int) or not 1 <= t <= len(self.states):
-            raise ValueError(f"logits: t={t!r}; allowed: 1..{len(self.states)}.")
-        return self.readout(self.states[t - 1])
-
-    def reading(self, readout: Callable[[Tensor], Tensor], inputs: tuple[Tensor, ...] | None = None) -> Trajectory:
-        """The same trajectory with a readout, and with the inputs that a regulator chose."""
-        return replace(self, readout=readout, inputs=inputs)
 
     def check(self) -> None:
         """Raise ``SolveError`` if any sample diverged or is not finite."""
@@ -95,7 +78,7 @@ class Trajectory:
             rows = torch.nonzero(self.status == status).flatten().tolist()
             if rows:
                 shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
-                found = f"{len(rows)} of {len(self.status)} samples {status.name.lower()} ({shown})"
-                lines.append(f"{found}: {status.remedy}.")
+                failed = f"{len(rows)} of {len(self.status)} samples {status.name.lower()} ({shown})"
+                lines.append(f"{failed}: {status.remedy}.")
         if lines:
             raise SolveError("\n".join(lines))

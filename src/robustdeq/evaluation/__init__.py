@@ -1,33 +1,20 @@
 """Honest robust accuracy: which attacks, how they are counted, and the record that is kept."""
 
-from ..environment import environment
-from .checks import Flag, flags
-from .cost import cost
-from .entry import Entry, bare
-from .evaluate import evaluate
-from .images import KeptImages
-from .readouts import Readouts, readouts
-from .result import Evaluation
-from .statistics import Share
-from .suite import SUITES, adaptive, paper, quick, standard, suite
-
-__all__ = [
-    "SUITES",
-    "Entry",
-    "Evaluation",
-    "Flag",
-    "KeptImages",
-    "Readouts",
-    "Share",
-    "adaptive",
-    "bare",
-    "cost",
-    "environment",
-    "evaluate",
-    "flags",
-    "paper",
-    "quick",
-    "readouts",
-    "standard",
-    "suite",
-]
+from ..environment import environment as environment
+from .evaluate import evaluate as evaluate
+from .flags import Flag as Flag
+from .flags import flags as flags
+from .images import KeptImages as KeptImages
+from .probes import cost as cost
+from .readouts import Readouts as Readouts
+from .readouts import readouts as readouts
+from .record import Record as Record
+from .result import Evaluation as Evaluation
+from .result import Share as Share
+from .suites import SUITES as SUITES
+from .suites import Entry as Entry
+from .suites import adaptive as adaptive
+from .suites import paper as paper
+from .suites import quick as quick
+from .suites import standard as standard
+from .suites import suite as suite

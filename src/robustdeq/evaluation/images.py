@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from ..attacks import check_labels
+from ..checks import check_images, check_labels, check_range
 from ..files import write_bytes
-from ..models.classifier import check_images, check_range
 
 
 class Points(Protocol):
@@ -59,30 +58,30 @@ class Pair:
         return digest(*self.x.detach().split(256), self.labels)
 
 
-def digest(*parts: Tensor) -> str:
+def digest(*tensors: Tensor) -> str:
     """SHA-256 of the tensors' bytes."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    hashed = hashlib.sha256()
+    for tensor in tensors:
+        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
 
 
 def points_of(x: Any, y: Tensor | None) -> Points:
-    """What was given to be attacked, as ``Points``."""
-    whole = not isinstance(x, Tensor) and all(hasattr(x, name) for name in ("take", "digest", "__len__"))
-    if whole != (y is None):
-        given = f"{type(x).__name__} and {'no labels' if y is None else 'labels'}"
-        raise ValueError(f"evaluate: {given}; allowed: a tensor x and a tensor y, or an ImageSet without y.")
-    found: Any = x if y is None else Pair(x, y)
-    if not len(found):
+    """The arguments of ``evaluate`` as ``Points``."""
+    labelled = not isinstance(x, Tensor) and all(hasattr(x, name) for name in ("take", "digest", "__len__"))
+    if labelled != (y is None):
+        pair = f"{type(x).__name__} and {'no labels' if y is None else 'labels'}"
+        raise ValueError(f"evaluate: {pair}; allowed: a tensor x and a tensor y, or an ImageSet without y.")
+    points: Any = x if y is None else Pair(x, y)
+    if not len(points):
         raise ValueError("evaluate: no images; allowed: at least one.")
-    return found
+    return points
 
 
 def loaded(points: Points, rows: slice, model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Images and labels of some rows, where the model computes."""
-    part = points.take(rows)
-    x, y = part.images(), part.labels
+    """Images and labels of some rows, where the model computes. No inference tensors: those have no gradient."""
+    batch = points.take(rows)
+    x, y = (tensor.clone() if tensor.is_inference() else tensor for tensor in (batch.images(), batch.labels))
     device = next((parameter.device for parameter in model.parameters()), x.device)
     return x.to(device), y.to(device)
 
@@ -113,10 +112,10 @@ class KeptImages:
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         wanted = torch.arange(self.points)[rows if isinstance(rows, slice) else rows.cpu()]
         first = wanted // self.batch_size * self.batch_size
-        parts = {start: self._load(start) for start in first.unique().tolist()}
-        if not parts:
+        loaded = {start: self._load(start) for start in first.unique().tolist()}
+        if not loaded:
             return self._load(0)[:0]
-        return torch.stack([parts[start][row - start] for start, row in zip(first.tolist(), wanted.tolist())])
+        return torch.stack([loaded[start][row - start] for start, row in zip(first.tolist(), wanted.tolist())])
 
     def has(self, start: int) -> bool:
         return self._file(start).exists()

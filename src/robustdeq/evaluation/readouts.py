@@ -3,46 +3,50 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..attacks import PGD, EarlyState, Ensemble, Linf, Threat
-from ..dynamics.solver import check_count
-from ..models.classifier import DEQClassifier
-from ..processes import ALONE, Processes
-from .entry import Entry
+from ..attacks import PGD, Linf, Threat
+from ..checks import check_count
+from ..defences import EarlyState, Ensemble
+from ..distributed import SINGLE, Distributed
+from ..models.structure import structure
 from .evaluate import evaluate
 from .images import Points
+from .result import Share
 from .run import Progress
-from .statistics import Share
+from .suites import Entry
 
 OWN, TRANSFER = "own", "transfer"
+
+Shares = dict[str, Share]
 
 
 @dataclass(frozen=True)
 class Readouts:
-    """What was found on the test images. Each has the shares clean, own, transfer and All.
+    """Accuracy of every readout on the test images. Each has the shares clean, own, transfer and All.
 
     own: attacked through the exact gradient of that very readout. transfer: on the images of an attack on z^[N] that
     takes all its steps. All: the samples that stand both. states: of z^[1], ..., z^[N]. early: t*, the state that was
-    the most robust on held-out images; held_out: what was found there. None without held-out images. note: threat,
+    the most robust on held-out images; held_out: the shares there. None without held-out images. note: threat,
     attack and samples, in words.
     """
 
-    states: tuple[dict[str, Share], ...]
-    ensemble: dict[str, Share]
-    held_out: tuple[dict[str, Share], ...] | None = None
+    states: tuple[Shares, ...]
+    ensemble: Shares
+    held_out: tuple[Shares, ...] | None = None
     note: str = ""
 
     @property
     def early(self) -> int | None:
         if self.held_out is None:
             return None
-        return 1 + max(range(len(self.held_out)), key=lambda t: (self.held_out or ())[t]["All"].count)
+        robust = [shares["All"].count for shares in self.held_out]
+        return 1 + robust.index(max(robust))
 
     def table(self) -> str:
         """Markdown: a line for every readout, in percent with exact 95% intervals and counts."""
@@ -59,7 +63,7 @@ class Readouts:
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
 
-        def plain(shares: dict[str, Share]) -> dict[str, Any]:
+        def plain(shares: Shares) -> dict[str, object]:
             return {name: share.to_dict() for name, share in shares.items()}
 
         return {
@@ -82,53 +86,51 @@ def readouts(
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = True,
-    chosen: str | None = None,
-    processes: Processes = ALONE,
+    samples: str | None = None,
+    distributed: Distributed = SINGLE,
     progress: Progress | None = None,
 ) -> Readouts:
-    """Attack every readout with PGD, each as a model of its own, whose evaluation is kept under ``out``.
+    """Attack every readout of a DEQ with PGD, each as a model of its own, whose evaluation is kept under ``out``.
 
-    test: images on which everything is reported. chosen: how they were chosen, in words. held_out: images on which t*
+    test: images on which everything is reported. samples: how they were chosen, in words. held_out: images on which t*
     is chosen, which must not be test images.
     """
-    if not isinstance(model, DEQClassifier):
-        raise ValueError(f"readouts: the model is a {type(model).__name__}; allowed: a DEQClassifier.")
-    if out is None and processes.count > 1:
-        raise ValueError(f"readouts: {processes.count} processes without out; allowed: a folder they share.")
+    kind = structure(model)
+    if not kind.states or kind.defence is not None:
+        raise ValueError(f"readouts: the model is a {type(kind.deployed).__name__}; allowed: a DEQClassifier.")
+    if out is None and distributed.world_size > 1:
+        raise ValueError(f"readouts: {distributed.world_size} processes without out; allowed: a folder they share.")
     check_count("readouts", "steps", steps)
     threat = Linf(8 / 255) if threat is None else threat
     attack = PGD(threat, threat.eps / 4 if step_size is None else step_size, steps, seed=seed)
-    options = {"threat": threat, "batch_size": batch_size, "seed": seed, "resume": resume, "processes": processes,
+    options = {"threat": threat, "batch_size": batch_size, "seed": seed, "resume": resume, "distributed": distributed,
                "progress": progress, "checks": 0}  # fmt: skip
-    states = [EarlyState(model, t) for t in range(1, model.steps + 1)]
+    # The last state first: its images are what the others are shown.
+    states = {f"state-{t}": EarlyState(kind.deployed, t) for t in range(kind.states, 0, -1)}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch if out is None else out)
-        before = None if held_out is None else _attacked(states, held_out, attack, folder / "held-out", options)
-        found = _attacked([*states, Ensemble(model)], test, attack, folder / "test", options)
-    note = f"{threat.name}, eps {threat.eps:.4g}, PGD-{steps}. Samples: {chosen or f'the first {len(test)} given'}."
-    return Readouts(found[:-1], found[-1], before, note)
+        before = None if held_out is None else _shares(states, held_out, attack, folder / "held-out", options)
+        shares = _shares({**states, "ensemble": Ensemble(kind.deployed)}, test, attack, folder / "test", options)
+    note = f"{threat.name}, eps {threat.eps:.4g}, PGD-{steps}. Samples: {samples or f'the first {len(test)} given'}."
+    names = list(reversed(states))
+    return Readouts(
+        tuple(shares[name] for name in names),
+        shares["ensemble"],
+        None if before is None else tuple(before[name] for name in names),
+        note,
+    )
 
 
-def _attacked(
-    modules: Sequence[nn.Module], points: Points, attack: PGD, folder: Path, options: dict[str, Any]
-) -> tuple[dict[str, Share], ...]:
-    """The shares of every readout, the last state first: its images are what the others are shown."""
-    last = max(i for i, module in enumerate(modules) if isinstance(module, EarlyState))
-    far = replace(attack, keep="highest")
-    final = evaluate(
-        modules[last], points, suite=[Entry("far", TRANSFER, far), Entry("pgd", OWN, attack)], images=True,
-        out=folder / _name(modules[last]), **options,
-    )  # fmt: skip
-    given = {f"{TRANSFER}/far": final.images["far"]}
-    others = {
-        i: evaluate(
-            module, points, suite=[Entry("pgd", OWN, attack)], transfers=given, out=folder / _name(module), **options
-        )
-        for i, module in enumerate(modules)
-        if i != last
+def _shares(
+    modules: Mapping[str, nn.Module], points: Points, attack: PGD, folder: Path, options: Mapping[str, Any]
+) -> dict[str, Shares]:
+    """The shares of every readout, by name. modules: that of the last state first."""
+    own, far = Entry("pgd", OWN, attack), Entry("far", TRANSFER, replace(attack, keep="highest"))
+    (last, module), *others = modules.items()
+    final = evaluate(module, points, suite=[far, own], images=True, out=folder / last, **options)
+    transfers = {f"{TRANSFER}/far": final.images["far"]}
+    rest = {
+        name: evaluate(module, points, suite=[own], transfers=transfers, out=folder / name, **options).shares()
+        for name, module in others
     }
-    return tuple((final if i == last else others[i]).shares() for i in range(len(modules)))
-
-
-def _name(module: nn.Module) -> str:
-    return f"state-{module.state}" if isinstance(module, EarlyState) else "ensemble"
+    return {last: final.shares(), **rest}

@@ -1,29 +1,61 @@
-"""What an evaluation found, as tensors, a table, and JSON."""
+"""What an evaluation measured, as tensors, a table, and JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
-from .checks import Flag, flags, outcomes
+from ..attacks.autoattack import VERSIONS
+from .flags import Flag, flags
 from .images import KeptImages, batches
-from .record import RECORD, united
-from .statistics import Share
+from .record import RECORD, AttackRecord, Record, united
 
-STANDARD = {"version": "standard", "attacks": None, "iterations": 100, "queries": 5000}
+STANDARD = {"iterations": 100, "queries": 5000}
+"""AutoAttack's own budgets."""
+SQUARE_SURPLUS = 0.002
+"""Share of the samples that Square may break after the gradient attacks, as the reference has it."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """``count`` of ``total`` samples, with the exact (Clopper-Pearson) 95% interval of the proportion."""
+
+    count: int
+    total: int
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.count / self.total if self.total else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Percent."""
+        if not self.total:
+            return 0.0, 100.0
+        exact = binomtest(self.count, self.total).proportion_ci(confidence_level=0.95, method="exact")
+        return 100 * float(exact.low), 100 * float(exact.high)
+
+    def __str__(self) -> str:
+        if not self.total:
+            return "-"
+        low, high = self.interval
+        return f"{self.percent:.1f} [{low:.1f}, {high:.1f}] {self.count}/{self.total}"
+
+    def to_dict(self) -> dict[str, float | int | list[float]]:
+        return {"count": self.count, "total": self.total, "percent": self.percent, "interval95": list(self.interval)}
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """record: everything, as in the file. folder: where it lies, None for nowhere."""
 
-    record: dict[str, Any] = field(repr=False)
+    record: Record = field(repr=False)
     folder: Path | None = None
 
     @classmethod
@@ -33,23 +65,30 @@ class Evaluation:
         record = united(folder)
         if record is None:
             raise ValueError(f"{folder} holds no {RECORD}; give the out= of an evaluation.")
-        _check_finished(folder, record)
+        size = record.identity.batch_size
+        stages = {"clean": (record.clean, record.identity.points)}
+        stages |= {name: (record.attacks[name].batches, record.attacks[name].points) for name in record.columns}
+        missing = [name for name, (done, count) in stages.items() if len(done) < len(batches(count, size))]
+        if record.checks is None or not record.checks.done:
+            missing.append("checks")
+        if missing:
+            raise ValueError(f"{folder} is unfinished: {', '.join(missing)}; evaluate with the same out= to go on.")
         return cls(record, folder)
 
     @property
     def columns(self) -> dict[str, str]:
         """Attack to column, in the order in which they ran."""
-        return self.record["columns"]
+        return self.record.columns
 
     @cached_property
     def predictions(self) -> Tensor:
         """(N,) int64, on the images themselves; -1 where a logit is not finite."""
-        return self._clean("predictions")
+        return self.record.predictions
 
     @cached_property
     def clean(self) -> Tensor:
         """(N,) bool, correct on the images themselves."""
-        return self.predictions == self._clean("labels")
+        return self.record.correct
 
     @cached_property
     def robust(self) -> dict[str, Tensor]:
@@ -57,7 +96,7 @@ class Evaluation:
 
         False, too, for a sample that an earlier attack of the column had broken, and that was not attacked again.
         """
-        return {name: outcomes(self.record, name) == 1 for name in self.columns}
+        return {name: self.record.attacks[name].outcomes == 1 for name in self.columns}
 
     @cached_property
     def images(self) -> dict[str, KeptImages]:
@@ -65,11 +104,10 @@ class Evaluation:
 
         A sample that was not attacked has its own image, and so has one whose attack left the threat model.
         """
-        if self.folder is None or not self.record["images"]:
+        if self.folder is None or not self.record.images:
             return {}
-        size = self.record["identity"]["batch_size"]
-        points = {name: self.record["attacks"][name]["points"] for name in self.columns}
-        return {name: KeptImages(self.folder / "images", name, points[name], size) for name in self.columns}
+        size, attacks = self.record.identity.batch_size, self.record.attacks
+        return {name: KeptImages(self.folder / "images", name, attacks[name].points, size) for name in self.columns}
 
     @cached_property
     def flags(self) -> list[Flag]:
@@ -77,67 +115,110 @@ class Evaluation:
         return flags(self.record)
 
     def shares(self) -> dict[str, Share]:
-        """clean, one share a column, and All: the samples that survive every attack, of those that every attack saw."""
-        found = {"clean": _share(self.clean)}
+        """clean, one share a column, and All: the samples that survive every attack, of those that every attack saw.
+
+        There is no All without an attack.
+        """
+        shares = {"clean": _share(self.clean)}
         for column in dict.fromkeys(self.columns.values()):
-            found[column] = _share(self._worst([name for name, c in self.columns.items() if c == column]))
-        return found | {"All": _share(self._worst(list(self.columns)))}
+            shares[column] = _share(self._worst([name for name, c in self.columns.items() if c == column]))
+        return shares | ({"All": _share(self._worst(list(self.columns)))} if self.columns else {})
 
     def _worst(self, names: Sequence[str]) -> Tensor:
         points = min((len(self.robust[name]) for name in names), default=len(self.clean))
         worst = self.clean[:points].clone()
         for name in names:
+            # Whoever was broken by an earlier attack of the column is False in the later ones as well.
             worst &= self.robust[name][:points]
         return worst
 
     def table(self, beside: Evaluation | None = None) -> str:
         """Markdown: clean, each column and All, in percent with exact 95% intervals and counts; points, cost, flags.
 
-        beside: of the model without its defence, whose All is shown too.
+        beside: of the same model without its defence, on the same points under the same threat; its All is shown too.
         """
-        lines = ["| accuracy | percent | 95% interval | samples |", "|---|---|---|---|"]
         rows = self.shares()
         if beside is not None:
-            rows["All, without the defence"] = beside.shares()["All"]
+            rows["All, without the defence"] = self._all_of(beside)
+        lines = ["| accuracy | percent | 95% interval | samples |", "|---|---|---|---|"]
         for name, share in rows.items():
             low, high = share.interval
             lines.append(f"| {name} | {share.percent:.1f} | {low:.1f} to {high:.1f} | {share.count}/{share.total} |")
-        threat = self.record["identity"]["threat"]
-        lines += ["", f"{_ball(threat)}. Samples: {self.record['chosen']}."]
-        if cost := self.record.get("cost"):
+        return "\n".join([*lines, "", *self._notes(), "", *self._warnings()])
+
+    def _all_of(self, beside: Evaluation) -> Share:
+        own, other = self.record.identity, beside.record.identity
+        names = ["points", "images", "norm", "eps"]
+        if not (self.record.opaque or beside.record.opaque):  # an opaque model's weights have other names
+            names.append("weights")
+        if differing := ", ".join(name for name in names if getattr(own, name) != getattr(other, name)):
+            wanted = "the same points, images, norm, eps and weights"
+            raise ValueError(f"table: beside is an evaluation with other {differing}; allowed: one of {wanted}.")
+        if not beside.columns:
+            raise ValueError("table: beside is an evaluation without an attack; allowed: one with an All.")
+        return beside.shares()["All"]
+
+    def _notes(self) -> list[str]:
+        record, threat = self.record, self._threat
+        lines = [f"{threat['name']}, eps {threat['eps']:.4g}. Samples: {record.samples}."]
+        if record.opaque:
             lines.append(
-                f"The defence costs {cost['seconds']:.1f} times the seconds of the bare model's forward, with "
-                f"{cost['evaluations']:.1f} times the evaluations of f and {cost['updates']:.0f} updates of the input."
+                "The model is opaque: it hides a DEQ or a defence. Only its outermost gradient was attacked; its own "
+                "views, static attacks and their flags were passed over."
+            )
+        if cost := record.cost:
+            counted = "" if cost.evaluations is None else f"{cost.evaluations:.1f} times the evaluations of f and "
+            lines.append(
+                f"The defence costs {cost.seconds:.1f} times the seconds of the bare model's forward, with "
+                f"{counted}{cost.updates:.0f} updates of the input."
             )
         for name in self.columns:
-            rejected = self._total(name, "rejected")
-            if rejected:
+            attack = record.attacks[name]
+            if rejected := sum(batch.rejected for batch in attack.batches.values()):
                 lines.append(f"{name}: {rejected} images lay outside the threat model and were not counted.")
-            own = self.record["attacks"][name]["attack"].get("options", {}).get("threat", threat)
+            own = (attack.attack.options or {}).get("threat", threat)
             if own != threat:
-                lines.append(f"{name}: made for {_ball(own)}, another threat model.")
-            warned = {text for batch in self.record["attacks"][name]["batches"].values()
-                      for text in batch.get("warnings", ())}  # fmt: skip
+                lines.append(f"{name}: made for {own['name']}, eps {own['eps']:.4g}, another threat model.")
+            warned = {text for batch in attack.batches.values() for text in batch.warnings}
+            broken = int((attack.outcomes == 0).sum()) if self._follows_gradients(name) else 0
+            if _autoattack(attack) == ("square",) and broken > SQUARE_SURPLUS * attack.points:
+                warned.add(f"Square broke {broken} samples that the attacks that follow the gradient had left.")
             lines += [f"{name} warned: {text}" for text in sorted(warned)]
-        return "\n".join([*lines, "", *self._warnings()])
+        return lines
+
+    @property
+    def _threat(self) -> Any:
+        """As an attack's options tell it."""
+        return {"name": self.record.identity.norm, "eps": self.record.identity.eps}
+
+    def _follows_gradients(self, name: str) -> bool:
+        """Whether attacks of AutoAttack that follow the gradient ran before this one of the same column."""
+        names = list(self.columns)
+        before = [other for other in names[: names.index(name)] if self.columns[other] == self.columns[name]]
+        return any(set(_autoattack(self.record.attacks[other])) - {"square"} for other in before)
 
     def _warnings(self) -> list[str]:
-        points = self.record["checks"]["points"]
+        points = 0 if self.record.checks is None else self.record.checks.points
         fired = [flag for flag in self.flags if flag.fired]
         if not self.flags:
             return ["No checks for red flags were made."]
-        made = f"Checks on the first {points} samples" if points else "Checks on the columns"
+        checks = f"Checks on the first {points} samples" if points else "Checks on all samples"
         verdict = f"{len(fired)} of {len(self.flags)} raise a red flag:" if fired else f"{len(self.flags)} passed."
-        return [f"{made}: {verdict}", *(f"- RED FLAG {flag.name}: {flag.text}." for flag in fired)]
+        return [f"{checks}: {verdict}", *(f"- RED FLAG {flag.name}: {flag.text}." for flag in fired)]
 
     def to_dict(self) -> dict[str, Any]:
         """The record with the shares, the sums of every attack, and the flags; JSON."""
-        counted = ("rejected", "seconds", "evaluations", "updates")
+        totals = {}
+        for name in self.columns:
+            rows = self.record.attacks[name].batches.values()
+            counted = ("rejected", "evaluations", "updates")
+            totals[name] = {key: sum(getattr(batch, key) for batch in rows) for key in counted}
+            totals[name]["seconds"] = round(sum(batch.seconds for batch in rows), 3)
         return {
-            **self.record,
+            **self.record.to_json(),
             "shares": {name: share.to_dict() for name, share in self.shares().items()},
-            "totals": {name: {key: self._total(name, key) for key in counted} for name in self.columns},
-            "flags": [flag.to_dict() for flag in self.flags],
+            "totals": totals,
+            "flags": [asdict(flag) for flag in self.flags],
         }
 
     def robustbench(
@@ -148,55 +229,44 @@ class Evaluation:
         """The fields of a model_info entry of RobustBench, numbers as it writes them.
 
         autoattack_acc is None unless AutoAttack standard, with its own budgets and the exact gradient, has attacked
-        every sample that was classified correctly. unreliable: whether a red flag other than the residual was raised;
-        None if nothing was checked.
+        every sample that was classified correctly, as one entry or as four of one column, each of which attacks what
+        the others have left. unreliable: whether a red flag other than the residual was raised; None if nothing was
+        checked.
         """
-        auto = next((_share(self.robust[name]) for name in self.columns if self._standard(name)), None)
+        stands = [self._standard(column) for column in dict.fromkeys(self.columns.values())]
+        auto = next((_share(standing) for standing in stands if standing is not None), None)
         telling = [flag for flag in self.flags if flag.name != "residual"]
         return {
             "link": link, "name": name, "authors": authors, "additional_data": additional_data,
             "number_forward_passes": number_forward_passes, "dataset": dataset, "venue": venue,
-            "architecture": architecture, "eps": _eps(self.record["identity"]["threat"]["eps"]),
+            "architecture": architecture, "eps": _eps(self.record.identity.eps),
             "clean_acc": f"{_share(self.clean).percent:.2f}", "reported": reported,
             "autoattack_acc": None if auto is None else f"{auto.percent:.2f}", "footnote": footnote,
             "unreliable": any(flag.fired for flag in telling) if telling else None,
         }  # fmt: skip
 
-    def _standard(self, name: str) -> bool:
-        """Whether an attack is AutoAttack standard with the exact gradient, on every correctly classified sample."""
-        facts, identity = self.record["attacks"][name], self.record["identity"]
-        view, attack = facts["view"], facts["attack"]
-        wanted = {**STANDARD, "threat": identity["threat"]}
-        known = attack["name"] == "AutoAttack" and all(attack["options"][key] == value for key, value in wanted.items())
-        through = view["name"] in ("Unrolled", "ThroughGradient") and view["gradient"]["name"] == "unrolled"
-        itself = identity["dynamics"] is None or identity["readout"] is not None
-        whole = torch.equal(outcomes(self.record, name) >= 0, self.clean)
-        return known and whole and identity["defence"] is None and (through or itself)
-
-    def _clean(self, key: str) -> Tensor:
-        parts = self.record["clean"]
-        return torch.tensor([value for start in sorted(parts, key=int) for value in parts[start][key]])
-
-    def _total(self, name: str, key: str) -> Any:
-        total = sum(batch[key] for batch in self.record["attacks"][name]["batches"].values())
-        return round(total, 3) if key == "seconds" else total
+    def _standard(self, column: str) -> Tensor | None:
+        """(N,) bool, what stands AutoAttack standard; None if the column's attacks are not all of it."""
+        standing, missing = self.clean.clone(), set(VERSIONS["standard"])
+        for name in (name for name, c in self.columns.items() if c == column):
+            attack = self.record.attacks[name]
+            outcomes, options = attack.outcomes, attack.attack.options or {}
+            whole = len(outcomes) == len(standing) and not (standing & (outcomes < 0)).any()
+            own = all(options.get(key) == budget for key, budget in STANDARD.items())
+            if attack.exact and whole and own and options.get("threat") == self._threat:
+                missing -= set(_autoattack(attack))
+                if _autoattack(attack):
+                    standing &= outcomes == 1
+        return None if missing else standing
 
 
-def _check_finished(folder: Path, record: dict[str, Any]) -> None:
-    size = record["identity"]["batch_size"]
-    points = {name: record["attacks"].get(name) for name in record.get("columns", {})}
-    stages = {"clean": (record["clean"], record["identity"]["points"]["count"])}
-    stages |= {name: (facts["batches"], facts["points"]) for name, facts in points.items() if facts}
-    missing = [name for name, facts in points.items() if not facts] + ([] if "columns" in record else ["attacks"])
-    missing += [name for name, (known, count) in stages.items() if len(known) < len(batches(count, size))]
-    if not record.get("checks", {}).get("done"):
-        missing.append("checks")
-    if missing:
-        raise ValueError(f"{folder} is unfinished: {', '.join(missing)}; evaluate with the same out= to go on.")
-
-
-def _ball(threat: dict[str, Any]) -> str:
-    return f"{threat['norm']}, eps {threat['eps']:.4g}"
+def _autoattack(attack: AttackRecord) -> tuple[str, ...]:
+    """Which attacks of AutoAttack, with the budgets of its standard version, a recorded attack is; none for others."""
+    if attack.attack.name != "AutoAttack":
+        return ()
+    options = attack.attack.options or {}
+    standard = VERSIONS["standard"] if options["version"] == "standard" else ()
+    return standard if options["attacks"] is None else tuple(options["attacks"])
 
 
 def _share(correct: Tensor) -> Share:

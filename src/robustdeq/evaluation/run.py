@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..attacks import Threat, check_labels, predictions
+from ..attacks import Threat, predictions
 from ..attacks.autoattack import LOGGER
-from ..attacks.views import parts
-from ..files import plain
-from ..models.classifier import check_images, check_range
+from ..attacks.views import summands
+from ..checks import check_images, check_labels, check_range
 from ..models.modes import evaluating
-from .entry import Attack, Entry, bare
+from ..models.structure import Structure
 from .images import KeptImages, Points, Rows, batches, digest, loaded
-from .record import Record, described
+from .record import AttackRecord, Batch, CleanBatch, Record, RecordFile, Spent
+from .suites import Attack, Entry
 
 Progress = Callable[[int, int, str], None]
-Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Given:
+class Transfer:
     """Images that were made elsewhere, offered as an attack."""
 
     images: Rows
@@ -43,85 +42,60 @@ class Given:
 class Run:
     """The batches of this process. Whatever the record holds already is not done again.
 
-    keep: whether the adversarial images are written to the record's folder.
+    views: what every entry looks through, by name. keep: whether the adversarial images are written to the record's
+    folder.
     """
 
-    model: nn.Module
+    model: Structure
     points: Points
     threat: Threat
     batch_size: int
-    record: Record
+    file: RecordFile
+    views: dict[str, nn.Module] = field(default_factory=dict)
     keep: bool = False
     progress: Progress | None = None
 
+    @property
+    def record(self) -> Record:
+        return self.file.record
+
     def clean(self) -> None:
         """The predictions on the images themselves, -1 where a logit is not finite."""
-        known = self.record.data["clean"]
         for rows in self._mine(len(self.points)):
-            if str(rows.start) not in known:
+            if rows.start not in self.record.clean:
                 x, y = self.batch(rows)
-                found, spent = self._timed(lambda x=x, y=y: self._predicted(x, y))
-                known[str(rows.start)] = {"predictions": found.tolist(), "labels": y.tolist(), **spent}
-                self.record.save()
+                check_images(x)
+                check_range(x)
+                with self._timed() as spent:
+                    logits = self.logits(x)
+                check_labels(x, y, logits.shape[1])
+                self.record.clean[rows.start] = CleanBatch(
+                    predictions=predictions(logits).tolist(), labels=y.tolist(), probabilities=_probabilities(logits),
+                    **vars(spent),
+                )  # fmt: skip
+                self.file.save()
             self._report(rows, len(self.points), "clean")
 
     def attack(self, entry: Entry) -> None:
         """Attack what stands, and verify what comes back."""
-        facts, view = self.facts(entry), entry.view(self.model)
-        earlier = [] if entry.independent else self._earlier(entry)
-        for rows in self._mine(facts["points"]):
+        attack = self.record.attacks[entry.name]
+        names = list(self.record.columns)
+        before = [self.record.attacks[name] for name in names[: names.index(entry.name)]]
+        earlier = [] if entry.independent else [other for other in before if other.column == entry.column]
+        for rows in self._mine(attack.points):
             todo = self._standing(rows, earlier)
-            if not self._done(entry, facts, rows, todo):
-                facts["batches"][str(rows.start)] = self._batch(entry, view, rows, todo)
-                self.record.save()
-            self._report(rows, facts["points"], entry.name)
+            if not self._done(entry, attack, rows, todo):
+                attack.batches[rows.start] = self._batch(entry, rows, todo)
+                self.file.save()
+            self._report(rows, attack.points, entry.name)
 
     def batch(self, rows: slice) -> tuple[Tensor, Tensor]:
-        return loaded(self.points, rows, self.model)
+        return loaded(self.points, rows, self.model.deployed)
 
     def correct(self, rows: slice) -> Tensor:
         """(B,) bool on the CPU: classified correctly without an attack."""
-        known = self.record.data["clean"][str(rows.start)]
-        length = rows.stop - rows.start
-        return torch.tensor(known["predictions"][:length]) == torch.tensor(known["labels"][:length])
-
-    def images(self, name: str, points: int) -> KeptImages | None:
-        folder = self.record.folder
-        return None if folder is None or not self.keep else KeptImages(folder / "images", name, points, self.batch_size)
-
-    def _standing(self, rows: slice, earlier: list[Batch]) -> Tensor:
-        """(B,) bool on the CPU: classified correctly, and not broken by an earlier attack."""
-        stands = self.correct(rows)
-        for facts in earlier:
-            seen = torch.tensor(facts["batches"].get(str(rows.start), {}).get("outcomes", [1]))[: len(stands)]
-            stands[: len(seen)] &= seen != 0
-        return stands
-
-    def _batch(self, entry: Entry, view: nn.Module, rows: slice, todo: Tensor) -> Batch:
-        """todo: (B,) bool on the CPU. The images of the other samples are left as they are, and not looked at."""
-        x, y = self.batch(rows)
-        at = todo.to(x.device)
-        x_adv = x.clone()
-        outcomes, rejected = torch.full((len(x),), -1), 0
-        warned: list[str] = []
-        spent: Batch = {"seconds": 0.0, "evaluations": 0, "updates": 0}
-        if todo.any():
-            indices = torch.arange(rows.start, rows.stop, device=x.device)[at]
-            given = (entry.attack, view, x[at], y[at], indices)
-            with _heard(warned):
-                (x_adv[at], inside, stands), spent = self._timed(lambda: self.attacked(*given))
-            outcomes[todo] = stands.long().cpu()
-            rejected = int((~inside).sum())
-        kept = self.images(entry.name, rows.stop)
-        if kept is not None:
-            kept.write(rows.start, x_adv)
-        found = {"outcomes": outcomes.tolist(), "rejected": rejected, **spent, "kept": kept is not None}
-        found["environment"] = self.record.environment
-        if warned:
-            found["warnings"] = warned
-        if isinstance(entry.attack, Given):
-            found["given"] = entry.attack.digest(rows)
-        return found
+        batch, length = self.record.clean[rows.start], rows.stop - rows.start
+        return torch.tensor(batch.predictions[:length]) == torch.tensor(batch.labels[:length])
 
     def attacked(
         self, attack: Attack, view: nn.Module, x: Tensor, y: Tensor, indices: Tensor
@@ -136,75 +110,89 @@ class Run:
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
         """Of the deployed forward, (B, K)."""
-        with evaluating(self.model):
-            return self.model(x)
+        with evaluating(self.model.deployed):
+            return self.model.deployed(x)
 
-    def _predicted(self, x: Tensor, y: Tensor) -> Tensor:
-        """(B,), of images and labels that are looked at for the first time."""
-        check_images(x)
-        check_range(x)
-        logits = self.logits(x)
-        check_labels(x, y, logits.shape[1])
-        return predictions(logits)
+    def _standing(self, rows: slice, earlier: Sequence[AttackRecord]) -> Tensor:
+        """(B,) bool on the CPU: classified correctly, and not broken by an earlier attack."""
+        stands = self.correct(rows)
+        for attack in earlier:
+            if rows.start in attack.batches:
+                outcomes = torch.tensor(attack.batches[rows.start].outcomes)[: len(stands)]
+                stands[: len(outcomes)] &= outcomes != 0
+        return stands
 
-    def facts(self, entry: Entry) -> Batch:
-        """This attack's part of the record: the one that is there, unless it was made with other options."""
-        view = entry.view(self.model)
-        seen = {"name": type(view).__name__, **getattr(view, "options", {})}
-        points = len(self.points) if entry.points is None else min(entry.points, len(self.points))
-        what = plain(
-            {"column": entry.column, "attack": _describe(entry.attack), "view": seen, "points": points,
-             "independent": entry.independent}
+    def _batch(self, entry: Entry, rows: slice, todo: Tensor) -> Batch:
+        """todo: (B,) bool on the CPU. The images of the other samples are left as they are, and not looked at."""
+        x, y = self.batch(rows)
+        rejected, outcomes, x_adv = 0, torch.full((len(x),), -1), x.clone()
+        warned: list[str] = []
+        with _heard(warned), self._timed() as spent:
+            if todo.any():
+                at = todo.to(x.device)
+                indices = torch.arange(rows.start, rows.stop, device=x.device)[at]
+                x_adv[at], inside, stands = self.attacked(entry.attack, self.views[entry.name], x[at], y[at], indices)
+                outcomes[todo], rejected = stands.long().cpu(), int((~inside).sum())
+        kept = self._images(entry.name, rows.stop)
+        if kept is not None:
+            kept.write(rows.start, x_adv)
+        return Batch(
+            outcomes=outcomes.tolist(), environment=self.file.environment, rejected=rejected, kept=kept is not None,
+            warnings=warned, transferred=_transferred(entry, rows), **vars(spent),
         )  # fmt: skip
-        known = self.record.data["attacks"].get(entry.name, {})
-        if described(known) != what or "options" not in what["attack"]:
-            known = {**what, "batches": {}}
-            self.record.data["attacks"][entry.name] = known
-        return known
 
-    def _earlier(self, entry: Entry) -> list[Batch]:
-        """The attacks of the same column that have run before."""
-        columns = self.record.data["columns"]
-        before = list(columns)[: list(columns).index(entry.name)]
-        return [self.record.data["attacks"][name] for name in before if columns[name] == entry.column]
-
-    def _done(self, entry: Entry, facts: Batch, rows: slice, todo: Tensor) -> bool:
+    def _done(self, entry: Entry, attack: AttackRecord, rows: slice, todo: Tensor) -> bool:
         """Whether this batch was attacked on the very samples that stand now, with the images that are given now."""
-        known = facts["batches"].get(str(rows.start))
-        if known is None or [outcome >= 0 for outcome in known["outcomes"]] != todo.tolist():
+        batch = attack.batches.get(rows.start)
+        if batch is None or [outcome >= 0 for outcome in batch.outcomes] != todo.tolist():
             return False
-        if isinstance(entry.attack, Given) and known.get("given") != entry.attack.digest(rows):
+        if batch.transferred != _transferred(entry, rows):
             return False
-        kept = self.images(entry.name, facts["points"])
-        return kept is None or (known["kept"] and kept.has(rows.start))
+        kept = self._images(entry.name, attack.points)
+        return kept is None or (batch.kept and kept.has(rows.start))
 
-    def _timed(self, work: Callable[[], Any]) -> tuple[Any, Batch]:
-        """What ``work`` returns, and what it cost: seconds, evaluations of f, and updates of the input."""
-        before, began = _tally(self.model), time.perf_counter()
-        found = work()
+    def _images(self, name: str, points: int) -> KeptImages | None:
+        folder = self.file.folder
+        return None if folder is None or not self.keep else KeptImages(folder / "images", name, points, self.batch_size)
+
+    @contextmanager
+    def _timed(self) -> Iterator[Spent]:
+        """What the work inside costs, told at its end."""
+        spent, tally, began = Spent(), self.model.tally, time.perf_counter()
+        evaluations, updates = tally.evaluations, tally.updates
+        yield spent
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        after = _tally(self.model)
-        seconds = round(time.perf_counter() - began, 3)
-        return found, {"seconds": seconds, **{name: after[name] - before[name] for name in after}}
+        spent.seconds = round(time.perf_counter() - began, 3)
+        spent.evaluations, spent.updates = tally.evaluations - evaluations, tally.updates - updates
 
     def _mine(self, points: int) -> list[slice]:
-        return list(self.record.processes.mine(batches(points, self.batch_size)))
+        return list(self.file.distributed.share(batches(points, self.batch_size)))
 
     def _report(self, rows: slice, points: int, text: str) -> None:
         if self.progress is not None:
             self.progress(rows.stop, points, text)
 
 
+def _transferred(entry: Entry, rows: slice) -> str | None:
+    return entry.attack.digest(rows) if isinstance(entry.attack, Transfer) else None
+
+
+def _probabilities(logits: Tensor) -> int:
+    """How many rows lie in [0, 1] and sum to 1, as softmax leaves them and logits hardly ever are."""
+    inside = ((logits >= 0) & (logits <= 1)).all(dim=1)
+    return int((inside & ((logits.float().sum(1) - 1).abs() <= 1e-3)).sum())
+
+
 @contextmanager
 def connected(module: nn.Module) -> Iterator[None]:
     """Inside, logits that do not depend on the images have the gradient zero instead of none."""
 
-    def join(_: nn.Module, given: tuple[Any, ...], logits: Tensor) -> Tensor:
-        x = given[0]
+    def join(_: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
+        x = args[0]
         return logits + 0 * x.flatten(1).sum(1, keepdim=True) if x.requires_grad else logits
 
-    handles = [part.register_forward_hook(join) for part in {module, *parts(module)}]
+    handles = [view.register_forward_hook(join) for view in {module, *summands(module)}]
     try:
         yield
     finally:
@@ -228,24 +216,3 @@ def _heard(warned: list[str]) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(ear)
-
-
-def _describe(attack: Any) -> dict[str, Any]:
-    """An attack as JSON. One whose options cannot be told (any callable) has none, and is never taken for done."""
-    name = {"name": type(attack).__name__}
-    if isinstance(attack, Given):
-        return {"name": "transfer", "options": {"images": len(attack.images)}}
-    if not is_dataclass(attack) or isinstance(attack, type):
-        return name
-    options = {field.name: getattr(attack, field.name) for field in fields(attack)}
-    return {**name, "options": {key: _plain(value) for key, value in options.items()}}
-
-
-def _plain(value: Any) -> Any:
-    return {"norm": value.name, "eps": value.eps} if isinstance(value, Threat) else value
-
-
-def _tally(model: nn.Module) -> dict[str, int]:
-    """Evaluations of f and updates of the input (one a sample) that the model has spent so far."""
-    tally = getattr(bare(model), "tally", None)
-    return {name: getattr(tally, name, 0) for name in ("evaluations", "updates")}

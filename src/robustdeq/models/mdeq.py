@@ -8,24 +8,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import Count, Counts, Decay, ImageShape, check_dtype
 from ..dynamics import SOLVERS
-from ..dynamics.solver import check_count, check_number
 from ..gradients import GRADIENTS
-from ..options import build
-from .checks import check_counts, check_dtype
-from .classifier import Cell, DEQClassifier, StateLayout
+from ..options import checked
+from .deq import Cell, DEQClassifier, StateLayout
 from .norm import BatchNorm2d
+from .zoo import architecture
 
 GROUPS = 8
 POST_GROUPS = 4
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class MDEQConfig:
     """Everything that makes an MDEQ classifier.
@@ -36,24 +37,19 @@ class MDEQConfig:
     dropping a channel in the cell, one mask for all steps of a forward. solver, steps, gradient: see DEQClassifier.
     """
 
-    image_shape: Sequence[int] = (3, 32, 32)
-    num_classes: int = 10
-    channels: Sequence[int] = (32, 64, 128, 256)
-    head_channels: Sequence[int] = (14, 28, 56, 112)
-    features: int = 1680
-    stem_stride: int = 1
-    expansion: int = 5
-    dropout: float = 0.22
-    solver: Any = "broyden"
-    steps: int = 8
-    gradient: Any = "unrolled"
+    image_shape: ImageShape = (3, 32, 32)
+    num_classes: Count = 10
+    channels: Counts = (32, 64, 128, 256)
+    head_channels: Counts = (14, 28, 56, 112)
+    features: Count = 1680
+    stem_stride: Count = 1
+    expansion: Count = 5
+    dropout: Decay = 0.22
+    solver: Annotated[Any, SOLVERS] = "broyden"
+    steps: Count = 8
+    gradient: Annotated[Any, GRADIENTS] = "unrolled"
 
     def __post_init__(self) -> None:
-        check_number("mdeq", "dropout", self.dropout, 0, 1, high_open=True)
-        for name in ("num_classes", "features", "stem_stride", "expansion", "steps"):
-            check_count("mdeq", name, getattr(self, name))
-        for name, length in (("image_shape", 3), ("channels", None), ("head_channels", None)):
-            object.__setattr__(self, name, check_counts("mdeq", name, getattr(self, name), length))
         if len(self.channels) != len(self.head_channels):
             given = f"channels={self.channels!r}, head_channels={self.head_channels!r}"
             raise ValueError(f"mdeq: {given}; allowed: one of each a scale.")
@@ -63,8 +59,6 @@ class MDEQConfig:
         if any(n % coarsest for n in self.image_shape[1:]):
             wanted = f"(channels, height, width), sides divisible by {coarsest}"
             raise ValueError(f"mdeq: image_shape={self.image_shape!r}; allowed: {wanted}.")
-        build("solver", self.solver, SOLVERS)
-        build("gradient", self.gradient, GRADIENTS)
 
     @property
     def state_shapes(self) -> list[tuple[int, int, int]]:
@@ -87,6 +81,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@architecture(MDEQConfig, PRESETS)
 def build_mdeq(config: MDEQConfig) -> DEQClassifier:
     """The classifier of a config, with fresh weights from torch's global generator."""
     layout = StateLayout(config.state_shapes)

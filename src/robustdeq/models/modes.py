@@ -1,4 +1,4 @@
-"""Borrow a module for a while and give it back as it was."""
+"""Borrow a module for a while and give it back as it was; look below its wrappers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel, torch.compile, or a Sequential of one.
+
+    These compute what the module inside computes. A wrapper with a hook of its own may not, and is left as it is.
+    """
+    while not (module._forward_hooks or module._forward_pre_hooks):
+        if isinstance(module, DataParallel | DistributedDataParallel):
+            module = module.module
+        elif isinstance(module, OptimizedModule):
+            module = module._orig_mod
+        elif type(module) is nn.Sequential and len(module) == 1:
+            module = module[0]
+        else:
+            break
+    return module
 
 
 @contextmanager

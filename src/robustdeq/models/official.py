@@ -6,15 +6,17 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor
 
+from ..checks import Count, Length
+from ..files import first_line
+from ..options import convert
 from . import mdeq
-from .checks import check_counts
-from .classifier import DEQClassifier
-from .zoo import check_keys, create_model, first_line
+from .deq import DEQClassifier
+from .zoo import check_keys, create_model
 
 COUNTER = "num_batches_tracked"  # BatchNorm's own count of steps, which older checkpoints do not have
 BRANCH = "fullstage.branches."
@@ -44,7 +46,7 @@ def load_official(
         raise ValueError(f"{name} is not a checkpoint of the papers: it has no keys {BRANCH}*; its first are {first}.")
 
     sizes = _Sizes(state)
-    height, width = check_counts("load_official", "image_size", image_size, 2)
+    height, width = convert("load_official", "image_size", image_size, Annotated[Sequence[Count], Length(2)])
     model = create_model(
         _nearest_preset(sizes.channels), sizes.num_classes, seed=0, image_shape=(sizes.image_channels, height, width),
         channels=sizes.channels, head_channels=sizes.head_channels, features=sizes.features, stem_stride=1,
@@ -86,8 +88,11 @@ def _state_dict(content: Any, name: str) -> dict[str, Tensor]:
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{name} holds no state dict; allowed: a dict of tensors, or one with such a 'state_dict'.")
-    prefix = "module." if all(str(key).startswith("module.") for key in state) else ""
-    return {str(key).removeprefix(prefix): value for key, value in state.items()}
+    names = {str(key): value for key, value in state.items()}
+    for prefix in ("module.", "_orig_mod.", "module."):  # of DataParallel, of torch.compile, of one inside the other
+        if all(name.startswith(prefix) for name in names):
+            names = {name.removeprefix(prefix): value for name, value in names.items()}
+    return names
 
 
 class _Sizes:

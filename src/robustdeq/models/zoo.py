@@ -1,4 +1,4 @@
-"""Models by name, and their folders: config.json + model.safetensors."""
+"""Models by name and their folders, config.json + model.safetensors, here or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,23 +9,53 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from ..files import write_bytes, write_json
+from ..files import first_line, write_bytes, write_json
 from ..options import check_options, choose, describe
-from . import explicit, mdeq
-from .classifier import DEQClassifier
-from .explicit import ExplicitConfig, PreActResNet
-from .hub import HubModule
-from .mdeq import MDEQConfig, build_mdeq
+from .modes import unwrapped
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
+M = TypeVar("M", bound="HubModule")
 N = TypeVar("N", bound=nn.Module)
+
+
+class HubModule(nn.Module, PyTorchModelHubMixin, library_name="robustdeq"):
+    """``from_pretrained`` / ``save_pretrained`` / ``push_to_hub`` with config.json and model.safetensors.
+
+    config: the plain dict that ``create_model`` made the model from; None for a model put together by hand. classes:
+    what the logits are called, in order; None where nobody has said so.
+    """
+
+    config: dict[str, Any] | None = None
+    classes: tuple[str, ...] | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any):
+        """Nothing but the object: the mixin would keep the arguments as a second config."""
+        return object.__new__(cls)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_model(self, save_directory)
+
+    @classmethod
+    def from_pretrained(cls: type[M], pretrained_model_name_or_path: str | Path, *, map_location: Any = "cpu",
+                        revision: str | None = None, cache_dir: str | Path | None = None, force_download: bool = False,
+                        local_files_only: bool = False, token: str | bool | None = None,
+                        **overrides: Any) -> M:  # fmt: skip
+        """``load_model`` with the hub's own options. Raises a ValueError if the model is of another class than this."""
+        folder = model_folder(
+            pretrained_model_name_or_path, revision=revision, cache_dir=cache_dir, force_download=force_download,
+            local_files_only=local_files_only, token=token,
+        )  # fmt: skip
+        model = load_model(folder, **overrides)
+        if not isinstance(model, cls):
+            raise ValueError(f"{folder} holds a {type(model).__name__}; allowed: a {cls.__name__} (or use load_model).")
+        return model.to(map_location)
 
 
 class Architecture(NamedTuple):
@@ -33,42 +63,49 @@ class Architecture(NamedTuple):
 
     config: type[Any]
     make: Callable[[Any], HubModule]
-    preset: dict[str, Any]
+    preset: Mapping[str, Any]
 
     def options(self) -> list[str]:
         """The fields that create_model takes besides num_classes."""
         return [field.name for field in dataclasses.fields(self.config) if field.name != "num_classes"]
 
 
-NAMES: dict[str, Architecture] = {
-    **{name: Architecture(MDEQConfig, build_mdeq, preset) for name, preset in mdeq.PRESETS.items()},
-    **{name: Architecture(ExplicitConfig, PreActResNet, preset) for name, preset in explicit.PRESETS.items()},
-}
+ARCHITECTURES: dict[str, Architecture] = {}
+
+
+def architecture(config: type[Any], presets: Mapping[str, Mapping[str, Any]]):
+    """A decorator for what makes a model of a config: its presets can be chosen by name."""
+
+    def register(make: Callable[[Any], M]) -> Callable[[Any], M]:
+        ARCHITECTURES.update({name: Architecture(config, make, preset) for name, preset in presets.items()})
+        return make
+
+    return register
 
 
 def create_model(name: str, num_classes: int = 10, *, seed: int | None = None, **options: Any) -> HubModule:
     """A model with fresh weights, in train mode.
 
     name: mdeq-nano | mdeq-small | mdeq-large | mdeq-xl | resnet18 | wrn34-10. options: fields of the preset's config,
-    for a DEQ also ``solver``, ``steps`` and ``gradient``. seed: of the weights, which leaves torch's generators as they
-    were; None takes torch's global generator as it is.
+    for a DEQ also ``solver``, ``steps`` and ``gradient``, by name or as objects. seed: of the weights, which leaves
+    torch's generators as they were; None takes torch's global generator as it is.
     """
-    architecture = choose("model", name, NAMES)
-    check_options(f"model {name}", options, architecture.options())
-    config = architecture.config(**{**architecture.preset, "num_classes": num_classes, **options})
+    kind = choose("model", name, ARCHITECTURES)
+    check_options(f"model {name}", options, kind.options())
+    config = kind.config(**{**kind.preset, "num_classes": num_classes, **options})
     return _make(name, config, seed)
 
 
 def save_model(model: nn.Module, folder: str | Path) -> Path:
-    """Write config.json and model.safetensors into ``folder``, each to a temporary name first.
+    """Write config.json and model.safetensors into ``folder``, each to a temporary name first; wrappers are left out.
 
     A model that create_model or load_official made is rebuilt from the folder by ``load_model(folder)``. Of a model put
     together by hand only the weights can be kept: ``load_model(folder, into=model)`` reads them back.
     """
-    config = getattr(model, "config", None)
-    if config is None:
-        config = {"model": None, "class": type(model).__qualname__}
-    folder = Path(folder)
+    model, folder = unwrapped(model), Path(folder)
+    config = getattr(model, "config", None) or {"model": None, "class": type(model).__qualname__}
+    if classes := getattr(model, "classes", None):
+        config = {**config, "classes": list(classes)}
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / WEIGHTS, save(copies(model.state_dict()), metadata={"format": "pt"}))
     write_json(folder / CONFIG, config)
@@ -79,16 +116,21 @@ def load_model(path_or_hub_id: str | Path, into: N | None = None, **overrides: A
     """The model in a folder, or of a hub id, in eval mode.
 
     into: a model put together by hand that takes the weights; every key and shape must match. overrides: fields of the
-    model's config, such as ``solver``, ``steps`` and ``gradient`` of a DEQ. Raises a ValueError for anything that
-    cannot be read or does not fit.
+    model's config, such as ``solver``, ``steps`` and ``gradient`` of a DEQ; a solver of one's own, whose class no file
+    can bring in, must be given here. Raises a ValueError for anything that cannot be read or does not fit.
     """
     folder = model_folder(path_or_hub_id)
+    bare = into is not None and not (folder / CONFIG).exists()
+    fields = {} if bare else _read_config(folder / CONFIG)
+    classes = fields.pop("classes", None)
     if into is None:
-        model = _rebuild(folder / CONFIG, overrides)
+        model: Any = _rebuild(folder / CONFIG, fields, overrides)
     elif overrides:
         raise ValueError(f"load_model: {', '.join(overrides)} given with into=; set these on the model itself.")
     else:
         model = into
+    if classes:
+        model.classes = tuple(map(str, classes))
     file = folder / WEIGHTS
     try:
         state = load_file(file)
@@ -121,9 +163,9 @@ def check_keys(
             if shapes and key in given and given[key].shape != expected[key].shape
         ],
     }
-    found = [f"{len(keys)} {kind}: {_shorten(sorted(keys))}" for kind, keys in problems.items() if keys]
-    if found:
-        raise ValueError(f"{source} does not fit this model; {'; '.join(found)}.")
+    complaints = [f"{len(keys)} {kind}: {_shorten(sorted(keys))}" for kind, keys in problems.items() if keys]
+    if complaints:
+        raise ValueError(f"{source} does not fit this model; {'; '.join(complaints)}.")
 
 
 def model_folder(path_or_hub_id: str | Path, **hub_options: Any) -> Path:
@@ -143,25 +185,18 @@ def model_folder(path_or_hub_id: str | Path, **hub_options: Any) -> Path:
         raise ValueError(f"{path_or_hub_id} is neither a folder nor a model that the hub gives ({why}).") from error
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
 def _make(name: str, config: Any, seed: int | None) -> HubModule:
     """A model that knows its config. A seed moves only the CPU's generator, and only for the while."""
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        model = NAMES[name].make(config)
-    model.config = {"model": name, **_plain(config)}
-    if isinstance(model, DEQClassifier):
-        model.config |= {"solver": describe(model.solver), "gradient": describe(model.gradient)}
+        model = ARCHITECTURES[name].make(config)
+    model.config = {"model": name, **describe(config)}
     return model
 
 
-def _rebuild(file: Path, overrides: dict[str, Any]) -> HubModule:
+def _rebuild(file: Path, fields: dict[str, Any], overrides: dict[str, Any]) -> HubModule:
     """The model that a config.json describes. What is wrong in the file is told apart from what is in the overrides."""
-    fields = _read_config(file)
     name = fields.pop("model")
     if name is None:
         raise ValueError(
@@ -169,12 +204,13 @@ def _rebuild(file: Path, overrides: dict[str, Any]) -> HubModule:
             "allowed: load_model(folder, into=model) with such a model."
         )
     try:
-        architecture = choose("model", name, NAMES)
-        check_options(f"model {name}", fields, ["num_classes", *architecture.options()])
-        config = architecture.config(**{**architecture.preset, **fields})
+        kind = choose("model", name, ARCHITECTURES)
+        check_options(f"model {name}", fields, ["num_classes", *kind.options()])
+        kept = {field: value for field, value in fields.items() if field not in overrides}
+        config = kind.config(**{**kind.preset, **kept})
     except ValueError as error:
         raise ValueError(f"{file} describes no model that this version of robustdeq knows: {error}") from error
-    check_options(f"model {name}", overrides, architecture.options())
+    check_options(f"model {name}", overrides, kind.options())
     return _make(name, dataclasses.replace(config, **overrides), seed=0)
 
 
@@ -184,19 +220,14 @@ def _read_config(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         why = first_line(error)
         raise ValueError(f"{file} cannot be read ({why}); allowed: the JSON that save_model wrote.") from error
-    if not isinstance(config, dict) or "model" not in config:
-        raise ValueError(f"{file} has no 'model'; allowed: the JSON that save_model wrote.")
+    if not isinstance(config, dict) or "model" not in config or not isinstance(config.get("classes", []), list):
+        raise ValueError(f"{file} has no 'model' or no list of classes; allowed: the JSON that save_model wrote.")
     return config
 
 
 def copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous copies on the CPU, since the file format refuses tensors that share memory (tied weights)."""
     return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """A config as JSON would read it back."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
 
 
 def _shorten(keys: list[str], most: int = 12) -> str:

@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from ..attacks import THREATS, Threat
-from ..dynamics.solver import check_count, check_number
-from ..gradients import GRADIENTS, Gradient
-from ..options import build, check_options, checked, choose, describe
-from ..regulation import STATE_SAMPLERS, StateSampler
-from .objectives import OBJECTIVES, Objective
-from .optimizers import OPTIMIZERS, Optimizer
+from ..attacks import THREATS
+from ..checks import Count, Decay, Length, Natural, NonNegative, Positive
+from ..gradients import GRADIENTS
+from ..options import OneOf, checked, describe, make
+from .objectives import OBJECTIVES
+from .optimizers import Optimizer
 from .regularise import JacobianPenalty
-from .schedule import SCHEDULES, Phase, Schedule
+from .schedule import SCHEDULES, Phase
+from .states import STATE_SAMPLERS
 
 PRECISIONS = {"float32": None, "bfloat16": None}
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The objects that the names of a config stand for."""
-
-    objective: Objective
-    states: StateSampler
-    gradient: Gradient
-    attack_gradient: Gradient
-    threat: Threat
-    optimizer: Optimizer
-    schedule: Schedule
 
 
 @checked
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A training run. Where a name stands, ``{"name": ..., option: value}`` and an object are accepted too.
+    """A training run. Where a name stands, ``{"name": ..., option: value}`` and an object are accepted too, one of your
+    own included; the config holds the object.
 
-    phases: see ``Phase``. objective: ``pgd-at | trades``. states: ``final | random``, the z^[t] of every forward.
-    gradient, attack_gradient: of the update and of its attack, ``unrolled | phantom | implicit | simultaneous``.
-    threat, eps: ``Linf | L2``, in pixel units of [0, 1].
-    batch_size: of an update; accumulate: it is computed in so many equal pieces. optimizer: ``adam | adamw | sgd``.
-    schedule: ``one-cycle | cosine | multi-step`` of the learning rate. clip: largest gradient norm.
+    phases: see ``Phase``. objective: in ``OBJECTIVES``. states: in ``STATE_SAMPLERS``, the z^[t] of every forward.
+    gradient, attack_gradient: of the update and of its attack, in ``GRADIENTS``.
+    threat: ``Linf | L2`` with the radius ``eps`` in pixel units of [0, 1], default 8/255; or a Threat, which has one.
+    batch_size: of an update; accumulate: it is computed in so many equal pieces. optimizer: in ``OPTIMIZERS``, or what
+    makes a torch optimizer of (parameters, lr=, weight_decay=).
+    schedule: in ``SCHEDULES``, of the learning rate. clip: largest gradient norm.
     ema: decay of the moving average of the weights, 0 for none. awp: size of the adversarial weight perturbation
     relative to each weight, 0 for none. jacobian: see ``JacobianPenalty``. precision: ``float32``, or ``bfloat16`` by
     autocast.
@@ -52,64 +40,43 @@ class TrainConfig:
     checkpoint_seconds: a checkpoint is written when the last one is older than this, and after every epoch.
     """
 
-    phases: Sequence[Phase]
-    objective: Any = "pgd-at"
-    states: Any = "final"
-    gradient: Any = "unrolled"
-    attack_gradient: Any = "unrolled"
-    threat: str = "Linf"
-    eps: float = 8 / 255
-    batch_size: int = 96
-    accumulate: int = 1
+    phases: Annotated[Sequence[Phase], Length()]
+    objective: Annotated[Any, OBJECTIVES] = "pgd-at"
+    states: Annotated[Any, STATE_SAMPLERS] = "final"
+    gradient: Annotated[Any, GRADIENTS] = "unrolled"
+    attack_gradient: Annotated[Any, GRADIENTS] = "unrolled"
+    threat: Any = "Linf"
+    eps: Any = None
+    batch_size: Count = 96
+    accumulate: Count = 1
     optimizer: Any = "adamw"
-    schedule: Any = "one-cycle"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.0
-    awp: float = 0.0
+    schedule: Annotated[Any, SCHEDULES] = "one-cycle"
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 0.0
+    clip: Positive = 1.0
+    ema: Decay = 0.0
+    awp: NonNegative = 0.0
     jacobian: JacobianPenalty = field(default_factory=JacobianPenalty)
-    precision: str = "float32"
-    pad: int = 0
+    precision: Annotated[str, OneOf("precision", PRECISIONS)] = "float32"
+    pad: Natural = 0
     flip: bool = False
-    validation_points: int = 0
-    validation_steps: int = 20
-    validation_every: int = 1
-    checkpoint_seconds: float = 60.0
-    seed: int = 0
+    validation_points: Natural = 0
+    validation_steps: Count = 20
+    validation_every: Count = 1
+    checkpoint_seconds: NonNegative = 60.0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
-        owner = "TrainConfig"
-        check_number(owner, "eps", self.eps, 0, 1)
-        for name in ("learning_rate", "clip"):
-            check_number(owner, name, getattr(self, name), 0, low_open=True)
-        for name in ("weight_decay", "awp", "checkpoint_seconds"):
-            check_number(owner, name, getattr(self, name), 0)
-        check_number(owner, "ema", self.ema, 0, 1, high_open=True)
-        for name in ("batch_size", "accumulate", "validation_steps", "validation_every"):
-            check_count(owner, name, getattr(self, name))
-        for name in ("pad", "seed", "validation_points"):
-            check_count(owner, name, getattr(self, name), 0)
-        choose("precision", self.precision, PRECISIONS)
         if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"{owner}: accumulate={self.accumulate}; allowed: a divisor of batch_size={self.batch_size}."
-            )
-        if not self.phases or not all(isinstance(phase, Phase) for phase in self.phases):
-            raise ValueError(f"{owner}: phases={self.phases!r}; allowed: at least one Phase.")
-        self.parts()
-
-    def parts(self) -> Parts:
-        """The objects that the names stand for."""
-        return Parts(
-            objective=build("objective", self.objective, OBJECTIVES),
-            states=build("state sampler", self.states, STATE_SAMPLERS),
-            gradient=build("gradient", self.gradient, GRADIENTS),
-            attack_gradient=build("gradient", self.attack_gradient, GRADIENTS),
-            threat=build("threat", {"name": self.threat, "eps": self.eps}, THREATS),
-            optimizer=build("optimizer", self.optimizer, OPTIMIZERS),
-            schedule=build("schedule", self.schedule, SCHEDULES),
-        )
+            allowed = f"a divisor of batch_size={self.batch_size}"
+            raise ValueError(f"TrainConfig: accumulate={self.accumulate}; allowed: {allowed}.")
+        eps, threat = 8 / 255 if self.eps is None else self.eps, self.threat
+        threat = THREATS.resolve({"name": threat, "eps": eps} if isinstance(threat, str) else threat)
+        if self.eps not in (None, threat.eps):
+            raise ValueError(f"TrainConfig: eps={self.eps!r} with threat={threat}; allowed: one of them, or a name.")
+        object.__setattr__(self, "threat", threat)
+        object.__setattr__(self, "eps", threat.eps)
+        object.__setattr__(self, "optimizer", Optimizer.resolve(self.optimizer))
 
     @property
     def epochs(self) -> int:
@@ -126,32 +93,10 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> TrainConfig:
         """The config of ``to_dict``'s JSON, or of part of it; a ValueError names an unknown option."""
-        check_options("TrainConfig", options, [f.name for f in dataclasses.fields(cls)])
-        made = dict(options)
-        if "phases" in made:
-            made["phases"] = tuple(_nested("phases", Phase, phase) for phase in made["phases"])
-        if "jacobian" in made:
-            made["jacobian"] = _nested("jacobian", JacobianPenalty, made["jacobian"])
-        return cls(**made)
+        return make(cls, options)
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved config as JSON: every name with its options."""
-        parts = self.parts()
-        named = {name: describe(getattr(parts, name)) for name in NAMED}
-        return {**dataclasses.asdict(self), **named, "phases": [phase.to_dict() for phase in self.phases]}
-
-
-def _nested(name: str, cls: type, given: Any) -> Any:
-    """An object of ``cls`` from itself or from its fields."""
-    if isinstance(given, cls):
-        return given
-    if not isinstance(given, Mapping):
-        raise ValueError(f"TrainConfig: {name} holds {given!r}; allowed: the fields of {cls.__name__} by name.")
-    check_options(cls.__name__, given, [f.name for f in dataclasses.fields(cls)])
-    try:
-        return cls(**given)
-    except TypeError as error:
-        raise ValueError(f"TrainConfig: {name} holds {dict(given)!r}: {error}.") from error
-
-
-NAMED = ("objective", "states", "gradient", "attack_gradient", "optimizer", "schedule")
+        """The config as JSON: every object by its name and options, one of a user's own by its class."""
+        threat = describe(self.threat)
+        named = {"threat": threat["name"], "eps": self.eps} if set(threat) == {"name", "eps"} else {"threat": threat}
+        return {**describe(self), **named, "optimizer": self.optimizer.to_dict()}

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
-class Interrupts:
-    """Inside ``with``, the first SIGINT or SIGTERM sets ``asked``; a second one ends the process as usual.
+@contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """Inside, the first SIGINT or SIGTERM sets the event; a second one ends the process as usual.
 
     In a thread that is not the main one, signals are left alone.
     """
+    asked, before = threading.Event(), {}
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+    def put_back() -> None:
+        for number, handler in before.items():
             signal.signal(number, handler)
-        self._before = {}
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        self.__exit__()
+    def ask(*_: object) -> None:
+        asked.set()
+        put_back()
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        put_back()

@@ -18,27 +18,28 @@ class Log:
     """
 
     def __init__(self, folder: Path, step: int, wandb: dict[str, Any] | None = None, speaks: bool = True) -> None:
-        self.speaks, self.board, self.wandb = speaks, None, None
+        self.path, self.board, self.wandb = folder / "log.jsonl", None, None
         if not speaks:
             return
-        self.path = folder / "log.jsonl"
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
-            write_text(self.path, "".join(line + "\n" for line in kept))
-        self.board = _board(folder / "tensorboard", step)
+            before = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+            write_text(self.path, "".join(line + "\n" for line in before))
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self.wandb = None if wandb is None else _wandb(folder, wandb)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """values: JSON; numbers also go to TensorBoard, nested names joined by a slash."""
-        if not self.speaks:
+        if self.board is None:
             return
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        if self.board is not None:
-            for name, value in _numbers(values):
-                self.board.add_scalar(name, value, step)
+        numbers = _numbers(values)
+        for name, value in numbers.items():
+            self.board.add_scalar(name, value, step)
         if self.wandb is not None:
-            self.wandb.log(dict(_numbers(values)), step=step)
+            self.wandb.log(numbers, step=step)
 
     def close(self) -> None:
         if self.board is not None:
@@ -55,32 +56,24 @@ def _step(line: str) -> float:
         return float("inf")
 
 
-def _numbers(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    found = []
+def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    numbers: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            found += _numbers(value, f"{prefix}{name}/")
+            numbers |= _numbers(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
-            found.append((prefix + name, float(value)))
-    return found
-
-
-def _board(folder: Path, step: int):
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-
-    return SummaryWriter(str(folder), purge_step=step + 1)
+            numbers[prefix + name] = float(value)
+    return numbers
 
 
 def _wandb(folder: Path, config: dict[str, Any]):
-    """A run there, named after the folder; one that goes on is found again by the id kept in the folder."""
+    """A run there, named after the folder; one that goes on is found again by the id in the folder."""
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError("wandb is not installed; allowed: pip install wandb, or a run without it.") from error
-    kept = folder / "wandb-id"
-    if not kept.exists():
-        write_text(kept, secrets.token_hex(4))
-    identity = kept.read_text()
-    return wandb.init(
-        project="robustdeq", name=folder.name, id=identity, resume="allow", dir=str(folder), config=config
-    )
+    file = folder / "wandb-id"
+    if not file.exists():
+        write_text(file, secrets.token_hex(4))
+    options = {"id": file.read_text(), "resume": "allow", "dir": str(folder), "config": config}
+    return wandb.init(project="robustdeq", name=folder.name, **options)

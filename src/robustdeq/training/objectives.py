@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import PGD, Threat
-from ..dynamics.solver import check_number
-from ..gradients import Gradient, Steps
-from ..models.classifier import DEQClassifier
-from ..options import checked, registry
+from ..checks import Decay, NonNegative
+from ..options import Registry
 
 
 @dataclass(frozen=True)
@@ -23,26 +20,6 @@ class Losses:
 
     total: Tensor
     correct_adv: Tensor
-
-
-class Reader(nn.Module):
-    """A model as one forward of training sees it: its state drawn anew each time, its gradient chosen.
-
-    draw: gives the number of solver steps of a forward. solver: instead of the model's. Any other classifier is left as
-    it is. The model may be wrapped (DDP).
-    """
-
-    def __init__(
-        self, model: nn.Module, draw: Callable[[], Steps], gradient: Gradient | None = None, solver: Any = None
-    ) -> None:
-        super().__init__()
-        self.model, self.draw, self.gradient, self.solver = model, draw, gradient, solver
-        self.moves = isinstance(getattr(model, "module", model), DEQClassifier)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.moves:
-            return self.model(x)
-        return self.model(x, steps=self.draw(), gradient=self.gradient, solver=self.solver)
 
 
 class Objective(ABC):
@@ -59,7 +36,10 @@ class Objective(ABC):
         """x, x_adv: (B, C, H, W) in [0, 1]; y: (B,) int64."""
 
 
-@checked
+OBJECTIVES: Registry[Objective] = Registry("objective", Objective)
+
+
+@OBJECTIVES.register
 @dataclass(frozen=True)
 class PGDAT(Objective):
     """Cross-entropy at the images of a PGD attack from a uniform start (Madry et al. 2018).
@@ -68,10 +48,7 @@ class PGDAT(Objective):
     """
 
     name: ClassVar[str] = "pgd-at"
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_number("PGDAT", "label_smoothing", self.label_smoothing, 0, 1, high_open=True)
+    label_smoothing: Decay = 0.0
 
     def attack(self, threat: Threat, steps: int, step_size: float, seed: int) -> PGD:
         return PGD(threat, step_size, steps, seed=seed, start="uniform" if steps else "clean", keep="last")
@@ -82,18 +59,14 @@ class PGDAT(Objective):
         return Losses(total, logits.detach().argmax(1) == y)
 
 
-@checked
+@OBJECTIVES.register
 @dataclass(frozen=True)
 class TRADES(Objective):
     """CE(x) + weight KL(p(x) || p(x_adv)) (Zhang et al. 2019); the attack climbs the KL from x + 0.001 N(0, 1)."""
 
     name: ClassVar[str] = "trades"
-    weight: float = 6.0
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_number("TRADES", "weight", self.weight, 0)
-        check_number("TRADES", "label_smoothing", self.label_smoothing, 0, 1, high_open=True)
+    weight: NonNegative = 6.0
+    label_smoothing: Decay = 0.0
 
     def attack(self, threat: Threat, steps: int, step_size: float, seed: int) -> PGD:
         return PGD(threat, step_size, steps, seed=seed, loss="kl", start="gaussian" if steps else "clean", keep="last")
@@ -103,6 +76,3 @@ class TRADES(Objective):
         divergence = F.kl_div(logits_adv.log_softmax(1), logits.log_softmax(1), reduction="batchmean", log_target=True)
         total = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing) + self.weight * divergence
         return Losses(total, logits_adv.detach().argmax(1) == y)
-
-
-OBJECTIVES = registry(PGDAT, TRADES)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..dynamics import SOLVERS, drive
-from ..dynamics.solver import check_count, check_number
-from ..models.classifier import DEQClassifier
+from ..checks import Count, Natural, NonNegative, Share, check_count
+from ..dynamics import Solver, drive
+from ..models.deq import DEQClassifier
 from ..models.modes import statistics_kept
-from ..options import build, checked
+from ..options import checked
 
 
 @checked
@@ -26,18 +25,14 @@ class JacobianPenalty:
     the estimate. low, high: on such a step N is drawn from {low, ..., high}. until: the epoch after which it is off.
     """
 
-    weight: float = 0.0
-    share: float = 0.02
-    probes: int = 2
-    low: int = 6
-    high: int = 9
-    until: int | None = None
+    weight: NonNegative = 0.0
+    share: Share = 0.02
+    probes: Count = 2
+    low: Count = 6
+    high: Count = 9
+    until: Natural | None = None
 
     def __post_init__(self) -> None:
-        check_number("JacobianPenalty", "weight", self.weight, 0)
-        check_number("JacobianPenalty", "share", self.share, 0, 1)
-        for name in ("probes", "low"):
-            check_count("JacobianPenalty", name, getattr(self, name))
         check_count("JacobianPenalty", "high", self.high, self.low)
 
     def draw(self, epoch: int, generator: torch.Generator) -> int | None:
@@ -48,7 +43,7 @@ class JacobianPenalty:
         return None if off or not pays else steps
 
     def __call__(
-        self, model: DEQClassifier, x: Tensor, steps: int, generator: torch.Generator, solver: Any = None
+        self, model: DEQClassifier, x: Tensor, steps: int, generator: torch.Generator, solver: Solver | None = None
     ) -> Tensor:
         """weight * E ||v^T J_f||^2 / dim(z), v ~ N(0, I), at z^[steps] of images x (B, C, H, W); a scalar.
 
@@ -57,7 +52,7 @@ class JacobianPenalty:
         with statistics_kept(model):
             f = model.map(x)
         with torch.no_grad():
-            z = drive(model.solver if solver is None else build("solver", solver, SOLVERS), f, model.zeros(x), steps).z
+            z = drive(solver or model.solver, f, model.zeros(x), steps).z
         z.requires_grad_()
         f_z = f(z)
         total = x.new_zeros(())

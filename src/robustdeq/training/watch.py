@@ -10,9 +10,9 @@ from torch import nn
 
 from ..attacks import PGD, Threat, ThroughGradient, predictions
 from ..data import ImageSet
-from ..models.classifier import DEQClassifier
+from ..distributed import SINGLE, Distributed
 from ..models.modes import evaluating
-from ..processes import ALONE, Processes
+from ..models.structure import structure
 from ..seeds import mix
 
 APART = 0.05
@@ -30,32 +30,32 @@ class Watch:
     threat: Threat
     steps: int
     seed: int
-    processes: Processes = ALONE
+    distributed: Distributed = SINGLE
     batch_size: int = 250
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """clean, and robust accuracy under each gradient, in [0, 1]; ``robust`` is the smallest."""
-        gradients = ("unrolled", "phantom") if isinstance(model, DEQClassifier) else ("exact",)
-        counts = dict.fromkeys(("clean", *gradients), 0)
+        names = ("unrolled", "phantom") if structure(model).states else ()
+        views = {name: ThroughGradient(model, name) for name in names} or {"exact": model}
+        counts = dict.fromkeys(("clean", *views), 0)
         total = len(self.images)
         attack = PGD(self.threat, self.threat.eps / 4, self.steps, seed=mix(self.seed) % 2**31)
-        for start in self.processes.mine(range(0, total, self._size(total))):
+        for start in self.distributed.share(range(0, total, self._size(total))):
             rows = slice(start, min(start + self._size(total), total))
             x, y = self.images.images(rows), self.images.labels[rows]
             right = _correct(model, x, y)
             counts["clean"] += int(right.sum())
-            for name in gradients if right.any() else ():
-                view = ThroughGradient(model, name) if isinstance(model, DEQClassifier) else model
+            for name, view in views.items() if right.any() else ():
                 indices = torch.arange(rows.start, rows.stop)[right.cpu()]
                 x_adv = attack(view, x[right], y[right], indices=indices)
                 counts[name] += int(_correct(model, x_adv, y[right]).sum())
-        sums = self.processes.total(torch.tensor(list(counts.values()))).tolist()
+        sums = self.distributed.all_reduce(torch.tensor(list(counts.values()))).tolist()
         shares = {name: count / total for name, count in zip(counts, sums)}
-        return {**shares, "robust": min(shares[name] for name in gradients)}
+        return {**shares, "robust": min(shares[name] for name in views)}
 
     def _size(self, total: int) -> int:
         """Images of a batch; every process has one."""
-        return min(self.batch_size, -(-total // self.processes.count))
+        return min(self.batch_size, -(-total // self.distributed.world_size))
 
 
 def warnings(history: list[dict[str, Any]]) -> list[str]:
@@ -63,9 +63,9 @@ def warnings(history: list[dict[str, Any]]) -> list[str]:
     rows = [row for row in history if "validation" in row]
     if not rows or rows[-1] is not history[-1]:
         return []
-    found, last = [], rows[-1]["validation"]
+    texts, last = [], rows[-1]["validation"]
     if "phantom" in last and abs(last["unrolled"] - last["phantom"]) > APART:
-        found.append(
+        texts.append(
             f"robust accuracy is {100 * last['unrolled']:.1f}% under the unrolled and {100 * last['phantom']:.1f}% "
             "under the phantom gradient: one of them is masked"
         )
@@ -73,8 +73,8 @@ def warnings(history: list[dict[str, Any]]) -> list[str]:
         before = max(rows[:-1], key=lambda row: row["validation"]["robust"])
         rises = rows[-1]["accuracy_adv"] > before["accuracy_adv"] + 0.01
         if rises and last["robust"] < before["validation"]["robust"] - APART:
-            found.append("robust accuracy rises in training and falls on held-out images: catastrophic overfitting")
-    return found
+            texts.append("robust accuracy rises in training and falls on held-out images: catastrophic overfitting")
+    return texts
 
 
 def summary(history: list[dict[str, Any]]) -> str:
@@ -90,7 +90,7 @@ def summary(history: list[dict[str, Any]]) -> str:
     ]
     judged = [(row["epoch"], row[kind]) for row in history for kind in ("validation", "validation_ema") if kind in row]
     if judged:
-        epoch, best = max(judged, key=lambda found: found[1]["robust"])
+        epoch, best = max(judged, key=lambda row: row[1]["robust"])
         shares = ", ".join(f"{name} {100 * share:.1f}%" for name, share in best.items() if name != "robust")
         lines.append(f"best on held-out images: robust {100 * best['robust']:.1f}% after epoch {epoch} ({shares})")
     return "\n".join([*lines, *(f"warning: {text}" for text in last["warnings"])])

@@ -1,0 +1,152 @@
+"""Argument checks: counts, numbers, states, images, labels and indices. Each raises a ValueError that says what was
+given and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+
+def check_number(
+    owner: str,
+    name: str,
+    value: float,
+    low: float,
+    high: float = math.inf,
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> None:
+    """``value`` is a finite number in the stated interval."""
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ok = ok and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)
+    if not ok:
+        left, right = "(" if low_open else "[", ")" if high_open else "]"
+        bound = f"a number {'>' if low_open else '>='} {low:g}"
+        allowed = bound if math.isinf(high) else f"a number in {left}{low:g}, {high:g}{right}"
+        raise ValueError(f"{owner}: {name}={value!r}; allowed: {allowed}.")
+
+
+def check_count(owner: str, name: str, value: int, low: int = 1, high: int | None = None) -> None:
+    """``value`` is a whole number in low..high."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        allowed = f"a whole number >= {low}" if high is None else f"{low}..{high}"
+        raise ValueError(f"{owner}: {name}={value!r}; allowed: {allowed}.")
+
+
+@dataclass(frozen=True)
+class Number:
+    """Of a field of a ``checked`` dataclass: the interval in which its number lies."""
+
+    low: float
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        check_number(owner, name, value, self.low, self.high, low_open=self.low_open, high_open=self.high_open)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Of such a field: a whole number >= ``low``."""
+
+    low: int
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        check_count(owner, name, value, self.low)
+
+
+@dataclass(frozen=True)
+class Length:
+    """Of such a field: a list of so many values; None: one or more."""
+
+    count: int | None = None
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        if not value or len(value) != (self.count or len(value)):
+            wanted = "at least one value" if self.count is None else f"{self.count} values"
+            raise ValueError(f"{owner}: {name}={value!r}; allowed: {wanted}.")
+
+
+Count = Annotated[int, Whole(1)]
+Natural = Annotated[int, Whole(0)]
+NonNegative = Annotated[float, Number(0)]
+Positive = Annotated[float, Number(0, low_open=True)]
+Share = Annotated[float, Number(0, 1)]
+PositiveShare = Annotated[float, Number(0, 1, low_open=True)]
+Decay = Annotated[float, Number(0, 1, high_open=True)]
+Counts = Annotated[Sequence[Count], Length()]
+ImageShape = Annotated[Sequence[Count], Length(3)]
+"""(C, H, W)."""
+
+
+def check_start(z: Tensor) -> None:
+    """z^[0] is floating point, (B, D)."""
+    if not isinstance(z, Tensor) or z.dim() != 2 or not z.is_floating_point():
+        given = f"{tuple(z.shape)} {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
+        raise ValueError(f"z^[0] is {given}; allowed: a floating-point tensor of shape (batch, state size).")
+
+
+def check_images(x: Tensor, shape: Sequence[int] | None = None) -> None:
+    """x is a floating batch (B, C, H, W) in [0, 1], of the given (C, H, W) if there is one.
+
+    The range is looked at on the CPU only, since a look costs a synchronisation on a GPU; attacks and evaluation check
+    it once at their door on every device.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"images are {given}; allowed: a floating-point tensor in [0, 1] (uint8 / 255).")
+    if x.dim() != 4 or (shape is not None and tuple(x.shape[1:]) != tuple(shape)):
+        allowed = "(batch, channels, height, width)" if shape is None else f"(batch, {', '.join(map(str, shape))})"
+        raise ValueError(f"images have shape {tuple(x.shape)}; allowed: {allowed}.")
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_range(x)
+
+
+def check_range(x: Tensor, slack: float = 1e-5) -> None:
+    """No pixel lies outside [0, 1] by more than rounding. A NaN is left to the solver's status."""
+    if not x.numel():
+        return
+    low, high = (float(v) for v in x.detach().aminmax())
+    if low < -slack or high > 1 + slack:
+        raise ValueError(f"images lie in [{low:.4g}, {high:.4g}]; allowed: [0, 1] (divide 8-bit pixels by 255).")
+
+
+def check_dtype(x: Tensor, weight: Tensor) -> None:
+    """The images have the dtype of the weights they meet first; autocast casts by itself."""
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"images are {x.dtype}; allowed: {weight.dtype}, as the model's weights.")
+
+
+def check_labels(x: Tensor, y: Tensor, classes: int | None = None) -> None:
+    """y is (B,) int64, one label an image, in 0..classes-1."""
+    low, high = _extent("labels", x, y)
+    if low < 0 or (classes is not None and high >= classes):
+        top = "the number of classes - 1" if classes is None else classes - 1
+        raise ValueError(f"labels lie in {low}..{high}; allowed: 0..{top}.")
+
+
+def check_indices(x: Tensor, indices: Tensor | None) -> None:
+    """``indices`` is None or (B,) int64, one number >= 0 an image."""
+    low, high = (0, 0) if indices is None else _extent("indices", x, indices)
+    if low < 0:
+        raise ValueError(f"indices lie in {low}..{high}; allowed: whole numbers >= 0.")
+
+
+def _extent(what: str, x: Tensor, numbers: Tensor) -> tuple[int, int]:
+    """The smallest and the largest of (B,) int64 numbers, (0, 0) of none."""
+    if not isinstance(numbers, Tensor) or numbers.dtype != torch.int64 or numbers.shape != x.shape[:1]:
+        is_tensor = isinstance(numbers, Tensor)
+        given = f"{numbers.dtype} of shape {tuple(numbers.shape)}" if is_tensor else type(numbers).__name__
+        raise ValueError(f"{what} are {given}; allowed: int64 of shape ({len(x)},).")
+    if not len(numbers):
+        return 0, 0
+    low, high = (int(v) for v in numbers.aminmax())
+    return low, high

@@ -1,0 +1,68 @@
+"""The readout defences of P22: models of their own, which read a DEQ's dynamics out elsewhere than at z^[N]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..checks import check_count, check_images
+from ..dynamics import SolverState, drive
+from ..gradients import Unrolled
+from ..models.deq import DEQClassifier
+from ..models.modes import unwrapped
+from ..models.structure import Wrapper
+from ..options import checked
+
+
+class Readout(Wrapper):
+    """Logits (B, K) of images (B, C, H, W) in [0, 1], by ``model``'s dynamics. To be deployed, and attacked, as it is.
+
+    The gradient is the exact one, through the solver, whatever the model's own.
+    """
+
+    kind = "readout"
+    model: DEQClassifier
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        model = unwrapped(model)
+        if not isinstance(model, DEQClassifier):
+            raise ValueError(f"{type(self).__name__}: the model is a {type(model).__name__}; allowed: a DEQClassifier.")
+        self.model = model
+
+
+@checked
+class EarlyState(Readout):
+    """readout(z^[state]), state in 1..N. As a defence the state is chosen on held-out images.
+
+    An attack may look through it as well: images that are wrong at the state at which a defence looks are wrong for it.
+    """
+
+    def __init__(self, model: nn.Module, state: int) -> None:
+        super().__init__(model)
+        check_count("EarlyState", "state", state, high=self.model.steps)
+        self.state, self.gradient = state, Unrolled()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"state": self.state}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x, steps=self.state, gradient=self.gradient)
+
+
+class Ensemble(Readout):
+    """readout(mean of z^[1], ..., z^[N])."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        model = self.model
+        check_images(x, model.image_shape)
+        total = model.zeros(x)
+
+        def add(state: SolverState) -> None:
+            nonlocal total
+            total = total + state.z
+
+        drive(model.solver, model.map(x), model.zeros(x), model.steps, observers=[add])
+        return model.readout(total / model.steps)

@@ -1,0 +1,85 @@
+"""What an evaluation, an attack or a training run asks of a classifier: has it states, a defence, another readout?
+
+The one place where a module's kind is looked at. Everything else asks the ``Structure``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from .deq import DEQClassifier, Tally
+from .modes import unwrapped
+
+
+class Wrapper(nn.Module):
+    """A classifier of one's own around another, ``model``, which stays visible.
+
+    kind: ``defence``, what is done to the image or to the dynamics at inference, which an attacker may know or not; or
+    ``readout``, another function of the dynamics, attacked as it is. settings: what tells it from another of its class;
+    JSON.
+    """
+
+    kind = "defence"
+    model: Any
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A classifier and what it is made of.
+
+    deployed: the module that is judged. bare: the same without its defence, what a static (transfer) attack sees. deq:
+    the DEQ whose dynamics are in it; None for a network without states. defence, readout: the wrappers around it.
+    opaque: a DEQ or a defence is hidden in it, and only the outermost logits are asked.
+    """
+
+    deployed: nn.Module
+    bare: nn.Module
+    deq: DEQClassifier | None = None
+    defence: Any = None
+    readout: Any = None
+    opaque: bool = False
+
+    @property
+    def states(self) -> int:
+        """N where ``bare`` itself is a DEQ, whose states and gradients an attack may choose; else 0."""
+        return self.deq.steps if self.deq is not None and self.bare is self.deq else 0
+
+    @property
+    def tally(self) -> Tally:
+        """What the model has spent so far; zeros where nothing is counted."""
+        return Tally() if self.deq is None else self.deq.tally
+
+
+def structure(model: Any, *, opaque: bool = False) -> Structure:
+    """What ``model`` is made of, looked for below the wrappers that compute the same (``modes.unwrapped``).
+
+    Raises a ValueError for what is no module, and for one's own module that hides a DEQ or a defence: the views and
+    threat settings that could show it masked would be passed over. With ``opaque`` it is taken as it is. A Structure
+    is what it is.
+    """
+    if isinstance(model, Structure):
+        return model
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the model is a {type(model).__name__}; allowed: a torch.nn.Module, logits = model(images).")
+    model = unwrapped(model)
+    if isinstance(model, DEQClassifier):
+        return Structure(model, model, deq=model)
+    if isinstance(model, Wrapper):
+        inner = structure(model.model, opaque=opaque)
+        if model.kind == "readout":
+            return Structure(model, model, deq=inner.deq, readout=model, opaque=inner.opaque)
+        return Structure(model, inner.bare, deq=inner.deq, defence=model, readout=inner.readout, opaque=inner.opaque)
+    hidden = [type(part).__name__ for part in model.modules() if isinstance(part, DEQClassifier | Wrapper)]
+    if hidden and not opaque:
+        raise ValueError(
+            f"the model is a {type(model).__name__} that hides a {hidden[0]}: views and threat settings would be "
+            f"passed over; give the {hidden[0]} itself, make it a robustdeq.defences.Defended, or say opaque=True."
+        )
+    return Structure(model, model, opaque=bool(hidden))

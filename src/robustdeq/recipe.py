@@ -1,0 +1,131 @@
+"""A complete run as one value, and how one model of it is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .checks import Count, Natural
+from .data import ImageSet, Splits, StreamedSet, load
+from .defences import EntropyReduction
+from .distributed import SINGLE, Distributed
+from .files import claim
+from .models import HubModule, create_model, load_model, save_model
+from .options import check_options, checked, describe
+from .training import RandomState, TrainConfig, Trainer
+from .training.trainer import Progress
+
+PLAN = ("data", "validation", "data_seed", "image_size", "streaming", "image_column", "label_column", "model",
+        "model_options")  # fmt: skip
+"""The fields that decide a training run beside the training config."""
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that a run needs.
+
+    data: a source of ``data.load``. validation: images held out of the training set, None for the source's default.
+    data_seed: of that cut. image_size, streaming, image_column, label_column: see ``data.load``.
+    model: a preset, with options. training: of the baseline row. defence: input entropy reduction of the defended rows.
+    auto_attacks: which of AutoAttack's attacks a short run makes, on the first ``auto_points`` test images; a full run
+    makes the standard suite on all of them. test_points: how many of the test images, which are in random order, are
+    used at all; None takes all.
+    """
+
+    name: str
+    summary: str
+    data: str
+    model: str
+    training: TrainConfig
+    defence: EntropyReduction
+    model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    validation: Natural | None = None
+    data_seed: Natural = 0
+    image_size: Count | None = None
+    streaming: bool = False
+    image_column: str | None = None
+    label_column: str | None = None
+    auto_attacks: tuple[str, ...] = ("apgd-ce", "apgd-t")
+    auto_points: Count = 100
+    test_points: Count | None = None
+
+    @property
+    def rows(self) -> dict[str, Recipe]:
+        """The models that are trained, by the names of their rows."""
+        training = self.training
+        return {
+            "baseline": self,
+            "random states": replace(self, training=replace(training, states=RandomState())),
+            "no attacks in training": replace(self, training=clean(training)),
+        }
+
+    def load(self) -> Splits[ImageSet] | Splits[StreamedSet]:
+        return load(
+            self.data,
+            validation=self.validation,
+            seed=self.data_seed,
+            image_size=self.image_size,
+            streaming=self.streaming,
+            image_column=self.image_column,
+            label_column=self.label_column,
+        )
+
+    def plan(self) -> dict[str, Any]:
+        """What a training run is, as JSON; ``from_plan`` reads it back."""
+        fields = {name: describe(getattr(self, name)) for name in PLAN}
+        return {"recipe": self.name, **fields, "training": self.training.to_dict()}
+
+    def changed(self, settings: Mapping[str, Any]) -> Recipe:
+        """With fields of ``PLAN``, of the budgets, or of the training config set by name; options join those there."""
+        own = [*PLAN, "defence", "auto_attacks", "auto_points", "test_points"]
+        check_options(f"recipe {self.name}", settings, [*own, *(f.name for f in dataclasses.fields(TrainConfig))])
+        fields = {name: settings[name] for name in own if name in settings}
+        for name in fields.keys() & {"model_options", "defence"}:  # what is not named stays
+            if not isinstance(fields[name], Mapping):
+                raise ValueError(f"{name}={fields[name]!r}; allowed: options by name, as JSON.")
+            fields[name] = {**describe(getattr(self, name)), **fields[name]}
+        training = {name: value for name, value in settings.items() if name not in own}
+        before = self.training.to_dict()
+        if "threat" in training and "eps" not in training and not isinstance(training["threat"], str):
+            before.pop("eps")
+        return replace(self, training=TrainConfig.from_dict({**before, **training}), **fields)
+
+
+def clean(config: TrainConfig) -> TrainConfig:
+    """The same run without attacks."""
+    return replace(config, phases=tuple(replace(phase, attack_steps=0) for phase in config.phases))
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    folder: Path,
+    *,
+    data: Splits[Any] | None = None,
+    distributed: Distributed = SINGLE,
+    progress: Progress | None = None,
+    wandb: bool = False,
+) -> tuple[HubModule, Trainer]:
+    """Train one model of a recipe in ``out`` (config.json, checkpoints, log), and save it in ``folder``.
+
+    It is the one that stood best on held-out images where it was judged there, else the last. data: of the recipe,
+    where it has been loaded already. A killed run goes on.
+    """
+    data = recipe.load() if data is None else data
+    options = {"seed": recipe.training.seed, **recipe.model_options}
+    model = create_model(recipe.model, len(data.train.classes), **options).to(distributed.device)
+    model.classes = tuple(data.train.classes)
+    trainer = Trainer(
+        model, data.train.to(distributed.device), recipe.training, out, data.validation.to(distributed.device),
+        wandb=wandb, distributed=distributed,
+    )  # fmt: skip
+    distributed.main_first(lambda: claim(out / "config.json", recipe.plan()))
+    trainer.run(progress)
+    if distributed.main:
+        model = load_model(trainer.best) if trainer.best.exists() else model
+        save_model(model, folder)
+    return model, trainer

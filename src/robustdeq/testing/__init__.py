@@ -1,0 +1,15 @@
+"""The laws of a solver, a cell and a defence as test classes: a user's own inherits them by naming itself.
+
+    class TestMine(robustdeq.testing.SolverLaws):
+        solver = Mine(damping=0.3)
+
+pytest finds what is imported here. To see the numbers behind a failed assertion, put
+``pytest.register_assert_rewrite("robustdeq.testing")`` into ``conftest.py``.
+"""
+
+from .cells import CellLaws as CellLaws
+from .compare import assert_near as assert_near
+from .compare import assert_same as assert_same
+from .compare import left_untouched as left_untouched
+from .defences import DefenceLaws as DefenceLaws
+from .solvers import SolverLaws as SolverLaws

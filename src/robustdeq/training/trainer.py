@@ -1,0 +1,238 @@
+"""The training loop: one config, one model, one folder; a killed run goes on from the step of its last checkpoint."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ..data import ImageSet, StreamedSet, crop_and_flip
+from ..distributed import SINGLE, Distributed
+from ..dynamics.trajectory import monitored
+from ..environment import environment
+from ..models.modes import evaluating
+from ..models.structure import structure
+from ..models.zoo import save_model
+from ..seeds import generator
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import TrainConfig
+from .interrupts import interrupts
+from .log import Log
+from .states import FinalState
+from .step import AUGMENT, DATA, TrainStep
+from .watch import Watch, warnings
+
+Progress = Callable[[int, int, str], None]
+"""Called with steps done, steps in all, and a short text."""
+
+CHECKPOINT = "last.safetensors"
+LOG_EVERY = 10
+CLEAN_POINTS = 128
+"""Training images whose clean accuracy and residual are logged every epoch."""
+
+
+class Trainer:
+    """Trains ``model`` on ``images`` (both on one device) and keeps its state in ``folder``.
+
+    folder: ``last.safetensors``, the checkpoint; ``best/``, the model that stood best on the ``validation`` images
+    (with ``validation_points``); ``log.jsonl`` and TensorBoard events. wandb: log to Weights & Biases as well.
+    distributed: the processes that share every batch and the validation; the main one writes. On several GPUs BatchNorm
+    becomes SyncBatchNorm. A model is trained bare, without DataParallel, torch.compile or a Sequential around it.
+    """
+
+    def __init__(
+        self, model: nn.Module, images: ImageSet | StreamedSet, config: TrainConfig, folder: str | Path,
+        validation: ImageSet | StreamedSet | None = None, *, wandb: bool = False, distributed: Distributed = SINGLE,
+    ) -> None:  # fmt: skip
+        kind, size, world_size = structure(model), config.batch_size, distributed.world_size
+        model, deq = kind.bare, kind.deq
+        if kind.defence is not None or kind.readout is not None:
+            raise ValueError(f"Trainer: the model is a {type(kind.deployed).__name__}; allowed: the model inside.")
+        if deq is None and not isinstance(config.states, FinalState):
+            raise ValueError(f"states={config.states} with a {type(model).__name__}, which has none; allowed: final.")
+        if len(images) < size:
+            raise ValueError(f"batch_size={size} with {len(images)} training images; allowed: at most {len(images)}.")
+        if config.validation_points and not (validation is not None and len(validation)):
+            raise ValueError(f"validation_points={config.validation_points} without validation images; allowed: 0.")
+        if size % (config.accumulate * world_size):
+            pieces = f"accumulate={config.accumulate} on {world_size} processes"
+            raise ValueError(f"batch_size={size} with {pieces}; allowed: a multiple of their product.")
+        if world_size > 1 and distributed.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.model, self.deq, self.images, self.config, self.folder = model, deq, images, config, Path(folder)
+        self.checkpoint, self.best = self.folder / CHECKPOINT, self.folder / "best"
+        self.wandb, self.distributed = wandb, distributed
+        self.optimizer = config.optimizer(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.average = moving_average(model, config.ema) if config.ema else None
+        self.watch = None
+        if validation is not None and config.validation_points:
+            held = validation.take(slice(config.validation_points))
+            self.watch = Watch(held, config.threat, config.validation_steps, config.seed, distributed)
+        self.steps_per_epoch = len(images) // size
+        self.total = config.epochs * self.steps_per_epoch
+        source = {"source": images.source, "count": len(images), "sha256": images.digest()}
+        self.identity = {"training": config.to_dict(), "model": getattr(model, "config", None), "images": source}
+        self.update = TrainStep(model, self.optimizer, config, self.total, distributed)
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.sums = dict.fromkeys(("loss", "accuracy_adv", "solver_steps", "seconds", "evaluations"), 0.0)
+        self.saved = time.monotonic()
+
+    def run(self, progress: Progress | None = None) -> nn.Module:
+        """Train to the end, from the checkpoint if there is one. Returns the model of the last step, in eval mode.
+
+        With a moving average it carries the averaged weights.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint.exists():
+            header = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.identity, self._averaged)
+            self.step, self.history, self.sums = (header[name] for name in ("step", "history", "sums"))
+            if self.average is not None:
+                self.average.n_averaged.fill_(self.step + 1)
+        if not self.distributed.agree(self.step):
+            raise ValueError(f"{self.checkpoint} is not the same file for every process; give a folder they all reach.")
+        self.log = Log(self.folder, self.step, self.config.to_dict() if self.wandb else None, self.distributed.main)
+        try:
+            with interrupts() as self.asked:
+                for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
+                    self._epoch(epoch, progress)
+        except FloatingPointError:
+            self._save()
+            self.distributed.barrier()  # a launcher ends the first process when another one fails
+            raise
+        finally:
+            self.log.close()
+        self.distributed.barrier()
+        if self._averaged is not None:
+            self.model.load_state_dict(self._averaged.state_dict())
+        return self.model.eval()
+
+    @property
+    def _averaged(self) -> nn.Module | None:
+        return None if self.average is None else self.average.module
+
+    def _save(self) -> None:
+        self.saved = time.monotonic()
+        if not self.distributed.main:
+            return
+        header = {"step": self.step, "history": self.history, "sums": self.sums, "identity": self.identity}
+        header["environment"] = {**environment(), "processes": self.distributed.world_size}
+        save_checkpoint(self.checkpoint, self.model, self.optimizer, header, self._averaged)
+
+    def _epoch(self, epoch: int, progress: Progress | None) -> None:
+        config, done = self.config, self.step - epoch * self.steps_per_epoch
+        rows = self.distributed.rows(config.batch_size)
+        batches = self.images.batches(config.batch_size, generator(config.seed, DATA, epoch), rows, skip=done)
+        for x, y in batches:
+            self._train_on(x, y, epoch)
+            within = self.step % self.steps_per_epoch != 0  # an epoch is closed before it is saved
+            if progress is not None:
+                count = self.step - epoch * self.steps_per_epoch
+                mean, speed = self.sums["loss"] / count, count * config.batch_size / self.sums["seconds"]
+                text = f"epoch {epoch + 1}/{config.epochs}  loss {mean:.3f}  {speed:.0f} images/s"
+                progress(self.step, self.total, text)
+            if within and self.distributed.all_reduce(torch.tensor(float(self.asked.is_set()))).item():
+                self._save()
+                self.distributed.barrier()
+                raise KeyboardInterrupt
+            if within and time.monotonic() - self.saved > config.checkpoint_seconds:
+                self._save()
+        self._close_epoch(epoch)
+        self._save()
+
+    def _train_on(self, x: Tensor, y: Tensor, epoch: int) -> None:
+        config, began, spent = self.config, time.perf_counter(), self._evaluations()
+        x = crop_and_flip(
+            x, generator(config.seed, AUGMENT, self.step), pad=config.pad, flip=config.flip,
+            total=config.batch_size, first=self.distributed.rows(config.batch_size).start,
+        )  # fmt: skip
+        result = self.update(x, y, self.step, epoch)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        for name in ("loss", "accuracy_adv", "solver_steps"):
+            self.sums[name] += getattr(result, name)
+        self.sums["seconds"] += time.perf_counter() - began
+        self.sums["evaluations"] += (self._evaluations() - spent) / len(x)
+        if self.step % LOG_EVERY == 0:
+            self.log.write(self.step, {"train": asdict(result)})
+
+    def _close_epoch(self, epoch: int) -> None:
+        """Close the epoch's account, judge the model on held-out images, and keep it if it is the best so far."""
+        count = self.steps_per_epoch
+        row: dict[str, Any] = {"epoch": epoch + 1, **{name: value / count for name, value in self.sums.items()}}
+        row |= {"seconds": self.sums["seconds"], "images_per_second": self.config.batch_size / row["seconds"]}
+        row["evaluations_per_image"] = row.pop("evaluations")
+        self.sums = dict.fromkeys(self.sums, 0.0)
+        row |= self._dynamics()
+        row["memory_gib"] = memory_gib()
+        last = epoch + 1 == self.config.epochs
+        if self.watch is not None and (last or (epoch + 1) % self.config.validation_every == 0):
+            row |= self._judge(self.watch)
+        self.history.append(row)
+        row["warnings"] = warnings(self.history)
+        self.log.write(self.step, row)
+
+    def _judge(self, watch: Watch) -> dict[str, Any]:
+        """Judge the weights and, apart, their average; the better one is kept if nothing was better before."""
+        scores = {"validation": watch(self.model)}
+        candidates = [(scores["validation"], self.model)]
+        if self._averaged is not None:
+            scores["validation_ema"] = watch(self._averaged)
+            candidates.append((scores["validation_ema"], self._averaged))
+        score, model = max(candidates, key=lambda pair: (pair[0]["robust"], pair[0]["clean"]))
+        before = max((row["best"] for row in self.history if "best" in row), default=-1.0)
+        if score["robust"] > before and self.distributed.main:
+            save_model(model, self.best)
+        return {**scores, "best": max(before, score["robust"])}
+
+    def _evaluations(self) -> int:
+        return 0 if self.deq is None else self.deq.tally.evaluations
+
+    def _dynamics(self) -> dict[str, float]:
+        """Clean accuracy, and the median relative residual of z^[N], over the first images of the set in eval mode."""
+        first = self.images.take(slice(CLEAN_POINTS))
+        with evaluating(self.model), torch.no_grad():
+            if self.deq is None:
+                return {"accuracy_clean": _share(self.model(first.images()), first.labels)}
+            moved = self.deq.trajectory(first.images(), steps=self.deq.steps + 1)
+        clean = _share(moved.logits(self.deq.steps), first.labels)
+        return {"accuracy_clean": clean, "residual": float(monitored(moved.residuals)[-1].median())}
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """``module`` follows the model: w <- decay w + (1 - decay) w', weights and BatchNorm statistics alike.
+
+    Early on the decay is smaller, (1 + step) / (10 + step), so that the first random weights are soon forgotten. Counts
+    (BatchNorm's number of batches) are copied.
+    """
+
+    def follow(mine: Tensor, theirs: Tensor, count: Tensor | int) -> Tensor:
+        if not mine.is_floating_point():
+            return theirs
+        return mine.lerp(theirs, 1 - min(decay, int(count) / (9 + int(count))))
+
+    average = AveragedModel(model, avg_fn=follow, use_buffers=True)
+    average.n_averaged.fill_(1)  # torch would copy the first weights it is shown: the start counts as one of them
+    average.module.eval().requires_grad_(False)
+    return average
+
+
+def _share(logits: Tensor, y: Tensor) -> float:
+    return float((logits.argmax(1) == y).float().mean())
+
+
+def memory_gib() -> float:
+    """The most memory that was held so far: of the GPU by tensors, else by this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
