@@ -49,6 +49,9 @@ def _run(*arguments):
         (["train", "smoke", "--out", "OUT", "--set", "model_options=null"], "allowed: options by name"),
         (["train", "smoke", "--out", "OUT", "--set", 'solver="picard"'], "unknown option 'solver'"),
         (["train", "smoke", "--out", "OUT", "--set", "eps=0.1", 'threat={"name": "L2", "eps": 1}'], "allowed: one of"),
+        (["train", "smoke", "--out", "OUT", "--solver", "picard", "--set", 'model_options={"solver": "anderson"}'],
+         "--solver and --set model_options= with a solver"),
+        (["train", "smoke", "--out", "OUT", "--solver", '{"name": "anderson", "memry": 2}'], "did you mean 'memory'"),
         (["reproduce", "smoke", "--out", "OUT", "--set", "auto_points=0"], "auto_points=0"),
         (["reproduce", "smoke", "--out", "OUT", "--set", 'defence={"update": 1}'], "did you mean 'updates'"),
         (["train", "smoke", "--out", "OUT", "--solver", "broydn"], "did you mean 'broyden'"),
@@ -161,6 +164,16 @@ def test_evaluate_by_suite_defended_and_every_state(folder, tmp_path, capfd):
     assert main(["evaluate", *few, "--states", "--set", "steps=2", "--out", str(tmp_path / "states")]) == 0
     assert "| ensemble, mean of the states |" in capfd.readouterr().out
     assert len(json.loads((tmp_path / "states" / "readouts.json").read_text())["states"]) == 3
+
+
+def test_an_evaluation_that_cannot_stand_beside_is_refused_before_the_first_attack(folder, tmp_path, capfd):
+    few = [str(folder), "--checks", "0", "--set", "steps=1", "--out"]
+    assert main(["evaluate", "--subset", "4", *few, str(tmp_path / "bare")]) == 0
+    beside = ["--defend", "--beside", str(tmp_path / "bare")]
+    assert main(["evaluate", "--subset", "3", *beside, *few, str(tmp_path / "other")]) == 2
+    assert "other points, images" in capfd.readouterr().err and not (tmp_path / "other").exists()
+    assert main(["evaluate", "--subset", "4", *beside, *few, str(tmp_path / "same")]) == 0
+    assert "| All, without the defence |" in capfd.readouterr().out
 
 
 def test_convert_reads_the_authors_layout(tmp_path):

@@ -16,7 +16,7 @@ from robustdeq.evaluation import Entry
 from robustdeq.gradients import GRADIENTS
 from robustdeq.options import Registry, checked, describe
 from robustdeq.training import OBJECTIVES, SCHEDULES, STATE_SAMPLERS, JacobianPenalty, Phase, TrainConfig
-from robustdeq.training.optimizers import OPTIMIZERS, Optimizer
+from robustdeq.training.optim import OPTIMIZERS, Optimizer
 
 REGISTRIES = [SOLVERS, GRADIENTS, THREATS, OBJECTIVES, SCHEDULES, STATE_SAMPLERS]
 PUBLIC = [
@@ -133,3 +133,18 @@ def test_an_optimizer_has_the_options_of_torchs_own(name):
         Optimizer.resolve({"name": name, "foreachx": True})
     with pytest.raises(ValueError, match="unknown option 'lr'"):
         Optimizer.resolve({"name": name, "lr": 1.0})
+
+
+def test_a_registry_takes_named_dataclasses_of_its_base_and_no_name_twice():
+    table = Registry("solver", rd.dynamics.Solver)
+
+    @dataclasses.dataclass(frozen=True)
+    class Mine(rd.Picard):
+        name = "mine"
+
+    assert table.register(Mine) is Mine and isinstance(table.resolve("mine"), Mine)
+    with pytest.raises(ValueError, match="solver 'mine' is Mine already; allowed: another name"):
+        table.register(Mine)
+    for wrong in (int, type("NoDataclass", (rd.dynamics.Solver,), {"name": "plain"})):
+        with pytest.raises(ValueError, match="cannot be registered; allowed: a dataclass on Solver with a name"):
+            table.register(wrong)

@@ -109,9 +109,10 @@ def _alive(pid):
 
 CIFAR = Path(os.environ.get("ROBUSTDEQ_CIFAR10", Path(__file__).parents[2] / "shared" / "data" / "cifar10"))
 SHORT = [
-    'phases=[{"epochs": 2, "attack_steps": 1, "step_size": 0.03, "solver_steps": 2}]', "batch_size=50", "validation=60",
-    "validation_points=20", "validation_steps=2", "validation_every=1", "test_points=20", "auto_points=4", "data_seed=3",
-    'auto_attacks=["apgd-ce"]', 'defence={"updates": 1}',
+    'phases=[{"epochs": 2, "attack_steps": 1, "step_size": 0.03, "solver_steps": 2}]', "batch_size=50",
+    "validation=60", "validation_points=20", "validation_steps=2", "validation_every=1",
+    "test_points=20", "auto_points=4",
+    "data_seed=3", 'auto_attacks=["apgd-ce"]', 'defence={"updates": 1}',
     'model_options={"steps": 3, "channels": [8, 8], "head_channels": [4, 4], "features": 16, "stem_stride": 4}',
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""No room imports from a room below it in section 1 of DESIGN.md, and no modules import each other in a circle."""
+"""No room imports from a room below it in CONTRIBUTING, and no modules import each other in a circle."""
 
 import ast
 from pathlib import Path

@@ -68,21 +68,29 @@ PATIENCE = timedelta(days=7)
 """How long a process waits for the others: shares of an evaluation may differ by hours."""
 
 
+def available(device: str) -> torch.device:
+    """The device, ``cpu`` or ``cuda``; a ValueError for one that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but this torch sees no CUDA device; allowed here: cpu.")
+    return torch.device(device)
+
+
 @contextmanager
-def launched(device: str | torch.device = "cpu") -> Iterator[Distributed]:
+def launched(device: str = "cpu") -> Iterator[Distributed]:
     """The processes this one was started with, joined (NCCL on CUDA, Gloo on CPUs) and left at the end.
 
     device: ``cpu`` or ``cuda``; of several GPUs each process takes the one of its local rank.
     """
-    device = torch.device(device)
+    place = available(device)
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-        yield Distributed(device=device)
+        yield Distributed(device=place)
         return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    if place.type == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        yield Distributed(dist.get_rank(), dist.get_world_size(), device)
+        yield Distributed(dist.get_rank(), dist.get_world_size(), place)
+        dist.barrier()  # nobody takes the group down while another one still writes
     finally:
         dist.destroy_process_group()

@@ -44,12 +44,20 @@ def _version(name: str) -> str | None:
 
 @cache
 def _commit() -> str | None:
-    """Of the source tree this package is run from, with a + when it has been changed since; None outside of one."""
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
+    """Of the repository that tracks this very file, with a + when it was changed since; None anywhere else.
+
+    A repository around an installed package says nothing of it, and its settings may name programs for git to start.
+    """
+    git = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]
+    tracked = ["ls-files", "--error-unmatch", __file__]
+    steps = (tracked, ["describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"])
+    described = ""
+    for step in steps:
+        try:
+            done = subprocess.run([*git, *step], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode:
+            return None
+        described = done.stdout.strip()
+    return described or None

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Protocol, TypeGuard
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,17 +23,6 @@ from .dynamics import SOLVERS, Broyden, Map, Solver, SolverState, drive
 from .options import Registry
 
 Steps = int | Tensor
-
-
-class _Detachable(Protocol):
-    """A map that can be cut off from the graph of what it closes over (see ``Unrolled``)."""
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]: ...
-
-    def detached(self) -> Map: ...
-
-    def __call__(self, z: Tensor, /) -> Tensor: ...
 
 
 class Gradient(ABC):
@@ -68,17 +57,17 @@ class Unrolled(Gradient):
     name: ClassVar[str] = "unrolled"
     segment: Count | None = None
 
-    def solve(self, solver: Solver, f: Map, z: Tensor, steps: Steps, training: bool) -> Tensor:
+    def solve(self, solver: Solver, f: Any, z: Tensor, steps: Steps, training: bool) -> Tensor:
         if isinstance(steps, Tensor):
             return reached(solver, f, z, steps)
-        if solver.runs_backwards and _is_detachable(f) and torch.is_grad_enabled():
+        if solver.runs_backwards and hasattr(f, "detached") and torch.is_grad_enabled():
             return _ReversibleSolve.apply(solver, f.detached(), steps, z, *f.tensors)
         if self.segment is None:
             return drive(solver, f, z, steps).z
         state = solver.init(z)
         for start in range(0, steps, self.segment):
             count = min(self.segment, steps - start)
-            state = checkpoint(_advance, solver, f, state, count, use_reentrant=False)
+            state = checkpoint(lambda *at: drive(solver, f, *at).state, state, count, use_reentrant=False)
         return state.z
 
 
@@ -190,14 +179,6 @@ def _precision(z: Tensor) -> Callable[[], AbstractContextManager]:
     return lambda: torch.autocast(device, dtype, enabled=enabled)
 
 
-def _is_detachable(f: Map) -> TypeGuard[_Detachable]:
-    return hasattr(f, "detached")
-
-
-def _advance(solver: Solver, f: Map, state: SolverState, steps: int) -> SolverState:
-    return drive(solver, f, state, steps).state
-
-
 class _Reroute(torch.autograd.Function):
     """The value of ``value``, the graph of ``h``; the gradient is passed through ``transform`` on its way."""
 
@@ -216,21 +197,19 @@ class _ReversibleSolve(torch.autograd.Function):
     """N reversible steps; the backward pass recovers the states by running the iteration backwards.
 
     With a_t = dL/dz^[t]: a_t += b J_t^T a_{t+1} and a_{t-1} += (1 - b) a_{t+1}; the tensors that f closes over collect
-    b (df/dtheta)^T a_{t+1}. Only the last two states are kept, and z^[0]: there a cell is least smooth (at zero a ReLU
-    has its kink and a normalisation its steepest slope), so a rounded one would not do. ``f`` closes over leaves of its
-    own: a weight made from a parameter once a forward would otherwise be differentiated through at every step, and
-    again by the outer graph.
+    b (df/dtheta)^T a_{t+1}.
     """
 
     @staticmethod
-    def forward(ctx, solver: Solver, f: _Detachable, steps: int, z: Tensor, *tensors: Tensor) -> Tensor:
-        allowed = solver.max_steps(z.dtype)
-        if steps > allowed:
-            raise ValueError(
-                f"{solver}: steps={steps} cannot be run backwards in {z.dtype}; allowed: at most {allowed}."
-            )
-        state = drive(solver, f, z, steps).state
+    def forward(ctx, solver: Solver, f: Any, steps: int, z: Tensor, *tensors: Tensor) -> Tensor:
+        if steps > (most := solver.max_steps(z.dtype)):
+            raise ValueError(f"{solver}: steps={steps} cannot be run backwards in {z.dtype}; allowed: at most {most}.")
+        # f closes over leaves of its own: a weight made from a parameter once a forward would otherwise be
+        # differentiated through at every step, and again by the outer graph.
         ctx.solver, ctx.f, ctx.steps, ctx.same_precision = solver, f, steps, _precision(z)
+        state = drive(solver, f, z, steps).state
+        # Beside the last two states z^[0] is kept: there a cell is least smooth (at zero a ReLU has its kink and a
+        # normalisation its steepest slope), so one recovered with a rounding error would not do.
         ctx.save_for_backward(z, state.z, state.z if state.z_prev is None else state.z_prev, *tensors)
         return state.z.clone()
 
@@ -250,9 +229,8 @@ class _ReversibleSolve(torch.autograd.Function):
             pulled = torch.autograd.grad(
                 f_z, [at, *(tensors[i] for i in wanted)], b * a_next, allow_unused=True, materialize_grads=True
             )
-            for i, piece in zip(wanted, pulled[1:]):
-                before = sums[i]
-                sums[i] = piece if before is None else before + piece
+            for i, term in zip(wanted, pulled[1:]):
+                sums[i] = term if (before := sums[i]) is None else before + term
             a_next, a_here = a_here + pulled[0], (1 - b) * a_next
             if t:
                 z, z_prev = z_prev, (ctx.solver.undo(z, f_z.detach()) if t > 1 else start)

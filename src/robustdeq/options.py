@@ -42,7 +42,13 @@ class Registry(dict[str, type[T]], Generic[T]):
 
     def register(self, cls: C) -> C:
         """A class decorator: ``cls`` is checked, and can be chosen by its ``name``."""
-        self[cls.name] = checked(cls)  # type: ignore[attr-defined]
+        name = getattr(cls, "name", None)
+        if not issubclass(cls, self.base) or not dataclasses.is_dataclass(cls) or not isinstance(name, str):
+            wanted = f"a dataclass on {self.base.__name__} with a name"
+            raise ValueError(f"{self.kind}: {cls.__name__} cannot be registered; allowed: {wanted}.")
+        if name in self:
+            raise ValueError(f"{self.kind} {name!r} is {self[name].__name__} already; allowed: another name.")
+        self[name] = checked(cls)
         Registry.registered.add(cls)
         return cls
 
@@ -213,8 +219,13 @@ def settings(words: Iterable[str], *classes: type) -> dict[str, Any]:
             raise ValueError(f"--set {word}; allowed: NAME=VALUE, for example learning_rate=2e-3.")
         if name in values:
             raise ValueError(f"--set {name}= is given twice; allowed: once.")
-        try:
-            values[name] = value if hints.get(name) is str else json.loads(value)
-        except ValueError:
-            values[name] = value
+        values[name] = value if hints.get(name) is str else parsed(value)
     return values
+
+
+def parsed(word: str | None) -> Any:
+    """A word of the command line as JSON, or as it is; None where it was not given."""
+    try:
+        return None if word is None else json.loads(word)
+    except ValueError:
+        return word

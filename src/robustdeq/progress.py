@@ -14,8 +14,11 @@ def _shown(console: Console) -> Progress:
 
 
 @contextmanager
-def bar(name: str) -> Iterator:
-    """One progress bar, fed with (done, total, text)."""
+def bar(name: str, shows: bool = True) -> Iterator:
+    """One progress bar, fed with (done, total, text); None where it does not show."""
+    if not shows:
+        yield None
+        return
     with _shown(Console(stderr=True)) as shown:
         task = shown.add_task(name)
         yield lambda done, total, text: shown.update(task, completed=done, total=total, description=f"{name}: {text}")

@@ -13,7 +13,7 @@ from .data import ImageSet, Splits, StreamedSet, load
 from .defences import EntropyReduction
 from .distributed import SINGLE, Distributed
 from .files import claim
-from .models import HubModule, create_model, load_model, save_model
+from .models import create_model, load_model, save_model
 from .options import check_options, checked, describe
 from .training import RandomState, TrainConfig, Trainer
 from .training.trainer import Progress
@@ -64,18 +64,11 @@ class Recipe:
         }
 
     def load(self) -> Splits[ImageSet] | Splits[StreamedSet]:
-        return load(
-            self.data,
-            validation=self.validation,
-            seed=self.data_seed,
-            image_size=self.image_size,
-            streaming=self.streaming,
-            image_column=self.image_column,
-            label_column=self.label_column,
-        )
+        names = ("validation", "image_size", "streaming", "image_column", "label_column")
+        return load(self.data, seed=self.data_seed, **{name: getattr(self, name) for name in names})
 
     def plan(self) -> dict[str, Any]:
-        """What a training run is, as JSON; ``from_plan`` reads it back."""
+        """What a training run is, as JSON; ``recipes.recipe`` reads it back."""
         fields = {name: describe(getattr(self, name)) for name in PLAN}
         return {"recipe": self.name, **fields, "training": self.training.to_dict()}
 
@@ -101,15 +94,9 @@ def clean(config: TrainConfig) -> TrainConfig:
 
 
 def train(
-    recipe: Recipe,
-    out: Path,
-    folder: Path,
-    *,
-    data: Splits[Any] | None = None,
-    distributed: Distributed = SINGLE,
-    progress: Progress | None = None,
-    wandb: bool = False,
-) -> tuple[HubModule, Trainer]:
+    recipe: Recipe, out: Path, folder: Path, *, data: Splits[Any] | None = None, distributed: Distributed = SINGLE,
+    progress: Progress | None = None, wandb: bool = False,
+) -> Trainer:  # fmt: skip
     """Train one model of a recipe in ``out`` (config.json, checkpoints, log), and save it in ``folder``.
 
     It is the one that stood best on held-out images where it was judged there, else the last. data: of the recipe,
@@ -128,4 +115,4 @@ def train(
     if distributed.main:
         model = load_model(trainer.best) if trainer.best.exists() else model
         save_model(model, folder)
-    return model, trainer
+    return trainer

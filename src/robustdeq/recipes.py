@@ -18,21 +18,16 @@ PIXEL = 1 / 255
 def digits_recipe() -> Recipe:
     """Three small DEQs on scikit-learn's 8x8 digits, in a few minutes on two CPU cores."""
     eps = 0.15
+    phases = (
+        Phase(epochs=14, attack_steps=1, step_size=1.25 * eps, solver_steps=4),
+        Phase(epochs=6, attack_steps=5, step_size=eps / 4),
+    )
     return Recipe(
         name="digits",
         summary="8x8 digits, eps 0.15: the paper's four rows in minutes on a CPU",
         data="digits",
         model="mdeq-nano",
-        training=TrainConfig(
-            eps=eps,
-            batch_size=128,
-            learning_rate=8e-3,
-            weight_decay=1e-2,
-            phases=(
-                Phase(epochs=14, attack_steps=1, step_size=1.25 * eps, solver_steps=4),
-                Phase(epochs=6, attack_steps=5, step_size=eps / 4),
-            ),
-        ),
+        training=TrainConfig(phases=phases, eps=eps, batch_size=128, learning_rate=8e-3, weight_decay=1e-2),
         defence=EntropyReduction(eps=eps, step_size=eps / 4, updates=10, every=2),
     )
 
@@ -62,53 +57,42 @@ def cifar10_small_recipe() -> Recipe:
 
     Cheap attacks on short solves first, PGD on the full solve last. It is judged twice only, since that costs a minute.
     """
+    phases = (
+        Phase(epochs=6, attack_steps=1, step_size=10 * PIXEL, solver_steps=2),
+        Phase(epochs=2, attack_steps=1, step_size=10 * PIXEL, solver_steps=5),
+        Phase(epochs=1, attack_steps=3, step_size=4 * PIXEL),
+    )
+    training = TrainConfig(
+        phases=phases, batch_size=128, learning_rate=5e-3, weight_decay=5e-3, pad=2, flip=True,
+        validation_points=500, validation_steps=10, validation_every=8,
+    )  # fmt: skip
     return Recipe(
         name="cifar10-small",
         summary="mdeq-small on CIFAR-10 in about half an hour on two CPU cores",
         data="uoft-cs/cifar10",
         model="mdeq-small",
-        training=TrainConfig(
-            batch_size=128,
-            learning_rate=5e-3,
-            weight_decay=5e-3,
-            phases=(
-                Phase(epochs=6, attack_steps=1, step_size=10 * PIXEL, solver_steps=2),
-                Phase(epochs=2, attack_steps=1, step_size=10 * PIXEL, solver_steps=5),
-                Phase(epochs=1, attack_steps=3, step_size=4 * PIXEL),
-            ),
-            pad=2,
-            flip=True,
-            validation_points=500,
-            validation_steps=10,
-            validation_every=8,
-        ),
+        training=training,
         defence=EntropyReduction(),
     )
 
 
 def cifar10_large_recipe() -> Recipe:
     """The papers' run: mdeq-large, PGD-AT with the phantom gradient after a clean warm-up of about 16,000 steps."""
+    phases = (
+        Phase(epochs=34, attack_steps=0, solver="picard", gradient="unrolled"),
+        Phase(epochs=186, attack_steps=10, step_size=2 * PIXEL),
+    )
+    training = TrainConfig(
+        phases=phases, gradient="phantom", attack_gradient="phantom", batch_size=96, optimizer="adam",
+        schedule={"name": "cosine", "floor": 1e-3}, learning_rate=1e-3, pad=4, flip=True, validation_points=1000,
+        jacobian=JacobianPenalty(weight=2.0, until=90),
+    )  # fmt: skip
     return Recipe(
         name="cifar10-large",
         summary="the papers' run of mdeq-large on CIFAR-10: 220 epochs, for GPUs",
         data="uoft-cs/cifar10",
         model="mdeq-large",
-        training=TrainConfig(
-            batch_size=96,
-            optimizer="adam",
-            schedule={"name": "cosine", "floor": 1e-3},
-            learning_rate=1e-3,
-            gradient="phantom",
-            attack_gradient="phantom",
-            phases=(
-                Phase(epochs=34, attack_steps=0, solver="picard", gradient="unrolled"),
-                Phase(epochs=186, attack_steps=10, step_size=2 * PIXEL),
-            ),
-            jacobian=JacobianPenalty(weight=2.0, until=90),
-            pad=4,
-            flip=True,
-            validation_points=1000,
-        ),
+        training=training,
         defence=EntropyReduction(),
     )
 
@@ -116,24 +100,16 @@ def cifar10_large_recipe() -> Recipe:
 def cifar10_large_fast_recipe() -> Recipe:
     """mdeq-large in 30 epochs on one GPU, trained through the solver: one cycle, cheap attacks first."""
     paper = cifar10_large_recipe()
-    training = replace(
-        paper.training,
-        batch_size=128,
-        optimizer="adamw",
-        schedule="one-cycle",
-        learning_rate=2e-3,
-        weight_decay=5e-3,
-        gradient="unrolled",
-        attack_gradient="unrolled",
-        phases=(
-            Phase(epochs=10, attack_steps=1, step_size=10 * PIXEL, solver_steps=4),
-            Phase(epochs=12, attack_steps=2, step_size=5 * PIXEL),
-            Phase(epochs=8, attack_steps=10, step_size=2 * PIXEL),
-        ),
-        jacobian=JacobianPenalty(),
-        ema=0.995,
-        precision="bfloat16",
+    phases = (
+        Phase(epochs=10, attack_steps=1, step_size=10 * PIXEL, solver_steps=4),
+        Phase(epochs=12, attack_steps=2, step_size=5 * PIXEL),
+        Phase(epochs=8, attack_steps=10, step_size=2 * PIXEL),
     )
+    training = replace(
+        paper.training, phases=phases, gradient="unrolled", attack_gradient="unrolled", batch_size=128,
+        optimizer="adamw", schedule="one-cycle", learning_rate=2e-3, weight_decay=5e-3, jacobian=JacobianPenalty(),
+        ema=0.995, precision="bfloat16",
+    )  # fmt: skip
     summary = "mdeq-large on CIFAR-10 in 30 epochs, for one GPU"
     return replace(paper, name="cifar10-large-fast", summary=summary, training=training)
 
@@ -147,26 +123,19 @@ def cifar100_large_recipe() -> Recipe:
 def imagenet_64_recipe() -> Recipe:
     """A starting point for ImageNet at 64x64 pixels on one machine with 8 GPUs; nobody has run it to the end yet.
 
-    The injection halves the image, so a state has the size it has on CIFAR-10. Images stream through workers.
+    The injection halves the image, so a state has the size it has on CIFAR-10. Images are read while they are used.
     """
     fast = cifar10_large_fast_recipe()
     eps = 4 * PIXEL
-    training = replace(
-        fast.training,
-        threat="Linf",
-        eps=eps,
-        batch_size=1024,
-        phases=(
-            Phase(epochs=12, attack_steps=1, step_size=1.25 * eps, solver_steps=4),
-            Phase(epochs=6, attack_steps=2, step_size=eps / 1.5),
-            Phase(epochs=2, attack_steps=5, step_size=eps / 3),
-        ),
-        objective={"name": "pgd-at", "label_smoothing": 0.1},
-        ema=0.999,
-        pad=0,
-        validation_points=2000,
-        checkpoint_seconds=300.0,
+    phases = (
+        Phase(epochs=12, attack_steps=1, step_size=1.25 * eps, solver_steps=4),
+        Phase(epochs=6, attack_steps=2, step_size=eps / 1.5),
+        Phase(epochs=2, attack_steps=5, step_size=eps / 3),
     )
+    training = replace(
+        fast.training, phases=phases, threat="Linf", eps=eps, batch_size=1024, ema=0.999, pad=0,
+        objective={"name": "pgd-at", "label_smoothing": 0.1}, validation_points=2000, checkpoint_seconds=300.0,
+    )  # fmt: skip
     return replace(
         fast,
         name="imagenet-64",
@@ -193,22 +162,18 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def recipe(name: str) -> Recipe:
-    """A recipe by name, or the one that a run wrote down as config.json."""
-    return from_plan(Path(name)) if name.endswith(".json") else choose("recipe", name, RECIPES)()
-
-
-def from_plan(file: Path) -> Recipe:
-    """The recipe of a run's config.json; a ValueError of one line if it is not one."""
+    """A recipe by name, or the one that a run wrote down as config.json; a ValueError of one line if it is not one."""
+    if not name.endswith(".json"):
+        return choose("recipe", name, RECIPES)()
     try:
-        plan = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read ({error}); allowed: the config.json of a run.") from error
+        plan = json.loads(Path(name).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name} cannot be read ({error}); allowed: the config.json of a run.") from error
     if not isinstance(plan, dict):
-        raise ValueError(f"{file} is not the config.json of a run.")
-    check_options(str(file), plan, ["recipe", *PLAN, "training"])
-    base = choose("recipe", plan.get("recipe"), RECIPES)()
-    training = plan.get("training", {})
+        raise ValueError(f"{name} is not the config.json of a run.")
+    check_options(name, plan, ["recipe", *PLAN, "training"])
+    base, training = choose("recipe", plan.get("recipe"), RECIPES)(), plan.get("training", {})
     if not isinstance(training, dict):
-        raise ValueError(f"{file}: training holds {training!r}; allowed: the fields of TrainConfig by name.")
-    fields = {name: plan[name] for name in PLAN if name in plan}
+        raise ValueError(f"{name}: training holds {training!r}; allowed: the fields of TrainConfig by name.")
+    fields = {field: plan[field] for field in PLAN if field in plan}
     return replace(base, training=make(TrainConfig, {**base.training.to_dict(), **training}), **fields)

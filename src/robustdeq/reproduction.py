@@ -15,14 +15,14 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty
 from typing import Any
 
 import torch
 
-from .analysis import entropy_along, entropy_figure, state_accuracy, state_figure
+from .analysis import entropy_along, entropy_figure, state_figure
 from .attacks import PGD, AutoAttack, EndToEnd, Frozen
 from .data import Splits
 from .distributed import Distributed
@@ -208,7 +208,6 @@ class _Row:
             "source": self.test.source,
             "test_images": len(self.test),
             "entropy": entropies,
-            "states": asdict(state_accuracy(states)),
             "readouts": states.to_dict(),
             "residuals": monitored(model.trajectory(x).residuals).median(dim=1).values.tolist(),
             "defence_cost": cost(self.recipe.defence(model), x).seconds,
@@ -228,7 +227,7 @@ def _assemble(job: Reproduction) -> str:
     (out / "figures").mkdir(exist_ok=True)
     entropies = {row: (of["entropy"]["clean"], of["entropy"]["attacked"]) for row, of in analysis.items()}
     entropy_figure(out / "figures" / "entropy.png", entropies)
-    state_figure(out / "figures" / "states.png", {row: of["states"] for row, of in analysis.items()})
+    state_figure(out / "figures" / "states.png", {row: of["readouts"] for row, of in analysis.items()})
     results = {
         "recipe": json.loads((out / "recipe.json").read_text()),
         "environment": environment(),

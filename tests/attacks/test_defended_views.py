@@ -21,7 +21,7 @@ def slope(view, x):
 
 
 def naive_end_to_end(model, x, method, temperature):
-    """SPEC section 4 with a graph: whole cells, the entropy differentiated at z held fixed, tanh behind every sign."""
+    """P23 sec. 3.2 with a graph: whole cells, the entropy differentiated at z held fixed, tanh behind every sign."""
     adjusted = x
     state = model.solver.init(model.zeros(x))
     for t in range(1, model.steps + 1):

@@ -1,4 +1,4 @@
-"""Views of a DEQ: which value each has and which gradient, proved from the definitions of SPEC section 2."""
+"""Views of a DEQ: which value each has and which gradient, proved from the definitions of P22 and P23."""
 
 import json
 

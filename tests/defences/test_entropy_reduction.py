@@ -1,4 +1,4 @@
-"""Input entropy reduction: what is computed (SPEC section 4), and what it leaves alone."""
+"""Input entropy reduction: what is computed (P23 sec. 3.2), and what it leaves alone."""
 
 import math
 
@@ -21,7 +21,7 @@ def naive_entropy(logits):
 
 
 def naive(model, x, method):
-    """SPEC section 4, word for word: every f is a whole cell, nothing is kept. The logits, and the x' of every step."""
+    """P23 sec. 3.2, word for word: every f is a whole cell, nothing is kept. The logits, and the x' of every step."""
     adjusted, inputs = x, []
     state = model.solver.init(model.zeros(x))
     for t in range(1, model.steps + 1):

@@ -1,11 +1,6 @@
-"""Evaluates a small DEQ, alone or under a launcher, for test_resumed.py and test_shards.py: python sharded.py OUT.
+"""Evaluates a small DEQ, alone or under a launcher, for test_resumed.py and test_shards.py. Not a test itself."""
 
-Not a test itself.
-"""
-
-import sys
 import time
-from pathlib import Path
 
 import torch
 from small_models import images_for, own
@@ -52,8 +47,8 @@ def timeless(record):
     return record
 
 
-if __name__ == "__main__":
+def shared(out):
+    """What a process of its own does, slowly: all of it, or under a launcher its share."""
     torch.set_num_threads(1)
     with launched() as together:
-        found(Path(sys.argv[1]), together, lambda *_: time.sleep(0.02))
-        print("done", together.rank)
+        found(out, together, lambda *_: time.sleep(0.02))

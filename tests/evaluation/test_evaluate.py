@@ -200,7 +200,7 @@ def test_explicit_and_plain_modules_are_evaluated_too(points):
 def _claimed(found):
     """The same record, as if its AutoAttack had been run with the budgets of the standard version."""
     for attack in found.record.attacks.values():
-        attack.attack.options |= {"iterations": 100, "queries": 5000}
+        attack.options |= {"iterations": 100, "queries": 5000}
     return found.robustbench(name="Digits", authors="A. N. Other", dataset="digits", additional_data=False)
 
 
@@ -302,3 +302,11 @@ def test_wrong_input_says_what_is_allowed(model, points, change, message):
 def test_intervals_are_clopper_pearson(count, total, low, high):
     """Against tabulated values."""
     assert Share(count, total).interval == pytest.approx((low, high), abs=0.005)
+
+
+def test_entries_bring_their_own_threat_when_none_is_named(model, points):
+    near, far = (PGD(rd.Linf(eps), step_size=eps / 4, steps=2) for eps in (0.02, 0.03))
+    result = rd.evaluate(model, *points, suite=[Entry("near", "PGD", near)], checks=0)
+    assert result.record.identity.eps == 0.02
+    with pytest.raises(ValueError, match="without threat=; allowed: one of them"):
+        rd.evaluate(model, *points, suite=[Entry("near", "PGD", near), Entry("far", "PGD", far)], checks=0)

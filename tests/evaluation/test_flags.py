@@ -10,17 +10,7 @@ from torch import nn
 import robustdeq as rd
 from robustdeq.evaluation import Flag, flags
 from robustdeq.evaluation.flags import LEVEL
-from robustdeq.evaluation.record import (
-    AttackRecord,
-    Batch,
-    Checks,
-    CleanBatch,
-    Count,
-    Described,
-    Identity,
-    Record,
-    Trial,
-)
+from robustdeq.evaluation.record import AttackRecord, Batch, Checks, CleanBatch, Identity, Record
 
 THREAT = rd.Linf(0.1)
 
@@ -122,12 +112,14 @@ def _record(checks=None, **attacks):
 
 
 def _trial(fell, stand, loss):
-    return Trial(outcomes=[0] * fell + [1] * stand, loss=loss)
+    return [0] * fell + [1] * stand, loss
 
 
-def _checks(counts=None, medians=None, **trials):
-    """The measures of a sound model on forty samples, but for the changes."""
+def _checks(**changes):
+    """The measurements of a sound model on forty samples, but for the changes."""
     sound = {
+        "gradients": _trial(0, 40, None),
+        "repeated": _trial(0, 40, None),
         "more steps": _trial(30, 10, 2.0),
         "fewer steps": _trial(20, 20, 1.5),
         "half eps": _trial(10, 30, 1.0),
@@ -135,22 +127,18 @@ def _checks(counts=None, medians=None, **trials):
         "huge eps": _trial(40, 0, 9.0),
         "square": _trial(10, 30, 1.0),
     }
-    changed = {name.replace("_", " "): trial for name, trial in trials.items()}
-    none = {name: Count(count=0, total=40) for name in ("gradients", "repeated")}
-    return Checks(points=40, counts=none | (counts or {}), trials=sound | changed, medians=medians or {})
-
-
-def _of_forty(count):
-    return Count(count=count, total=40)
+    made = sound | {name.replace("_", " "): check for name, check in changes.items()}
+    outcomes, values = ({name: check[at] for name, check in made.items()} for at in (0, 1))
+    return Checks(points=40, outcomes=outcomes, values=values)
 
 
 @pytest.mark.parametrize(
     "changes, expected",
     [
         ({}, set()),
-        ({"counts": {"gradients": _of_forty(2)}}, set()),
-        ({"counts": {"gradients": _of_forty(3)}}, {"gradients"}),
-        ({"counts": {"repeated": _of_forty(1)}}, {"random"}),
+        ({"gradients": _trial(2, 38, None)}, set()),
+        ({"gradients": _trial(3, 37, None)}, {"gradients"}),
+        ({"repeated": _trial(1, 39, None)}, {"random"}),
         ({"fewer_steps": _trial(36, 4, 1.5)}, set()),  # six samples may be chance
         ({"fewer_steps": _trial(37, 3, 1.5)}, {"more steps"}),
         ({"square": _trial(37, 3, 1.0)}, {"black-box"}),
@@ -158,9 +146,9 @@ def _of_forty(count):
         ({"double_eps": _trial(0, 40, 1.9)}, {"loss"}),
         ({"huge_eps": _trial(37, 3, 9.0)}, set()),  # 7.5% of 40, at least 1.6%
         ({"huge_eps": _trial(36, 4, 9.0)}, {"huge eps"}),
-        ({"medians": {"residual": 0.5}}, set()),
-        ({"medians": {"residual": 0.51}}, {"residual"}),
-        ({"medians": {"residual": None}}, {"residual"}),
+        ({"residual": ([], 0.5)}, set()),
+        ({"residual": ([], 0.51)}, {"residual"}),
+        ({"residual": ([], None)}, {"residual"}),
         ({"phantom": _trial(23, 17, 1.0)}, {"gradients differ"}),
     ],
 )
@@ -169,17 +157,15 @@ def test_each_flag_has_its_slack(changes, expected):
 
 
 def test_without_a_correct_sample_nothing_is_claimed():
-    names = ("more_steps", "fewer_steps", "half_eps", "double_eps", "huge_eps", "square")
-    checks = _checks(counts={"gradients": Count(count=0, total=0)}, **dict.fromkeys(names, _trial(0, 0, None)))
+    names = ("gradients", "more_steps", "fewer_steps", "half_eps", "double_eps", "huge_eps", "square")
+    checks = _checks(**dict.fromkeys(names, ([], None)))
     assert not any(flag.fired for flag in flags(_record(checks)))
 
 
 def _attack(outcomes, column="PGD", gradient=None, independent=True):
-    view = Described("View", {"gradient": {"name": gradient}} if gradient else {})
-    batches = {0: Batch(outcomes=outcomes)}
     return AttackRecord(
-        column=column, attack=Described("PGD"), view=view, points=len(outcomes), independent=independent,
-        batches=batches,
+        column=column, attack="PGD", view="View", settings={"gradient": {"name": gradient}} if gradient else {},
+        points=len(outcomes), independent=independent, batches={0: Batch(outcomes=outcomes)},
     )  # fmt: skip
 
 

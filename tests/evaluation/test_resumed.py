@@ -1,28 +1,23 @@
 """An evaluation that was stopped, or killed, goes on and ends with the record of one that was not."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
-from sharded import THREAT, found, timeless
+from launcher import FORK
+from sharded import THREAT, found, shared, timeless
 from small_models import images_for, own
 from torch import nn
 
 import robustdeq as rd
 from robustdeq.attacks import PGD
 from robustdeq.evaluation import Entry, Evaluation
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +31,7 @@ def _same(one, other):
     assert all(torch.equal(one.images[name][:], other.images[name][:]) for name in other.images)
 
 
-@pytest.mark.parametrize("calls", [1, 5, 12, 17, 27, 32])
+@pytest.mark.parametrize("calls", [5, 12, 17, 27, 32])
 def test_an_evaluation_that_was_stopped_ends_with_the_same_record(calls, whole, tmp_path):
     class Stop(Exception):
         pass
@@ -58,15 +53,16 @@ def test_an_evaluation_that_was_stopped_ends_with_the_same_record(calls, whole, 
 
 def test_a_process_that_was_killed_twice_leaves_nothing_that_hinders(whole, tmp_path):
     draw, file = random.Random(0), tmp_path / "cut" / "evaluation.json"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
     for _ in range(2):
-        process = subprocess.Popen([sys.executable, HERE / "sharded.py", tmp_path / "cut"], env=environment)
+        process = FORK.Process(target=shared, args=(tmp_path / "cut",))
+        process.start()
         deadline = time.monotonic() + 60
-        while not file.exists() and process.poll() is None and time.monotonic() < deadline:
+        while not file.exists() and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(draw.uniform(0.05, 0.4))
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         json.loads(file.read_text())
     _same(found(tmp_path / "cut"), whole)
 
@@ -141,11 +137,11 @@ def test_a_record_of_another_model_or_a_broken_one_is_refused(tmp_path):
     file = tmp_path / "evaluation.json"
     record = json.loads(file.read_text())
     damaged = [
-        ({"schema": 3}, r"cannot be read \(schema 3; allowed: 4\); remove it"),
-        ({**record, "columns": None}, "cannot be read"),
-        ({**record, "clean": {"0": {**record["clean"]["0"], "labels": ["a"]}}}, "'a' is no int"),
-        ({name: value for name, value in record.items() if name != "clean"}, "Record: clean missing or unknown"),
-        ({**record, "x": 1}, "Record: x missing or unknown"),
+        ({"schema": 4}, r"cannot be read \(schema 4; allowed: 5\); remove it"),
+        ({**record, "columns": None}, "Record: columns=None; allowed: options by name"),
+        ({**record, "clean": {"0": {**record["clean"]["0"], "labels": ["a"]}}}, "CleanBatch: labels='a'; allowed"),
+        ({name: value for name, value in record.items() if name != "clean"}, "Record: clean missing in"),
+        ({**record, "x": 1}, "Record: unknown option 'x'"),
     ]
     for text, message in [*((json.dumps(value), message) for value, message in damaged), ("{", "cannot be read")]:
         file.write_text(text)

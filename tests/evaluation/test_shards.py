@@ -4,18 +4,15 @@ import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
-from launcher import launch
-from sharded import chained, found, timeless
+from launcher import launch, launch_function
+from sharded import chained, found, shared, timeless
 from small_models import images_for, own
 
 import robustdeq as rd
 from robustdeq.distributed import Distributed
-
-HERE = Path(__file__).parent
 
 
 def _record(folder):
@@ -36,8 +33,7 @@ def test_two_processes_leave_the_record_of_one(tmp_path):
     with pytest.raises(Stop):
         found(tmp_path / "two", progress=stop)
     os.rename(tmp_path / "two" / "evaluation.json", tmp_path / "two" / "evaluation.5.json")
-    out = launch(HERE / "sharded.py", tmp_path / "two")
-    assert out.count("done") == 2
+    launch_function(shared, tmp_path / "two")
     assert _record(tmp_path / "two") == _record(tmp_path / "one")
     assert [path.name for path in (tmp_path / "two").glob("evaluation*")] == ["evaluation.json"]
     kept = rd.Evaluation.read(tmp_path / "two")

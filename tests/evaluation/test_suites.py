@@ -136,7 +136,7 @@ def test_a_defence_of_one_s_own_on_a_model_without_states(name):
     budget = {key: value for key, value in FEW.items() if name != "quick" or key == "steps"}
     found = rd.evaluate(defended, x, defended(x).argmax(1), suite=name, threat=THREAT, checks=3, **budget)
     assert list(found.shares()) == ["clean", *COLUMNS[name, "defended"], "All"]
-    views = {attack.view.name for attack in found.record.attacks.values() if attack.column == "static"}
+    views = {attack.view for attack in found.record.attacks.values() if attack.column == "static"}
     assert views == {"Linear"} and found.record.cost.evaluations is None
     assert not any("look" in entry or "phantom" in entry for entry in found.columns)
 

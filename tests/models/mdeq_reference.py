@@ -1,4 +1,4 @@
-"""SPEC section 7 written a second time, naively and without modules, on weights under the papers' keys."""
+"""The MDEQ classifier written a second time, naively and without modules, on weights under the papers' keys."""
 
 import torch
 import torch.nn.functional as F

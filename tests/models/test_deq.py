@@ -301,3 +301,9 @@ def test_layout_refuses_what_does_not_fit():
     for shapes in ([], [()], [(0,)], 5, [5], "ab"):
         with pytest.raises(ValueError, match="allowed"):
             StateLayout(shapes)
+
+
+def test_the_parameters_are_numbered_from_the_image_to_the_logits():
+    """An optimizer's state in a checkpoint is numbered so, and a clipped gradient's last bits depend on it."""
+    owners = [name.split(".")[0] for name, _ in create_model("mdeq-nano", seed=0).named_parameters()]
+    assert list(dict.fromkeys(owners)) == ["inject", "cell", "readout"]

@@ -1,4 +1,4 @@
-"""The multiscale cell: it is SPEC section 7, and it splits at the injection."""
+"""The multiscale cell: it is that of the papers, and it splits at the injection."""
 
 import mdeq_reference as reference
 import pytest

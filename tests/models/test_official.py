@@ -1,4 +1,4 @@
-"""The papers' checkpoints: their keys as SPEC section 7 lists them, read strictly."""
+"""The papers' checkpoints: their keys as the papers have them, read strictly."""
 
 import mdeq_reference as reference
 import pytest
@@ -34,7 +34,7 @@ def refusal(source):
 
 
 def test_keys_are_the_papers():
-    """Written out from SPEC section 7 for two scales."""
+    """The papers' keys written out for two scales."""
     made = create_model("mdeq-large", image_shape=(3, 8, 8), channels=(8, 16), head_channels=(2, 3), features=4)
     norm = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
     plain = norm[2:]

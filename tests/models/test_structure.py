@@ -94,7 +94,7 @@ def hooked(model):
 )
 def test_a_module_that_hides_a_deq_is_refused_unless_said_to_be_opaque(hide, name):
     model = hide()
-    with pytest.raises(ValueError, match=f"that hides a {name}.*or say opaque=True"):
+    with pytest.raises(ValueError, match=f"that hides a {name}.*or evaluate with opaque=True"):
         structure(model)
     kind = structure(model, opaque=True)
     assert kind.opaque and kind.deployed is kind.bare and kind.deq is None and kind.states == 0

@@ -63,7 +63,7 @@ def test_a_kill_while_an_epoch_is_judged_does_not_lose_the_epoch(splits, tmp_pat
     whole = _trainer(splits, tmp_path / "whole", config)
     whole.run()
     cut = _trainer(splits, tmp_path / "cut", config)
-    monkeypatch.setattr(cut, "_judge", lambda watch: (_ for _ in ()).throw(SystemExit))
+    monkeypatch.setattr(cut, "_judge", lambda images: (_ for _ in ()).throw(SystemExit))
     with pytest.raises(SystemExit):
         cut.run()
     again = _trainer(splits, tmp_path / "cut", config)
@@ -151,6 +151,15 @@ def test_weight_perturbation_reaches_every_weight_in_half_precision():
     rise = {precision: losses[precision, 0.2] - losses[precision, 0.0] for precision in ("float32", "bfloat16")}
     assert rise["float32"] > 0.1
     assert rise["bfloat16"] == pytest.approx(rise["float32"], rel=0.25)
+
+
+def test_weight_perturbation_leaves_frozen_weights_alone():
+    """Those of a model that is fine-tuned in part, which have no gradient."""
+    model = nano(steps=3)
+    model.inject.requires_grad_(False)
+    frozen = [value.clone() for value in model.inject.parameters()]
+    assert _update(replace(CONFIG, awp=0.2), model).loss > _update(CONFIG, nano(steps=3)).loss
+    assert all(map(torch.equal, frozen, model.inject.parameters()))
 
 
 def test_regularisers_show_batchnorm_the_batch_once():

@@ -11,7 +11,7 @@ import robustdeq as rd
 from robustdeq.attacks import PGD, Linf
 from robustdeq.recipes import recipe
 from robustdeq.training import PGDAT, TRADES, JacobianPenalty, Phase, TrainConfig, Trainer
-from robustdeq.training.schedule import OneCycle
+from robustdeq.training.optim import OneCycle
 from robustdeq.training.step import Reader
 
 EPS = 0.15

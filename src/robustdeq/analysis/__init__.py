@@ -2,6 +2,4 @@
 
 from .figures import entropy_figure as entropy_figure
 from .figures import state_figure as state_figure
-from .states import StateAccuracy as StateAccuracy
 from .states import entropy_along as entropy_along
-from .states import state_accuracy as state_accuracy

@@ -36,18 +36,18 @@ def entropy_figure(path: Path, rows: Mapping[str, tuple[Sequence[Sequence[float]
 
 
 def state_figure(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Accuracy of every z^[t]. rows: name -> the fields of ``StateAccuracy``."""
+    """Accuracy of every z^[t]. rows: name -> ``Readouts.to_dict()`` of ``evaluation.readouts``."""
     figure, axes = plt.subplots(1, len(rows), figsize=(3.6 * len(rows) + 0.8, 3.4), sharey=True, squeeze=False)
     curves = (
         ("clean", CLEAN, "-", "clean"),
-        ("transferred", MUTED, "--", "attacked at z$^{[N]}$"),
-        ("robust", ATTACKED, "-", "attacked at z$^{[t]}$ itself"),
+        ("transfer", MUTED, "--", "attacked at z$^{[N]}$"),
+        ("own", ATTACKED, "-", "attacked at z$^{[t]}$ itself"),
     )
     for axis, (name, row) in zip(axes[0], rows.items()):
         for key, colour, line, label in curves:
-            share = 100 * np.asarray(row[key]) / row["points"]
+            share = np.asarray([100 * shares[key]["count"] / shares[key]["total"] for shares in row["states"]])
             axis.plot(np.arange(1, len(share) + 1), share, line, color=colour, marker="o", markersize=3.5, label=label)
-        _states_axis(axis, name, len(row["clean"]))
+        _states_axis(axis, name, len(row["states"]))
         axis.set_ylim(0, 102)
     axes[0, 0].set_ylabel("accuracy (%)")
     axes[0, 0].legend(frameon=False, fontsize=9, loc="lower right")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Goal:
-    """What a loss is about.
-
-    y: (B,) true labels. target: (B,) wrong labels of a targeted loss. clean: (B, K) log-probabilities of the image.
-    """
+    """What a loss is about. y: (B,) true labels. target: (B,) wrong labels, of a targeted loss alone. clean: (B, K)
+    log-probabilities of the image, of the KL alone."""
 
     y: Tensor
-    target: Tensor | None = None
-    clean: Tensor | None = None
+    target: Any = None
+    clean: Any = None
 
     def rows(self, keep: Tensor) -> Goal:
         """The goal of the kept samples."""
@@ -32,7 +30,6 @@ def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
 
 def kl(logits: Tensor, goal: Goal) -> Tensor:
     """KL(p(x) || p(x')), the attack of TRADES."""
-    assert goal.clean is not None
     return F.kl_div(logits.log_softmax(1), goal.clean, reduction="none", log_target=True).sum(1)
 
 
@@ -46,14 +43,12 @@ def dlr(logits: Tensor, goal: Goal) -> Tensor:
 
 def dlr_targeted(logits: Tensor, goal: Goal) -> Tensor:
     """Targeted difference of logits ratio (Croce and Hein 2020, eq. 7); needs four classes."""
-    assert goal.target is not None
     top = logits.topk(4, dim=1).values
     return -(_pick(logits, goal.y) - _pick(logits, goal.target)) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
 def ce_targeted(logits: Tensor, goal: Goal) -> Tensor:
     """Log-probability of the target: a confident wrong class."""
-    assert goal.target is not None
     return -F.cross_entropy(logits, goal.target, reduction="none")
 
 
@@ -61,14 +56,7 @@ def _pick(logits: Tensor, index: Tensor) -> Tensor:
     return logits.gather(1, index[:, None]).squeeze(1)
 
 
-Loss = Callable[[Tensor, Goal], Tensor]
-LOSSES: dict[str, Loss] = {
-    "ce": cross_entropy,
-    "kl": kl,
-    "dlr": dlr,
-    "dlr-targeted": dlr_targeted,
-    "ce-targeted": ce_targeted,
-}
+LOSSES = {"ce": cross_entropy, "kl": kl, "dlr": dlr, "dlr-targeted": dlr_targeted, "ce-targeted": ce_targeted}
 
 
 def predictions(logits: Tensor) -> Tensor:

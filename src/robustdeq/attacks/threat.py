@@ -34,10 +34,7 @@ class Threat(ABC):
 
     @abstractmethod
     def spread(self, x: Tensor, uniform: Tensor) -> Tensor:
-        """A random point of the ball from ``uniform`` numbers in [0, 1) of the images' shape.
-
-        Linf: uniform in the ball. L2: uniform in a cube whose points have the length eps on average, cut to the ball.
-        """
+        """A random point of the ball from ``uniform`` numbers in [0, 1) of the images' shape."""
 
     def contains(self, x: Tensor, x_adv: Tensor, slack: float = 1e-6) -> Tensor:
         """(B,) bool: inside the ball and the box up to rounding; False for a NaN."""
@@ -91,19 +88,13 @@ class L2(Threat):
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         shift = x_adv - x
         length = shift.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        shift = shift * (self.eps / length.clamp_min(1e-12)).clamp_max(1)
-        return (x + shift).clamp(0, 1)
+        return (x + shift * (self.eps / length.clamp_min(1e-12)).clamp_max(1)).clamp(0, 1)
 
     def ascend(self, x_adv: Tensor, slope: Tensor, size: float) -> Tensor:
-        return x_adv + size * _unit(slope)
+        largest = slope.flatten(1).abs().amax(dim=1).view(-1, 1, 1, 1)
+        slope = slope / torch.where(largest > 0, largest, 1)  # or the squares of its norm would underflow
+        return x_adv + size * (slope / slope.flatten(1).norm(dim=1).clamp_min(1).view(-1, 1, 1, 1))
 
     def spread(self, x: Tensor, uniform: Tensor) -> Tensor:
+        # In a cube whose points have the length eps on average, cut to the ball.
         return self.project(x, x + (2 * uniform - 1) * self.eps * (3 / x.shape[1:].numel()) ** 0.5)
-
-
-def _unit(slope: Tensor) -> Tensor:
-    """``slope`` at length 1 per sample, or zero. Its largest entry is brought to 1 first: squares would underflow."""
-    largest = slope.flatten(1).abs().amax(dim=1).view(-1, 1, 1, 1)
-    slope = slope / torch.where(largest > 0, largest, 1)
-    return slope / slope.flatten(1).norm(dim=1).clamp_min(1).view(-1, 1, 1, 1)
-

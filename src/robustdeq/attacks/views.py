@@ -1,7 +1,5 @@
-"""Views: modules with the same kind of logits as a model but another gradient. Any attack can look through one.
-
-``deployed`` is the model that is really attacked; it alone decides whether an image is adversarial.
-"""
+"""Views: modules with the same kind of logits as a model but another gradient. Any attack can look through one. The
+model that is really attacked, ``deployed``, alone decides whether an image is adversarial."""
 
 from __future__ import annotations
 
@@ -12,24 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import gradients
 from ..checks import check_count, check_images
 from ..defences import Defended, SmoothSign
 from ..dynamics import drive
-from ..gradients import GRADIENTS, phantom_state
+from ..gradients import GRADIENTS, Phantom, phantom_state
 from ..models.deq import DEQClassifier
 from ..models.modes import unwrapped
 from ..options import checked, describe
 
 
 class View(nn.Module):
-    """A way of looking at ``deployed``. ``forward`` gives logits (B, K) of images (B, C, H, W) in [0, 1].
-
-    faithful: the view's logits are the deployed ones, and only the gradient differs.
-    """
+    """A way of looking at ``deployed``. ``forward`` gives logits (B, K) of images (B, C, H, W) in [0, 1]; of a faithful
+    view the deployed ones, and only the gradient differs. settings: what tells it from another of its class; JSON."""
 
     accepts: type[nn.Module] = DEQClassifier
     faithful = True
+    settings: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
     deployed: Any  # an ``accepts``
 
     def __init__(self, deployed: nn.Module) -> None:
@@ -40,11 +36,6 @@ class View(nn.Module):
             raise ValueError(f"{owner}: the model is a {model}; allowed: {self.accepts.__name__}.")
         self.deployed = deployed
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What tells this view from another of its class; JSON."""
-        return {}
-
 
 class ThroughGradient(View):
     """The deployed logits with a gradient of one's choice, by a name in ``GRADIENTS`` or as a Gradient."""
@@ -52,10 +43,7 @@ class ThroughGradient(View):
     def __init__(self, deployed: nn.Module, gradient: Any) -> None:
         super().__init__(deployed)
         self.gradient = GRADIENTS.resolve(gradient)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"gradient": describe(self.gradient)}
+        self.settings = {"gradient": describe(self.gradient)}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.deployed(x, gradient=self.gradient)
@@ -63,10 +51,7 @@ class ThroughGradient(View):
 
 @checked
 class Static(ThroughGradient):
-    """The bare DEQ of a defended one, for a transfer attack: it is ``deployed`` here, and the defence is never asked.
-
-    gradient: see ``ThroughGradient``.
-    """
+    """The bare DEQ of a defended one, for a transfer attack: it is ``deployed``, and the defence is never asked."""
 
     def __init__(self, defended: Defended, gradient: Any = "unrolled") -> None:
         Frozen(defended)  # refuses what is not defended
@@ -84,20 +69,14 @@ class Frozen(View):
 
 @checked
 class EndToEnd(View):
-    """A defended model differentiated through all it does; a smooth surrogate stands for sign on the way back.
-
-    temperature: of tanh, relative to the mean size of the gradient.
-    """
+    """A defended model differentiated through all it does; a smooth surrogate stands for sign on the way back: tanh,
+    of a ``temperature`` relative to the mean size of the gradient."""
 
     accepts = Defended
 
     def __init__(self, deployed: Defended, temperature: float = 1.0) -> None:
         super().__init__(deployed)
-        self.sign = SmoothSign(temperature)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"temperature": self.sign.temperature}
+        self.sign, self.settings = SmoothSign(temperature), {"temperature": temperature}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.deployed.end_to_end(x, self.sign)
@@ -105,17 +84,16 @@ class EndToEnd(View):
 
 @checked
 class IntermediateState(View):
-    """The papers' attack gradient (P22 sec. 4.2, P23 eq. 11): logits = readout(h_K), h_0 = f(z^[state]).
-
-    state: i in 1..N. unroll: K_a >= 1 (the papers: 1..9). damping: lambda in (0, 1] (the papers: 0.5 and 1).
-    """
+    """The papers' attack gradient (P22 sec. 4.2, P23 eq. 11): logits = readout(h_K), h_0 = f(z^[state]). state: i in
+    1..N. unroll: K_a >= 1 (the papers: 1..9). damping: lambda in (0, 1] (the papers: 0.5 and 1)."""
 
     faithful = False
 
     def __init__(self, deployed: nn.Module, state: int = 8, unroll: int = 5, damping: float = 0.5) -> None:
         super().__init__(deployed)
         check_count("IntermediateState", "state", state, high=self.deployed.steps)
-        self.state, self.phantom = state, gradients.Phantom(unroll, damping)
+        self.state, self.phantom = state, Phantom(unroll, damping)
+        self.settings = {"state": state, "unroll": unroll, "damping": damping}
 
     @classmethod
     def several(cls, deployed: DEQClassifier, states: Sequence[int], unroll: int = 5, damping: float = 0.5) -> Summed:
@@ -124,20 +102,13 @@ class IntermediateState(View):
 
     @classmethod
     def parse(cls, deployed: DEQClassifier, code: str) -> IntermediateState:
-        """From the authors' codes: ``Munroll-7-5`` is lambda 0.5, 0-based state 7, K_a = 5; ``Funroll-...`` lambda 1.
-
-        Raises a ValueError for another code, or a state that the model does not have.
-        """
+        """From the authors' codes: ``Munroll-7-5`` is lambda 0.5, 0-based state 7, K_a = 5; ``Funroll`` lambda 1."""
         match = re.fullmatch(r"([MF])unroll-(\d+)-(\d+)", code) if isinstance(code, str) else None
         if match is None:
-            allowed = "Munroll-STATE-UNROLL or Funroll-STATE-UNROLL, e.g. Munroll-7-5"
-            raise ValueError(f"IntermediateState: code {code!r}; allowed: {allowed}.")
+            codes = "Munroll-STATE-UNROLL or Funroll-STATE-UNROLL, e.g. Munroll-7-5"
+            raise ValueError(f"IntermediateState: code {code!r}; allowed: {codes}.")
         kind, state, unroll = match.groups()
         return cls(deployed, state=int(state) + 1, unroll=int(unroll), damping=0.5 if kind == "M" else 1.0)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"state": self.state, "unroll": self.phantom.unroll, "damping": self.phantom.damping}
 
     def forward(self, x: Tensor) -> Tensor:
         model = self.deployed
@@ -152,9 +123,8 @@ class Summed(View):
     """Several modules at once in an attack on one deployed model (P22, P23: the gradient of several states).
 
     PGD climbs the sum over the modules of the loss at each one's own logits. An attack that asks one module for one
-    tensor gets the deployed logits, with the sum of the modules' pullbacks behind them.
-
-    deployed: what is attacked, where the modules are not views of it (``EarlyState``).
+    tensor gets the deployed logits, with the sum of the modules' pullbacks behind them. deployed: what is attacked,
+    where the modules are not views of it (``EarlyState``).
     """
 
     accepts = nn.Module
@@ -167,10 +137,7 @@ class Summed(View):
             raise ValueError(f"Summed: views=[{names}]; allowed: one or more views of one deployed model.")
         super().__init__(owners[0])
         self.views = nn.ModuleList(views)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"views": [{"name": type(view).__name__, **getattr(view, "settings", {})} for view in self.views]}
+        self.settings = {"views": [{"name": type(v).__name__, **getattr(v, "settings", {})} for v in views]}
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():

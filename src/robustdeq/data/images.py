@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Generic, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +23,9 @@ from typing_extensions import TypeVar
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is opened, whatever a file's ending says: not EPS, which Pillow hands to Ghostscript. PPM includes PGM."""
-MODES = {mode: "L" for mode in ("1", "L", "LA")} | {
-    mode: "RGB" for mode in ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
-}
+MODES: dict[str, Any] = dict.fromkeys(("1", "L", "LA"), "L")
+MODES |= dict.fromkeys(("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
 """Pillow's 8-bit modes, and what they become."""
-ORIENTATION = 0x0112
 RANDOM_SIDE = 7 / 8
 """The side of a random crop, of the shorter side of the image: the usual 224 of 256."""
 MAX_BYTES = 16 * 2**30
@@ -71,15 +69,14 @@ class ImageSet:
         return total.hexdigest()
 
     def images(self, rows: Tensor | slice = slice(None)) -> Tensor:
-        """(n, C, H, W) float32 in [0, 1] of the given rows."""
+        """(n, C, H, W) float32 in [0, 1]."""
         return self.pixels[rows].float() / self.white
 
     def take(self, rows: Tensor | slice) -> ImageSet:
-        """The given rows, a slice or (n,) int64, as a set."""
+        """These rows, a slice or (n,) int64, as a set."""
         return replace(self, pixels=self.pixels[rows], labels=self.labels[rows])
 
     def to(self, device: torch.device | str) -> ImageSet:
-        """The set on another device."""
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
     def batches(
@@ -113,7 +110,7 @@ class Splits(Generic[S]):
 
 
 def cut(images: ImageSet, sizes: tuple[int, ...], seed: int) -> tuple[ImageSet, ...]:
-    """Disjoint random subsets of the given sizes, and the rest as the last. Raises a ValueError if no rest is left."""
+    """Disjoint random subsets of these sizes, and the rest as the last. Raises a ValueError if no rest is left."""
     if sum(sizes) >= len(images):
         raise ValueError(f"cut: sizes {sizes} of {len(images)} images; allowed: a sum below {len(images)}.")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -128,11 +125,10 @@ def digits(*, test: int = 360, validation: int = 100, seed: int = 0) -> Splits:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    images = torch.as_tensor(pixels).to(torch.uint8).reshape(-1, 1, 8, 8)
-    source = "scikit-learn digits (8x8, 17 grey levels)"
-    whole = ImageSet(images, torch.as_tensor(labels).long(), tuple("0123456789"), source, white=16)
-    test_set, validation_set, train_set = cut(whole, (test, validation), seed)
-    return Splits(train_set, validation_set, test_set, seed)
+    images, numbers = torch.as_tensor(pixels).to(torch.uint8).reshape(-1, 1, 8, 8), torch.as_tensor(labels).long()
+    whole = ImageSet(images, numbers, tuple("0123456789"), "scikit-learn digits (8x8, 17 grey levels)", white=16)
+    tested, held, rest = cut(whole, (test, validation), seed)
+    return Splits(rest, held, tested, seed)
 
 
 def open_image(row: Row) -> tuple[Image.Image, bool]:
@@ -144,9 +140,8 @@ def open_image(row: Row) -> tuple[Image.Image, bool]:
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 2**62):  # Pillow itself only warns up to twice that
             raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
         deep = any(";16" in str(tile) for tile in image.tile)  # Pillow would drop half the bits of 16-bit RGB unsaid
-        if image.getexif().get(ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
         image.load()
+        ImageOps.exif_transpose(image, in_place=True)
     except UnidentifiedImageError as error:
         raise ValueError(f"{row.where}: broken image; allowed: {', '.join(FORMATS)}.") from error
     except Exception as error:  # Pillow's readers raise whatever a broken file drives them to
@@ -181,21 +176,19 @@ def decode(rows: Iterator[Row], size: int | None) -> Generator[Decoded]:
     Raises a ValueError for a broken image, and for one of another size than the first.
     """
 
-    def work(chunk: list[Row]) -> list[Decoded]:
-        decoded = []
-        for row in chunk:
-            image, jpeg = open_image(row)
-            pixels = np.asarray(fit(image, size, row.place) if size else image)
-            decoded.append((row, pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), jpeg))
-        return decoded
+    def work(row: Row) -> Decoded:
+        image, jpeg = open_image(row)
+        pixels = np.asarray(fit(image, size, row.place) if size else image)
+        return row, pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), jpeg
 
     first, chunks = None, iter(lambda: list(islice(rows, CHUNK)), [])
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="decode") as pool:
-        ahead = deque(pool.submit(work, chunk) for chunk in islice(chunks, 4 * WORKERS))
+        futures = (pool.submit(lambda chunk: [work(row) for row in chunk], chunk) for chunk in chunks)
+        ahead = deque(islice(futures, 4 * WORKERS))
         try:
             while ahead:
                 decoded = ahead.popleft().result()
-                ahead.extend(pool.submit(work, chunk) for chunk in islice(chunks, 1))
+                ahead.extend(islice(futures, 1))
                 for row, pixels, jpeg in decoded:
                     height, width = pixels.shape[1:]
                     first = first or (height, width)
@@ -216,9 +209,9 @@ def stack(decoded: Iterable[Decoded], count: int) -> tuple[Tensor, Tensor, bool,
     pixels, labels, grey, all_jpeg = np.empty((count, 0), np.uint8), np.empty(count, np.int64), True, True
     for index, (row, image, jpeg) in enumerate(decoded):
         if index == 0:
-            if (gib := count * 3 * image[0].size / 2**30) > MAX_BYTES / 2**30:
-                images = f"{row.where} and the other {count - 1} images of {image.shape[2]}x{image.shape[1]}"
-                raise ValueError(f"{images} would take {gib:.0f} GiB; give streaming=True or a smaller image_size.")
+            if (size := count * 3 * image[0].size) > MAX_BYTES:
+                images = f"{row.where} and the other {count - 1} images of {image.shape[2]}x{image.shape[1]} would take"
+                raise ValueError(f"{images} {size / 2**30:.0f} GiB; give streaming=True or a smaller image_size.")
             pixels = np.empty((count, 3, *image.shape[1:]), np.uint8)
         pixels[index], labels[index] = image, row.label
         grey, all_jpeg = grey and len(image) == 1, all_jpeg and jpeg

@@ -7,13 +7,13 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
-from ..checks import check_count
+from ..checks import Count, Natural
 from ..files import first_line
-from ..options import suggestion
+from ..options import convert, suggestion
 from . import images
 from .images import ImageSet, Splits, cut, digits, open_image, read
 from .streams import Stored, StreamedSet, columns_of, in_order, named, parquet
@@ -35,15 +35,9 @@ TIMEOUT = 5.0
 
 
 def load(
-    source: str | Path,
-    *,
-    validation: int | None = None,
-    seed: int = 0,
-    image_size: int | None = None,
-    streaming: bool = False,
-    image_column: str | None = None,
-    label_column: str | None = None,
-) -> Splits[Any]:
+    source: str | Path, *, validation: Natural | None = None, seed: Natural = 0, image_size: Count | None = None,
+    streaming: bool = False, image_column: str | None = None, label_column: str | None = None,
+) -> Splits[Any]:  # fmt: skip
     """Training, validation and test images of a source.
 
     source: ``digits``; a folder of parquet files or of images (train/CLASS/*.png, ...); or a name on the Hugging Face
@@ -63,26 +57,23 @@ def load(
     Raises a ValueError, one line that names the file (or split) and row: a source, split or column that is not there, a
     broken image, a label that is no class, mixed sizes, an empty split, a damaged file, a hub that cannot be reached.
     """
-    for name, count, low in (("validation", validation, 0), ("seed", seed, 0), ("image_size", image_size, 1)):
-        if count is not None or name == "seed":
-            check_count("load", name, count, low)  # type: ignore[arg-type]
-    wanted = {"image": image_column, "label": label_column}
-    for name, value, kinds, allowed in (
-        ("source", source, str | Path, "digits, a folder, or a name on the Hugging Face hub"),
-        ("streaming", streaming, bool, "True or False"),
-        *((f"{kind}_column", column, str | None, "the name of a column, or None") for kind, column in wanted.items()),
-    ):
-        if not isinstance(value, kinds) or value == "":
-            raise ValueError(f"load: {name}={value!r}; allowed: {allowed}.")
+    columns = {"image_column": image_column, "label_column": label_column}
+    options = {"validation": validation, "seed": seed, "image_size": image_size, "streaming": streaming, **columns}
+    hints = get_type_hints(load, include_extras=True)
+    for name, value in options.items():
+        convert("load", name, value, hints[name])
+    if not isinstance(source, str | Path) or source == "":
+        raise ValueError(f"load: source={source!r}; allowed: digits, a folder, or a name on the Hugging Face hub.")
+    wanted = {name.removesuffix("_column"): column for name, column in columns.items() if column is not None}
     if str(source) == "digits":
-        if streaming or image_size or any(wanted.values()):
+        if streaming or image_size or wanted:
             raise ValueError("digits: image_size, streaming and columns do not apply: they are 8x8 pixels in memory.")
         return digits(validation=100 if validation is None else validation, seed=seed)
     where, name, splits = _find(str(source), streaming, wanted)
     return _build(name, *_roles(where, named(where, splits)), validation, seed, image_size, streaming)
 
 
-def _find(source: str, streaming: bool, wanted: Mapping[str, str | None]) -> tuple[str, str, dict[str, Stored]]:
+def _find(source: str, streaming: bool, wanted: Mapping[str, str]) -> tuple[str, str, dict[str, Stored]]:
     """A folder where there is one, else a name on the hub: as errors name it, what it is called, and its splits."""
     from datasets import utils
 
@@ -137,8 +128,11 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
     return {split: [str(file) for file in files] for split, files in splits.items()}
 
 
-def image_folders(folder: Path, wanted: Mapping[str, str | None]) -> dict[str, Stored]:
-    """Class folders of images. (`imagefolder` takes the innermost folder for the class, and drops dangling links.)"""
+def image_folders(folder: Path, wanted: Mapping[str, str]) -> dict[str, Stored]:
+    """Class folders of images; hidden files, and others than images, are passed over.
+
+    (`imagefolder` takes the innermost folder for the class, and drops dangling links.)
+    """
     from datasets import Dataset
 
     places = [place for place in sorted(folder.iterdir()) if place.is_dir() and place.name.lower() in SPLITS]
@@ -150,7 +144,7 @@ def image_folders(folder: Path, wanted: Mapping[str, str | None]) -> dict[str, S
             f"{folder}: no parquet file and no image folder of any split; allowed: train.parquet and test.parquet, "
             "data/train-00000-of-00001.parquet, ..., or train/CLASS/*.png, test/CLASS/*.png, ..."
         )
-    if any(wanted.values()):
+    if wanted:
         raise ValueError(f"{folder}: image_column and label_column do not apply; there is no parquet file.")
     classes: tuple[str, ...] = ()
     stored: dict[str, Stored] = {}
@@ -161,7 +155,13 @@ def image_folders(folder: Path, wanted: Mapping[str, str | None]) -> dict[str, S
         if strange := sorted(folders - set(classes)) if "train" in splits else []:
             raise ValueError(f"{place / strange[0]}: no class of the training set; allowed: {', '.join(classes)}.")
         for name in sorted(folders & set(classes), key=classes.index):
-            files = _images_in(place / name)
+            below = sorted((place / name).rglob("*"))
+            below = [path for path in below if "/." not in path.relative_to(place).as_posix()]
+            if dangling := [path for path in below if path.is_symlink() and not path.exists()]:
+                raise ValueError(f"{dangling[0]}: a link to a file that is not there.")
+            files = [str(path) for path in below if path.suffix.lower() in ENDINGS and path.is_file()]
+            if not files:
+                raise ValueError(f"{place / name}: no image; allowed: at least one for each class folder.")
             paths, labels = paths + files, labels + [classes.index(name)] * len(files)
         # Mixed in an order that is always the same one, since on the disk they lie class by class.
         order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
@@ -171,18 +171,7 @@ def image_folders(folder: Path, wanted: Mapping[str, str | None]) -> dict[str, S
     return stored
 
 
-def _images_in(folder: Path) -> list[str]:
-    """The image files below a class folder, in order; hidden ones and other files are passed over."""
-    paths = [p for p in sorted(folder.rglob("*")) if not any(n.startswith(".") for n in p.relative_to(folder).parts)]
-    if dangling := [path for path in paths if path.is_symlink() and not path.exists()]:
-        raise ValueError(f"{dangling[0]}: a link to a file that is not there.")
-    files = [str(path) for path in paths if path.suffix.lower() in ENDINGS and path.is_file()]
-    if not files:
-        raise ValueError(f"{folder}: no image; allowed: at least one for each class folder.")
-    return files
-
-
-def hub(name: str, streaming: bool, wanted: Mapping[str, str | None]) -> dict[str, Stored]:
+def hub(name: str, streaming: bool, wanted: Mapping[str, str]) -> dict[str, Stored]:
     """A set on the hub: its parquet files, streamed; or all of it from the cache of `datasets`, even offline."""
     from datasets import config, load_dataset_builder
     from huggingface_hub import HfApi
@@ -263,16 +252,12 @@ def _build(
         image, jpeg = open_image(next(train.rows(range(1))))
         source = title(name, (len(train), len(test)), len(train.classes), (3, image.height, image.width), jpeg)
         start = int(torch.randint(len(pool) - count + 1, (), generator=torch.Generator().manual_seed(seed)))
-        held, whole = range(start, start + count), range(len(train))
+        whole, held = range(len(train)), StreamedSet(pool, (range(start, start + count),), source, size)
         rest = (whole,) if middle else (whole[:start], whole[start + count :])
-        learnt, tested = StreamedSet(train, rest, source, size, random=True), range(len(test))
-        middles = StreamedSet(pool, (held,), source, size), StreamedSet(test, (tested,), source, size)
-        return Splits(learnt, *middles, seed)
-    decoded = {
-        split: read(stored.rows(range(len(stored))), len(stored), size)
-        for split, stored in (("train", train), ("validation", middle), ("test", test))
-        if stored
-    }
+        tested = StreamedSet(test, (range(len(test)),), source, size)
+        return Splits(StreamedSet(train, rest, source, size, random=True), held, tested, seed)
+    stored = {"train": train, "validation": middle, "test": test}
+    decoded = {split: read(rows.rows(range(len(rows))), len(rows), size) for split, rows in stored.items() if rows}
     shapes = {split: tuple(pixels.shape[2:]) for split, (pixels, *_) in decoded.items()}
     if len(set(shapes.values())) > 1:
         sizes = ", ".join(f"{split} {width}x{height}" for split, (height, width) in shapes.items())

@@ -65,9 +65,10 @@ class Stored:
                 where, data = (image, None) if isinstance(image, str) else (f"{self.where} row {number}", image)
                 if not image:
                     raise ValueError(f"{where}: no image in column {self.image!r}.")
-                index = numbers.get(label, -1) if isinstance(label, str) else label
+                index, allowed = label, f"0 to {len(numbers) - 1}"
+                if isinstance(label, str):
+                    index, allowed = numbers.get(label), "a class of the training set"
                 if index is None or not 0 <= index < len(numbers):
-                    allowed = "a class of the training set" if isinstance(label, str) else f"0 to {len(numbers) - 1}"
                     raise ValueError(f"{where}: label {label}; allowed: {allowed}.")
                 yield Row(where, data, index)
 
@@ -84,7 +85,7 @@ class Stored:
             raise ValueError(f"{self.where} row {number} or later: damaged ({first_line(error)}).") from error
 
 
-def parquet(where: str, splits: Mapping[str, list[str]], wanted: Mapping[str, str | None]) -> dict[str, Stored]:
+def parquet(where: str, splits: Mapping[str, list[str]], wanted: Mapping[str, str]) -> dict[str, Stored]:
     """Parquet files, here or on the hub (``hf://...``). They are streamed in any case: so there is no second copy."""
     import fsspec
     import pyarrow.parquet as pq
@@ -107,9 +108,8 @@ def parquet(where: str, splits: Mapping[str, list[str]], wanted: Mapping[str, st
     with ThreadPoolExecutor(16) as pool:
         looks = dict(zip(every, pool.map(look, *zip(*every))))
     columns = looks[every[0]][0]
-    for (_, file), (other, *_) in looks.items():
-        if other != columns:
-            raise ValueError(f"{file}: columns {other}; allowed: {columns}, as in {every[0][1]}.")
+    if strange := [(file, other) for (_, file), (other, *_) in looks.items() if other != columns]:
+        raise ValueError(f"{strange[0][0]}: columns {strange[0][1]}; allowed: {columns}, as in {every[0][1]}.")
     stored = {}
     for split, files in splits.items():
         paths: Any = [glob.escape(file) for file in files]
@@ -119,7 +119,7 @@ def parquet(where: str, splits: Mapping[str, list[str]], wanted: Mapping[str, st
     return stored
 
 
-def columns_of(features: Any, where: str, wanted: Mapping[str, str | None]) -> tuple[str, str, tuple[str, ...], str]:
+def columns_of(features: Any, where: str, wanted: Mapping[str, str]) -> tuple[str, str, tuple[str, ...], str]:
     """The columns of images and of labels, the names of classes, the kind of labels.
 
     An integer column is a label by its name only: it may be an id.
@@ -133,15 +133,15 @@ def columns_of(features: Any, where: str, wanted: Mapping[str, str | None]) -> t
     coded = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
     likely = coded or [name for name in possible if name in LABELS]
     columns = []
-    for kind, column, fitting, names, usual in (
-        ("image", wanted["image"], pictures, pictures, ("img", "image")),
-        ("label", wanted["label"], possible, likely, LABELS),
-    ):
+    for kind, fitting, names, usual in (
+        ("image", pictures, pictures, ("img", "image")), ("label", possible, likely, LABELS)
+    ):  # fmt: skip
         first = next((name for name in usual if name in names), names[0] if len(names) == 1 else "")
-        columns.append(column or first)
+        columns.append(wanted.get(kind, first))
         if columns[-1] not in fitting:
             there = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
-            problem = f"{column!r} is no {kind} column" if column else f"{'several' if names else 'no'} {kind} columns"
+            problem = f"{'several' if names else 'no'} {kind} columns"
+            problem = f"{wanted[kind]!r} is no {kind} column" if kind in wanted else problem
             raise ValueError(f"{where}: {problem}; columns: {there}; name one with {kind}_column=...")
     label = features[columns[1]]
     classes = tuple(map(str, label.names)) if isinstance(label, ClassLabel) else ()
@@ -188,7 +188,6 @@ class StreamedSet:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names."""
         return self.stored.classes
 
     def digest(self) -> str:
@@ -198,7 +197,6 @@ class StreamedSet:
         return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
     def to(self, device: torch.device | str) -> StreamedSet:
-        """The set with batches on another device."""
         return replace(self, device=device)
 
     def batches(
@@ -240,7 +238,7 @@ class StreamedSet:
         yield from buffer
 
     def images(self, rows: Tensor | slice) -> Tensor:
-        """(n, 3, H, W) float32 in [0, 1] of the given rows, see ``take``."""
+        """(n, 3, H, W) float32 in [0, 1], see ``take``."""
         return self.take(rows).images()
 
     def take(self, rows: Tensor | slice) -> ImageSet:

@@ -1,6 +1,6 @@
 """What stands between image and label at inference: input entropy reduction (P23) and the readouts of P22."""
 
-from .defended import Defended as Defended
+from ..models.structure import Defended as Defended
 from .entropy_reduction import EntropyReduction as EntropyReduction
 from .entropy_reduction import RegulatedClassifier as RegulatedClassifier
 from .entropy_reduction import SmoothSign as SmoothSign

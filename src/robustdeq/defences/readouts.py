@@ -17,9 +17,7 @@ from ..options import checked
 
 class Readout(Wrapper):
     """Logits (B, K) of images (B, C, H, W) in [0, 1], by ``model``'s dynamics. To be deployed, and attacked, as it is.
-
-    The gradient is the exact one, through the solver, whatever the model's own.
-    """
+    The gradient is the exact one, through the solver, whatever the model's own."""
 
     kind = "readout"
     model: DEQClassifier
@@ -34,22 +32,20 @@ class Readout(Wrapper):
 
 @checked
 class EarlyState(Readout):
-    """readout(z^[state]), state in 1..N. As a defence the state is chosen on held-out images.
-
-    An attack may look through it as well: images that are wrong at the state at which a defence looks are wrong for it.
-    """
+    """readout(z^[state]), state in 1..N, chosen on held-out images where it is a defence. An attack may look through it
+    as well: images that are wrong at the state at which a defence looks are wrong for it."""
 
     def __init__(self, model: nn.Module, state: int) -> None:
         super().__init__(model)
         check_count("EarlyState", "state", state, high=self.model.steps)
-        self.state, self.gradient = state, Unrolled()
+        self.state = state
 
     @property
     def settings(self) -> dict[str, Any]:
         return {"state": self.state}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x, steps=self.state, gradient=self.gradient)
+        return self.model(x, steps=self.state, gradient=Unrolled())
 
 
 class Ensemble(Readout):

@@ -44,21 +44,20 @@ class Anderson(Solver[AndersonState]):
         return 2 * self.memory
 
     def init(self, z: Tensor) -> AndersonState:
-        z = super().init(z).z
-        empty = z.new_zeros(z.shape[0], 0, z.shape[1])
+        empty = super().init(z).z.new_zeros(len(z), 0, z.shape[1])
         return AndersonState(z, dz=empty, dg=empty)
 
     def step(self, f: Map, state: AndersonState) -> AndersonState:
-        z = state.z
+        z, dz, dg = state.z, state.dz, state.dg
         f_z = f(z)
         g = f_z - z
-        dz, dg = state.dz, state.dg
         if state.z_prev is not None and state.f_prev is not None:
             dz = newest(dz, z - state.z_prev, self.memory)
             dg = newest(dg, g - (state.f_prev - state.z_prev), self.memory)
         moved = z + self.mixing * g
         if dg.shape[1]:
-            gamma = self._coefficients(dg, g)
+            unit, scale, gram, usable = self._system(dg)
+            gamma = scale * _solve(gram, torch.where(usable, _products(unit, g), 0.0))
             moved = moved - _combine(gamma, dz + self.mixing * dg)
         return AndersonState(moved, state.t + 1, z, f_z, dz=dz, dg=dg)
 
@@ -67,25 +66,17 @@ class Anderson(Solver[AndersonState]):
         out = -self.mixing * w
         if state.dg.shape[1]:
             unit, scale, gram, usable = self._system(state.dg)
-            small = scale * _products(state.dz + self.mixing * state.dg, w, unit.dtype)
+            small = scale * _products(state.dz + self.mixing * state.dg, w)
             out = out + _combine(_solve(gram, torch.where(usable, small, 0.0)), unit).to(w.dtype)
         return out
 
-    def _coefficients(self, dg: Tensor, g: Tensor) -> Tensor:
-        """gamma (B, M), at least in float32; zero where the system is singular or not finite."""
-        unit, scale, gram, usable = self._system(dg)
-        return scale * _solve(gram, torch.where(usable, _products(unit, g, unit.dtype), 0.0))
-
     @own_precision
     def _system(self, dg: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Unit columns, their scales, their Gram matrix plus the ridge, and which samples can use it (B, 1).
-
-        Columns shrink by orders of magnitude as a solve converges; unit columns keep the system well scaled. A column
-        so short that its square loses digits counts as zero. An unusable matrix is replaced by the identity before
-        anything is solved, so that no gradient passes through a singular one.
-        """
+        """Unit columns, their scales, their Gram matrix plus the ridge, and which samples can use it (B, 1)."""
         work = torch.promote_types(dg.dtype, torch.float32)
         norm = torch.linalg.vector_norm(dg, dim=2, dtype=work)
+        # Columns shrink by orders of magnitude as a solve converges, and the Gram matrix would square that spread: so
+        # all are scaled to unit length. One so short that its square loses digits counts as zero.
         long = norm > (torch.finfo(work).tiny / torch.finfo(work).eps) ** 0.5
         scale = torch.where(long, 1 / torch.where(long, norm, 1.0), 0.0)
         unit = dg.to(work) * scale.unsqueeze(2)
@@ -94,12 +85,14 @@ class Anderson(Solver[AndersonState]):
         gram = unit @ unit.mT + ridge * eye + torch.diag_embed((~long).to(work))
         info = torch.linalg.cholesky_ex(gram.detach()).info
         usable = (info == 0) & gram.detach().isfinite().all(dim=(1, 2))
+        # The identity stands in before anything is solved, so that no gradient passes through a singular matrix.
         return unit, scale, torch.where(usable[:, None, None], gram, eye), usable[:, None]
 
 
 @own_precision
-def _products(columns: Tensor, w: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, M, D), (B, D) to (B, M). In half precision the products of short columns would underflow."""
+def _products(columns: Tensor, w: Tensor) -> Tensor:
+    """(B, M, D), (B, D) to (B, M), at least in float32: the products of short columns would underflow in half."""
+    dtype = torch.promote_types(columns.dtype, torch.float32)
     return torch.einsum("bmd,bd->bm", columns.to(dtype), w.to(dtype))
 
 
@@ -111,5 +104,4 @@ def _combine(weights: Tensor, columns: Tensor) -> Tensor:
 
 @own_precision
 def _solve(gram: Tensor, right: Tensor) -> Tensor:
-    factor = torch.linalg.cholesky_ex(gram).L
-    return torch.cholesky_solve(right.unsqueeze(2), factor).squeeze(2)
+    return torch.cholesky_solve(right.unsqueeze(2), torch.linalg.cholesky_ex(gram).L).squeeze(2)

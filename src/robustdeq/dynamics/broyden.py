@@ -38,15 +38,13 @@ class Broyden(Solver[BroydenState]):
         return 2 * self.memory
 
     def init(self, z: Tensor) -> BroydenState:
-        z = super().init(z).z
-        empty = z.new_zeros(z.shape[0], 0, z.shape[1])
+        empty = super().init(z).z.new_zeros(len(z), 0, z.shape[1])
         return BroydenState(z, u=empty, v=empty)
 
     def step(self, f: Map, state: BroydenState) -> BroydenState:
-        z = state.z
+        z, u, v = state.z, state.u, state.v
         f_z = f(z)
         g = f_z - z
-        u, v = state.u, state.v
         if state.z_prev is not None and state.f_prev is not None:
             u, v = self._update(u, v, z - state.z_prev, g - (state.f_prev - state.z_prev))
         return BroydenState(z - _apply(u, v, g), state.t + 1, z, f_z, u=u, v=v)
@@ -55,9 +53,16 @@ class Broyden(Solver[BroydenState]):
         return _apply(state.v, state.u, w)
 
     def _update(self, u: Tensor, v: Tensor, s: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
+        """The columns with those of the secant pair B dg = s behind them. s, dg: (B, D)"""
         keep = slice(max(0, u.shape[1] - self.memory + 1), None)
         u, v = u[:, keep], v[:, keep]
-        s, dg = _unit(s, dg)
+        # u v^T is the same for a pair of any length, so the pair is brought to length 1 by a constant to the gradient
+        # (or to zero where s is nearly zero); at its own length a short pair overflows in the backward pass, which
+        # divides by the length three times.
+        with torch.no_grad():
+            length = s.norm(dim=1, keepdim=True)
+            scale = torch.where(length > torch.finfo(s.dtype).tiny, 1 / length, 0.0)
+        s, dg = s * scale, dg * scale
         v_new = _apply(v, u, s)
         denominator = (v_new * dg).sum(dim=1, keepdim=True)
         with torch.no_grad():
@@ -65,20 +70,7 @@ class Broyden(Solver[BroydenState]):
             usable = denominator.abs() > torch.finfo(s.dtype).eps * scale
         u_new = (s - _apply(u, v, dg)) / torch.where(usable, denominator, 1.0)
         u = newest(u, torch.where(usable, u_new, 0.0), self.memory)
-        v = newest(v, torch.where(usable, v_new, 0.0), self.memory)
-        return u, v
-
-
-def _unit(s: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
-    """The secant pair at length 1, or zero where s is (nearly) zero. (B, D)
-
-    u v^T is the same for a pair of any length, so the length is a constant to the gradient; left at its own length, a
-    short pair overflows in the backward pass, which divides by the length three times.
-    """
-    with torch.no_grad():
-        length = s.norm(dim=1, keepdim=True)
-        scale = torch.where(length > torch.finfo(s.dtype).tiny, 1 / length, 0.0)
-    return s * scale, dg * scale
+        return u, newest(v, torch.where(usable, v_new, 0.0), self.memory)
 
 
 @own_precision

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,18 +21,10 @@ Observer = Callable[[SolverState], None]
 
 
 def drive(
-    solver: Solver,
-    f: Map,
-    start: Tensor | SolverState | Trajectory,
-    steps: int,
-    *,
-    tolerance: float | None = None,
-    record: bool = False,
-    regulate: Regulator | None = None,
-    observers: Sequence[Observer] = (),
-    divergence: float = 1e4,
-    throw: bool = False,
-) -> Trajectory:
+    solver: Solver, f: Map, start: Tensor | SolverState | Trajectory, steps: int, *,
+    tolerance: float | None = None, record: bool = False, regulate: Regulator | None = None,
+    observers: Sequence[Observer] = (), divergence: float = 1e4, throw: bool = False,
+) -> Trajectory:  # fmt: skip
     """Take up to ``steps`` solver steps from ``start``.
 
     start: z^[0] (B, D); or a ``SolverState``, from which a new record begins; or a ``Trajectory`` to resume, recorded
@@ -47,31 +40,30 @@ def drive(
     if tolerance is not None:
         check_number("drive", "tolerance", tolerance, 0)
     check_number("drive", "divergence", divergence, 1, low_open=True)
-    past = start if isinstance(start, Trajectory) else None
-    watched = record or tolerance is not None or (past is not None and past.status is not None)
+    state = _state(solver, start)
+    past = start if isinstance(start, Trajectory) else Trajectory(state)
+    watched = record or tolerance is not None or past.status is not None
     if throw and not watched:
         raise ValueError("drive: throw=True needs a monitored solve; pass record=True or a tolerance.")
+    if record and past.residuals is not None and len(past.states) != len(past.residuals):
+        raise ValueError("drive: record=True, but this trajectory's states were not kept; allowed: record it all.")
 
-    state = _state(solver, start)
-    states = _past_states(past, record)
+    states, monitor = list(past.states), _Monitor(past, tolerance, divergence) if watched else None
     record = record or bool(states)
-    monitor = _Monitor.of(past, state, tolerance, divergence) if watched else None
     for taken in range(steps):
-        if monitor is not None and tolerance is not None and monitor.all_stopped():
+        if monitor is not None and tolerance is not None and not bool(monitor.running.any()):
             break
         state_next = solver.step(f, state)
-        if monitor is not None:
-            monitor.watch(state, state_next)
-            state_next = monitor.hold(state, state_next)
-        state = state_next
+        state = state_next if monitor is None else monitor.judge(state, state_next)
         if record:
             states.append(state.z)
         for observer in observers:
             observer(state)
         if regulate is not None and taken + 1 < steps:
             f = regulate(state) or f
-    past = Trajectory(state) if past is None else past  # what a subclass knows beside the dynamics stays with it
-    trajectory = replace(past, state=state) if monitor is None else monitor.report(past, state, tuple(states))
+    # What a subclass of Trajectory knows beside the dynamics stays with it.
+    verdict = {} if monitor is None else monitor.verdict()
+    trajectory = replace(past, state=state, states=tuple(states), **verdict)
     if throw:
         trajectory.check()
     return trajectory
@@ -87,59 +79,45 @@ def _state(solver: Solver, start: Tensor | SolverState | Trajectory) -> SolverSt
     return state
 
 
-def _past_states(past: Trajectory | None, record: bool) -> list[Tensor]:
-    """The states recorded so far, one for every residual."""
-    states = [] if past is None else list(past.states)
-    if record and past is not None and past.residuals is not None and len(states) != len(past.residuals):
-        raise ValueError("drive: record=True, but this trajectory's states were not kept; allowed: record it all.")
-    return states
-
-
-@dataclass
 class _Monitor:
-    """Per-sample bookkeeping of one solve; nothing here carries a graph or mixes samples."""
+    """Per-sample bookkeeping of one solve: what a ``Trajectory`` says of it, with the residuals still in a list.
 
-    tolerance: float | None
-    divergence: float
-    status: Tensor
-    evaluations: Tensor
-    residuals: list[Tensor]
-    best: Tensor
-    best_residual: Tensor
-    scale: Tensor | None
+    Nothing here carries a graph or mixes samples.
+    """
 
-    @classmethod
-    def of(cls, past: Trajectory | None, state: SolverState, tolerance: float | None, divergence: float) -> _Monitor:
-        if past is not None and past.status is not None:
-            best_residual = monitored(past.best_residual)
-            missed = best_residual > (-1.0 if tolerance is None else tolerance)
-            again = (past.status == int(Status.CONVERGED)) & missed
-            status = torch.where(again, int(Status.BUDGET_SPENT), past.status)
-            evaluations, residuals = monitored(past.evaluations), list(monitored(past.residuals))
-            best = monitored(past.best)
-            return cls(tolerance, divergence, status, evaluations, residuals, best, best_residual, past.scale)
-        z = state.z.detach()
-        status = torch.full((len(z),), int(Status.BUDGET_SPENT), device=z.device)
-        infinite = torch.full_like(length(z), torch.inf)
-        return cls(tolerance, divergence, status, torch.zeros_like(status), [], z, infinite, None)
+    def __init__(self, past: Trajectory, tolerance: float | None, divergence: float) -> None:
+        self.tolerance, self.divergence, self.scale = tolerance, divergence, past.scale
+        if past.status is None:
+            z = past.z.detach()
+            self.status = torch.full((len(z),), int(Status.BUDGET_SPENT), device=z.device)
+            self.evaluations, self.residuals = torch.zeros_like(self.status), []
+            self.best, self.best_residual = z, torch.full_like(length(z), torch.inf)
+            return
+        self.evaluations, self.residuals = monitored(past.evaluations), list(monitored(past.residuals))
+        self.best, self.best_residual = monitored(past.best), monitored(past.best_residual)
+        # A sample that converged by another tolerance runs again; one that failed stays failed.
+        missed = self.best_residual > (-1.0 if tolerance is None else tolerance)
+        again = (past.status == int(Status.CONVERGED)) & missed
+        self.status = torch.where(again, int(Status.BUDGET_SPENT), past.status)
 
     @property
     def running(self) -> Tensor:
         """(B,) which samples have not stopped. (int: a compiler does not know how to compare a tensor with an enum.)"""
         return self.status == int(Status.BUDGET_SPENT)
 
-    def watch(self, old: SolverState, new: SolverState) -> None:
-        """Judge the state the step started from."""
+    def judge(self, old: SolverState, new: SolverState) -> SolverState:
+        """Judge the state the step started from; the state to go on with, where a stopped sample stays."""
         assert new.f_prev is not None  # every step pays for one evaluation
-        z, f_z = old.z.detach(), new.f_prev.detach()
-        running = self.running
+        z, f_z, running = old.z.detach(), new.f_prev.detach(), self.running
         self.evaluations = self.evaluations + (running if self.tolerance is not None else 1)
         r = residual(f_z, z)
         self.residuals.append(r)
+        # Accelerated residuals do not fall monotonically: the last state may be worse than an earlier one. So the best
+        # is kept, of those whose residual is known; the last state's would cost one more evaluation.
         better = r < self.best_residual
         self.best = torch.where(better[:, None], z, self.best)
         self.best_residual = torch.where(better, r, self.best_residual)
-        if self.scale is None:
+        if self.scale is None:  # ||z^[0]|| alone would be no yardstick: it is usually zero
             self.scale = length(z) + length(f_z)
 
         diverged = length(f_z - z) > self.divergence * (self.scale + 1e-9)
@@ -149,20 +127,11 @@ class _Monitor:
         if self.tolerance is not None:
             status = torch.where(r <= self.tolerance, int(Status.CONVERGED), status)
         self.status = torch.where(running, status, self.status)
-
-    def hold(self, old: SolverState, new: SolverState) -> SolverState:
-        """With a tolerance, a stopped sample stays where it was judged."""
         if self.tolerance is None:
             return new
         return replace(new, z=torch.where(self.running[:, None], new.z, old.z))
 
-    def all_stopped(self) -> bool:
-        return not bool(self.running.any())
-
-    def report(self, past: Trajectory, state: SolverState, states: tuple[Tensor, ...]) -> Trajectory:
-        size = len(self.status)
-        residuals = torch.stack(self.residuals) if self.residuals else self.best_residual.new_zeros(0, size)
-        return replace(
-            past, state=state, states=states, residuals=residuals, status=self.status, evaluations=self.evaluations,
-            best=self.best, best_residual=self.best_residual, scale=self.scale,
-        )  # fmt: skip
+    def verdict(self) -> dict[str, Any]:
+        residuals = torch.stack(self.residuals) if self.residuals else self.best_residual.new_zeros(0, len(self.status))
+        names = ("status", "evaluations", "best", "best_residual", "scale")
+        return {"residuals": residuals, **{name: getattr(self, name) for name in names}}

@@ -21,10 +21,9 @@ class Picard(Solver[SolverState]):
     damping: PositiveShare = 1.0
 
     def step(self, f: Map, state: SolverState) -> SolverState:
-        z = state.z
-        f_z = f(z)
-        moved = f_z if self.damping == 1 else z + self.damping * (f_z - z)
-        return SolverState(moved, state.t + 1, z, f_z)
+        f_z = f(state.z)
+        moved = f_z if self.damping == 1 else state.z + self.damping * (f_z - state.z)
+        return SolverState(moved, state.t + 1, state.z, f_z)
 
     def transposed_inverse(self, state: SolverState, w: Tensor) -> Tensor:
         return -self.damping * w

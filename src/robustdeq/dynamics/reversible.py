@@ -27,10 +27,9 @@ class Reversible(Solver[SolverState]):
     mixing: Annotated[float, Number(0, 1, low_open=True, high_open=True)] = 0.5
 
     def step(self, f: Map, state: SolverState) -> SolverState:
-        z = state.z
-        before = z if state.z_prev is None else state.z_prev
-        f_z = f(z)
-        return SolverState((1 - self.mixing) * before + self.mixing * f_z, state.t + 1, z, f_z)
+        before = state.z if state.z_prev is None else state.z_prev
+        f_z = f(state.z)
+        return SolverState((1 - self.mixing) * before + self.mixing * f_z, state.t + 1, state.z, f_z)
 
     def reverse_step(self, f: Map, state: SolverState) -> SolverState:
         """Undo one step: from (z^[t], z^[t+1]) to (z^[t-1], z^[t]), with one evaluation of ``f``."""
@@ -40,9 +39,7 @@ class Reversible(Solver[SolverState]):
         return SolverState(state.z_prev, state.t - 1, before if state.t > 1 else None)
 
     def undo(self, z_next: Tensor, f_z: Tensor) -> Tensor:
-        """z^[t-1] from z^[t+1] and f(z^[t]), all (B, D)."""
         return (z_next - self.mixing * f_z) / (1 - self.mixing)
 
     def max_steps(self, dtype: torch.dtype, error: float = 1e-3) -> int:
-        """Largest N whose way back amplifies one rounding of ``dtype`` to at most ``error`` (relative)."""
         return max(0, int(math.log(error / torch.finfo(dtype).eps) / -math.log(1 - self.mixing)))

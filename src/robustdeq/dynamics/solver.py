@@ -72,22 +72,22 @@ class Solver(ABC, Generic[S]):
 
     def transposed_inverse(self, state: S, w: Tensor) -> Tensor:
         """B^T w, where B ~ (J_g)^-1 is the estimate that moved ``state.z_prev`` to ``state.z``. w: (B, D)."""
-        raise ValueError(f"{type(self).__name__} estimates no inverse Jacobian; allowed: {_with('estimates_inverse')}.")
+        raise self._cannot("estimates no inverse Jacobian", "estimates_inverse")
 
     def undo(self, z_next: Tensor, f_z: Tensor) -> Tensor:
         """z^[t-1] from z^[t+1] and f(z^[t]), all (B, D)."""
-        raise ValueError(f"{type(self).__name__} does not run backwards; allowed: {_with('runs_backwards')}.")
+        raise self._cannot("does not run backwards", "runs_backwards")
 
     def max_steps(self, dtype: torch.dtype, error: float = 1e-3) -> int:
         """Largest N whose way back amplifies one rounding of ``dtype`` to at most ``error`` (relative)."""
-        raise ValueError(f"{type(self).__name__} does not run backwards; allowed: {_with('runs_backwards')}.")
+        raise self._cannot("does not run backwards", "runs_backwards")
+
+    def _cannot(self, lacking: str, ability: str) -> ValueError:
+        able = ", ".join(name for name, solver in SOLVERS.items() if getattr(solver, ability))
+        return ValueError(f"{type(self).__name__} {lacking}; allowed: {able}.")
 
 
 SOLVERS: Registry[Solver] = Registry("solver", Solver)
-
-
-def _with(ability: str) -> str:
-    return ", ".join(name for name, solver in SOLVERS.items() if getattr(solver, ability))
 
 
 def residual(f_z: Tensor, z: Tensor) -> Tensor:
@@ -104,12 +104,12 @@ def own_precision(algebra: A) -> A:
     """A function of tensors in their own dtype: autocast is for f; a solver's small systems need the digits."""
 
     @functools.wraps(algebra)
-    def inside(*given: Any) -> Any:
-        device = next(part.device.type for part in given if isinstance(part, Tensor))
+    def inside(*arguments: Any) -> Any:
+        device = next(argument.device.type for argument in arguments if isinstance(argument, Tensor))
         if not torch.amp.is_autocast_available(device):
-            return algebra(*given)
+            return algebra(*arguments)
         with torch.autocast(device, enabled=False):
-            return algebra(*given)
+            return algebra(*arguments)
 
     return inside  # type: ignore[return-value]
 

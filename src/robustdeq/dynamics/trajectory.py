@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-import torch
 from torch import Tensor
 
 from .solver import SolverState
@@ -21,12 +20,12 @@ class Status(IntEnum):
 
     @property
     def remedy(self) -> str:
-        return {
-            Status.CONVERGED: "nothing to do",
-            Status.BUDGET_SPENT: "allow more steps, or loosen the tolerance",
-            Status.DIVERGED: "damp the solver, or regularise the Jacobian in training",
-            Status.NON_FINITE: "look for NaN in the input or the weights, or solve in float32 or float64",
-        }[self]
+        return (
+            "nothing to do",
+            "allow more steps, or loosen the tolerance",
+            "damp the solver, or regularise the Jacobian in training",
+            "look for NaN in the input or the weights, or solve in float32 or float64",
+        )[self]
 
 
 class SolveError(RuntimeError):
@@ -71,14 +70,12 @@ class Trajectory:
 
     def check(self) -> None:
         """Raise ``SolveError`` if any sample diverged or is not finite."""
-        if self.status is None:
-            raise ValueError("check: this solve was not monitored; pass record=True or a tolerance.")
-        lines = []
+        lines, outcomes = [], monitored(self.status).tolist()
         for status in (Status.DIVERGED, Status.NON_FINITE):
-            rows = torch.nonzero(self.status == status).flatten().tolist()
+            rows = [str(row) for row, outcome in enumerate(outcomes) if outcome == status]
             if rows:
-                shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
-                failed = f"{len(rows)} of {len(self.status)} samples {status.name.lower()} ({shown})"
+                shown = ", ".join(rows[:8]) + (", ..." if len(rows) > 8 else "")
+                failed = f"{len(rows)} of {len(outcomes)} samples {status.name.lower()} ({shown})"
                 lines.append(f"{failed}: {status.remedy}.")
         if lines:
             raise SolveError("\n".join(lines))

@@ -13,7 +13,6 @@ from statistics import mean
 
 import torch
 from scipy.stats import binomtest
-from torch import Tensor
 
 from .record import Checks, Record
 
@@ -53,24 +52,18 @@ def flags(record: Record) -> list[Flag]:
     if (pair := comparable(record)) is not None:
         unrolled, phantom = (record.attacks[name].outcomes for name in pair)
         columns.append(_gap(unrolled[unrolled >= 0].tolist(), phantom[phantom >= 0].tolist()))
-    measured = [] if record.checks is None else _of_checks(record.checks)
+    measured = _of_checks(record.checks) if record.checks is not None and record.checks.outcomes else []
     by_name = {flag.name: flag for flag in (*_outputs(record), *measured, *columns) if flag is not None}
     return list(by_name.values())
 
 
 def comparable(record: Record) -> tuple[str, str] | None:
     """Two independent attacks that differ in their gradient only, unrolled and phantom."""
-    names: dict[str, list[str]] = {"unrolled": [], "phantom": []}
-    for name in record.columns:
-        gradient = ((record.attacks[name].view.options or {}).get("gradient") or {}).get("name")
-        if record.attacks[name].independent and gradient in names:
-            names[gradient].append(name)
-
-    def rest(name: str) -> tuple[object, ...]:
-        attack = record.attacks[name]
-        return attack.attack, attack.column, attack.points
-
-    return next(((a, b) for a in names["unrolled"] for b in names["phantom"] if rest(a) == rest(b)), None)
+    attacks = {name: record.attacks[name] for name in record.columns if record.attacks[name].independent}
+    gradient = {name: (attack.settings.get("gradient") or {}).get("name") for name, attack in attacks.items()}
+    rest = {name: (attack.attack, attack.options, attack.column, attack.points) for name, attack in attacks.items()}
+    pairs = ((a, b) for a in attacks for b in attacks if (gradient[a], gradient[b]) == ("unrolled", "phantom"))
+    return next((pair for pair in pairs if rest[pair[0]] == rest[pair[1]]), None)
 
 
 def _outputs(record: Record) -> list[Flag]:
@@ -86,58 +79,39 @@ def _outputs(record: Record) -> list[Flag]:
     return fired
 
 
-def _of_checks(checks: Checks) -> list[Flag | None]:
-    if not checks.trials:
-        return []
-    trials = {name: trial.outcomes for name, trial in checks.trials.items()}
-    zero, other = (100 * c.count / max(c.total, 1) for c in (checks.counts["gradients"], checks.counts["repeated"]))
-    return [
-        Flag(
-            "gradients", zero > GRADIENTS, zero, GRADIENTS,
-            f"{zero:.0f}% of the samples have a gradient that is zero or not finite: attacks on it stand still",
-        ),
-        Flag(
-            "random", other > 0, other, 0.0,
-            f"two forwards of the same images differ on {other:.0f}% of the samples: one attack proves little",
-        ),
-        _surplus(
-            "more steps", trials["more steps"], trials["fewer steps"],
-            "PGD-10 breaks fewer samples than PGD-3, by {value:.1f} percent: the gradient leads astray",
-        ),
-        _huge(trials["huge eps"]),
-        _flat([checks.trials[name].loss for name in ("half eps", "more steps", "double eps")]),
-        _residual(checks.medians["residual"]) if "residual" in checks.medians else None,
-        _gap(trials["more steps"], trials["phantom"]) if "phantom" in trials else None,
-        _surplus(
-            "black-box", trials["more steps"], trials["square"],
-            "Square, which sees no gradient, breaks {value:.1f} percent more than PGD-10: the gradient is masked",
-        ) if "square" in trials else None,
-    ]  # fmt: skip
-
-
-def _huge(outcomes: list[int]) -> Flag | None:
-    if not outcomes:
-        return None
-    exact, percent = binomtest(sum(outcomes), len(outcomes)).proportion_ci(0.95, "exact"), 100 * mean(outcomes)
-    text = f"{percent:.0f}% stand in a ball of 0.5, where every image can be made grey: the attack is broken"
-    return Flag("huge eps", 100 * exact.low > LEFT, percent, LEFT, text)
-
-
-def _flat(losses: Sequence[float | None]) -> Flag | None:
-    half, whole, double = losses
-    if half is None or whole is None or double is None:
-        return None
-    rise = min(whole - half, double - whole)
-    text = f"the loss does not rise with eps: {half:.3g}, {whole:.3g}, {double:.3g} at half, once and twice eps"
-    return Flag("loss", rise <= 0, rise, 0.0, text)
-
-
-def _residual(median: float | None) -> Flag:
-    text = (
-        f"the median relative residual at z^[N] is {'infinite' if median is None else format(median, '.2f')}: no fixed "
-        "point is near, so gradients that assume one are not to be trusted (the unrolled one assumes none)"
-    )
-    return Flag("residual", median is None or median > RESIDUAL, median, RESIDUAL, text)
+def _of_checks(checks: Checks) -> list[Flag]:
+    outcomes, values = checks.outcomes, checks.values
+    zero, other = (100 * outcomes[name].count(0) / max(len(outcomes[name]), 1) for name in ("gradients", "repeated"))
+    still = f"{zero:.0f}% of the samples have a gradient that is zero or not finite: attacks on it stand still"
+    random = f"two forwards of the same images differ on {other:.0f}% of the samples: one attack proves little"
+    astray = "PGD-10 breaks fewer samples than PGD-3, by {value:.1f} percent: the gradient leads astray"
+    found = [
+        Flag("gradients", zero > GRADIENTS, zero, GRADIENTS, still),
+        Flag("random", other > 0, other, 0.0, random),
+        _surplus("more steps", outcomes["more steps"], outcomes["fewer steps"], astray),
+    ]
+    if left := outcomes["huge eps"]:
+        percent, surely = 100 * mean(left), 100 * binomtest(sum(left), len(left)).proportion_ci(0.95, "exact").low
+        text = f"{percent:.0f}% stand in a ball of 0.5, where every image can be made grey: the attack is broken"
+        found.append(Flag("huge eps", surely > LEFT, percent, LEFT, text))
+    half, whole, double = (values[name] for name in ("half eps", "more steps", "double eps"))
+    if half is not None and whole is not None and double is not None:
+        rise = min(whole - half, double - whole)
+        text = f"the loss does not rise with eps: {half:.3g}, {whole:.3g}, {double:.3g} at half, once and twice eps"
+        found.append(Flag("loss", rise <= 0, rise, 0.0, text))
+    if "residual" in values:
+        median = values["residual"]
+        text = (
+            f"the median relative residual at z^[N] is {'infinite' if median is None else format(median, '.2f')}: no "
+            "fixed point is near, so gradients that assume one are not to be trusted (the unrolled one assumes none)"
+        )
+        found.append(Flag("residual", median is None or median > RESIDUAL, median, RESIDUAL, text))
+    if "phantom" in outcomes:
+        found.append(_gap(outcomes["more steps"], outcomes["phantom"]))
+    if "square" in outcomes:
+        text = "Square, which sees no gradient, breaks {value:.1f} percent more than PGD-10: the gradient is masked"
+        found.append(_surplus("black-box", outcomes["more steps"], outcomes["square"], text))
+    return found
 
 
 def _gap(unrolled: list[int], phantom: list[int]) -> Flag:
@@ -150,22 +124,15 @@ def _gap(unrolled: list[int], phantom: list[int]) -> Flag:
 
 def _wins(record: Record, name: str, weak: Sequence[str], strong: Sequence[str], text: str) -> Flag | None:
     """Whether the columns that should be the weaker ones break more; a column is known by its last word."""
-
-    def fallen(kinds: Sequence[str]) -> list[Tensor]:
-        names = [attack for attack, column in record.columns.items() if column.split()[-1] in kinds]
-        return [record.attacks[attack].outcomes == 0 for attack in names]
-
-    below, above = fallen(weak), fallen(strong)
-    if not below or not above:
+    sides = [[n for n, column in record.columns.items() if column.split()[-1] in kinds] for kinds in (strong, weak)]
+    if not all(sides):
         return None
-    points = min(map(len, (*below, *above)))
+    fallen = [[record.attacks[attack].outcomes == 0 for attack in side] for side in sides]
+    points = min(len(outcomes) for side in fallen for outcomes in side)
     correct = record.correct[:points]
-
-    def standing(columns: list[Tensor]) -> list[int]:
-        stands = ~torch.stack([column[:points] for column in columns]).any(0)
-        return stands[correct].int().tolist()
-
-    return _surplus(name, standing(above), standing(below), text)
+    standing = [~torch.stack([outcomes[:points] for outcomes in side]).any(0) for side in fallen]
+    above, below = (stands[correct].int().tolist() for stands in standing)
+    return _surplus(name, above, below, text)
 
 
 def _surplus(name: str, strong: list[int], weak: list[int], text: str) -> Flag:

@@ -54,7 +54,6 @@ class Pair:
         return Pair(self.x[rows], self.labels[rows])
 
     def digest(self) -> str:
-        """SHA-256 of images and labels."""
         return digest(*self.x.detach().split(256), self.labels)
 
 
@@ -82,6 +81,8 @@ def loaded(points: Points, rows: slice, model: nn.Module) -> tuple[Tensor, Tenso
     """Images and labels of some rows, where the model computes. No inference tensors: those have no gradient."""
     batch = points.take(rows)
     x, y = (tensor.clone() if tensor.is_inference() else tensor for tensor in (batch.images(), batch.labels))
+    check_images(x)
+    check_range(x)
     device = next((parameter.device for parameter in model.parameters()), x.device)
     return x.to(device), y.to(device)
 
@@ -107,25 +108,20 @@ class KeptImages:
         return self.points
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (self._load(rows.start) for rows in batches(self.points, self.batch_size))
+        return (self[rows] for rows in batches(self.points, self.batch_size))
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         wanted = torch.arange(self.points)[rows if isinstance(rows, slice) else rows.cpu()]
         first = wanted // self.batch_size * self.batch_size
-        loaded = {start: self._load(start) for start in first.unique().tolist()}
-        if not loaded:
-            return self._load(0)[:0]
+        loaded = {start: load_file(self.file(start))["images"] for start in (first.unique().tolist() or [0])}
+        if not len(wanted):
+            return loaded[0][:0]
         return torch.stack([loaded[start][row - start] for start, row in zip(first.tolist(), wanted.tolist())])
-
-    def has(self, start: int) -> bool:
-        return self._file(start).exists()
 
     def write(self, start: int, images: Tensor) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(self._file(start), save({"images": images.cpu().contiguous()}))
+        write_bytes(self.file(start), save({"images": images.cpu().contiguous()}))
 
-    def _load(self, start: int) -> Tensor:
-        return load_file(self._file(start))["images"]
-
-    def _file(self, start: int) -> Path:
+    def file(self, start: int) -> Path:
+        """Of the batch that begins there."""
         return self.folder / f"{quote(self.name, safe=' ')}-{start}.safetensors"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from ..attacks import PGD, AutoAttack, Linf, ThroughGradient
 from ..dynamics.trajectory import monitored
 from ..models.modes import evaluating, images_only
 from ..models.structure import Structure, structure
+from .flags import comparable
 from .images import batches
-from .record import Checks, Cost, Count, Trial
-from .run import Run, connected
+from .record import Checks, Cost, Spent
+from .run import Run, connected, spending
 from .suites import exact
 
 FEWER, MORE = 3, 10
@@ -29,34 +30,36 @@ QUERIES = 200
 COST_POINTS, COST_REPEATS = 100, 3
 
 
-def probe(run: Run, points: int, seed: int, *, compared: bool) -> None:
-    """Measure on the first ``points`` samples what the record does not hold yet.
+Check = tuple[list[int], float | None]
+"""An outcome a sample, and a value, as ``Checks`` has them."""
 
-    compared: the unrolled and the phantom gradient have been compared on all points already.
-    """
-    points = min(points, len(run.points))
-    checks = run.record.checks
-    if checks is None or checks.points != points:
-        checks = run.record.checks = Checks(points=points)
+
+def probe(run: Run, points: int, seed: int) -> None:
+    """Measure on the first ``points`` samples, and of a defence, what the record does not hold yet."""
+    if run.model.defence is not None and run.record.cost is None:
+        run.record.cost = cost(run.model, run.batch(batches(len(run.points), run.batch_size)[0])[0])
+    points, checks = min(points, len(run.points)), run.record.checks
+    if checks is None or (points and checks.points != points):
+        checks = run.record.checks = Checks(points=points, done=not points)
+    if not points:
+        return
     rows, view = batches(points, run.batch_size), exact(run.model.deployed)
-    wanted: list[tuple[Any, str, Callable[[], Any]]] = [
-        (checks.counts, "gradients", lambda: _gradients(run, rows, view)),
-        (checks.counts, "repeated", lambda: _repeated(run, rows)),
-    ]
+    wanted: dict[str, Callable[[], Check]] = {
+        "gradients": partial(_gradients, run, rows, view), "repeated": partial(_repeated, run, rows),
+    }  # fmt: skip
     if run.model.states:
-        wanted.append((checks.medians, "residual", lambda: _residual(run, rows)))
-    for name, (attack, seen) in _trials(run, view, seed, compared).items():
-        wanted.append((checks.trials, name, lambda attack=attack, seen=seen: _trial(run, rows, attack, seen)))
-    for done, (table, name, measure) in enumerate(wanted, start=1):
-        if name not in table:
-            table[name] = measure()
+        wanted["residual"] = partial(_residual, run, rows)
+    for name, (attack, seen) in _trials(run, view, seed).items():
+        wanted[name] = partial(_trial, run, rows, attack, seen)
+    for done, (name, measure) in enumerate(wanted.items(), start=1):
+        if name not in checks.outcomes:
+            checks.outcomes[name], checks.values[name] = measure()
             run.file.save()
-        if run.progress is not None:
-            run.progress(done, len(wanted), f"check {name}")
+        run.progress(done, len(wanted), f"check {name}")
     checks.done = True
 
 
-def _trials(run: Run, view: nn.Module, seed: int, compared: bool) -> dict[str, tuple[PGD | AutoAttack, nn.Module]]:
+def _trials(run: Run, view: nn.Module, seed: int) -> dict[str, tuple[PGD | AutoAttack, nn.Module]]:
     """Attacks, and what they look through."""
     model, threat = run.model, run.threat
     limit = 1.0 if isinstance(threat, Linf) else float("inf")
@@ -72,7 +75,8 @@ def _trials(run: Run, view: nn.Module, seed: int, compared: bool) -> dict[str, t
         "double eps": (pgd(2.0), view),
         "huge eps": (PGD(Linf(HUGE), HUGE / 4, MORE, seed=seed), view),
     }
-    if model.states and model.defence is None and not compared:
+    # Where two columns compare these gradients on all points, the first few say nothing more.
+    if model.states and model.defence is None and comparable(run.record) is None:
         trials["phantom"] = (pgd(), ThroughGradient(model.deployed, "phantom"))
     x, _ = run.batch(slice(0, 1))
     # The reference computes in float32, and its Square needs windows under L2.
@@ -82,48 +86,52 @@ def _trials(run: Run, view: nn.Module, seed: int, compared: bool) -> dict[str, t
     return trials
 
 
-def _trial(run: Run, rows: list[slice], attack: PGD | AutoAttack, view: nn.Module) -> Trial:
+def _trial(run: Run, rows: list[slice], attack: PGD | AutoAttack, view: nn.Module) -> Check:
     run = replace(run, threat=attack.threat)
     outcomes, losses = [], []
+    for x, y, indices in _correct(run, rows):
+        x_adv, _, stands = run.attacked(attack, view, x, y, indices)
+        outcomes += stands.int().tolist()
+        loss = F.cross_entropy(run.logits(x_adv), y, reduction="none")
+        losses.append(loss.double().nan_to_num(0, 1e6, 0))
+    return outcomes, float(torch.cat(losses).mean()) if losses else None
+
+
+def _gradients(run: Run, rows: list[slice], view: nn.Module) -> Check:
+    """Whether the loss of a correctly classified sample has a gradient that is finite and not zero."""
+    outcomes = []
+    for x, y, _ in _correct(run, rows):
+        with images_only(view), connected(view):
+            at = x.clone().requires_grad_()
+            slope = torch.autograd.grad(F.cross_entropy(view(at), y, reduction="sum"), at)[0].flatten(1)
+        outcomes += (slope.isfinite().all(1) & (slope != 0).any(1)).int().tolist()
+    return outcomes, None
+
+
+def _correct(run: Run, rows: list[slice]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Images, labels and numbers of the samples of each batch that are classified correctly, where there are any."""
     for batch in rows:
-        x, y, indices = _correct(run, batch)
-        if len(x):
-            x_adv, _, stands = run.attacked(attack, view, x, y, indices)
-            outcomes += stands.int().tolist()
-            loss = F.cross_entropy(run.logits(x_adv), y, reduction="none")
-            losses.append(loss.double().nan_to_num(0, 1e6, 0))
-    return Trial(outcomes=outcomes, loss=float(torch.cat(losses).mean()) if losses else None)
+        x, y = run.batch(batch)
+        correct = run.correct(batch).to(x.device)
+        if correct.any():
+            yield x[correct], y[correct], torch.arange(batch.start, batch.stop, device=x.device)[correct]
 
 
-def _gradients(run: Run, rows: list[slice], view: nn.Module) -> Count:
-    """Of how many correctly classified samples the loss has a gradient that is zero or not finite."""
-    bad = total = 0
-    for batch in rows:
-        x, y, _ = _correct(run, batch)
-        if len(x):
-            with images_only(view), connected(view):
-                at = x.clone().requires_grad_()
-                slope = torch.autograd.grad(F.cross_entropy(view(at), y, reduction="sum"), at)[0].flatten(1)
-            bad += int((~slope.isfinite().all(1) | (slope == 0).all(1)).sum())
-            total += len(x)
-    return Count(count=bad, total=total)
-
-
-def _repeated(run: Run, rows: list[slice]) -> Count:
-    """Of how many samples a second forward gives other logits, beyond rounding."""
-    other = 0
+def _repeated(run: Run, rows: list[slice]) -> Check:
+    """Whether a second forward gives a sample the same logits, but for rounding."""
+    outcomes = []
     for batch in rows:
         x, _ = run.batch(batch)
         one, two = run.logits(x), run.logits(x)
         size = one.nan_to_num(0, 0, 0).abs().amax(1, keepdim=True)
         same = ((one - two).abs() <= 1e-3 * size) | (one == two) | (one.isnan() & two.isnan())
-        other += int((~same.all(1)).sum())
-    return Count(count=other, total=rows[-1].stop)
+        outcomes += same.all(1).int().tolist()
+    return outcomes, None
 
 
 @torch.no_grad()
-def _residual(run: Run, rows: list[slice]) -> float | None:
-    """The median relative residual at z^[N], of the model without a defence; None where it is infinite."""
+def _residual(run: Run, rows: list[slice]) -> Check:
+    """The median relative residual at z^[N], of the model without a defence."""
     bare: Any = run.model.bare
     residuals = []
     for batch in rows:
@@ -131,14 +139,7 @@ def _residual(run: Run, rows: list[slice]) -> float | None:
         with evaluating(bare):
             residuals.append(monitored(bare.trajectory(x, bare.steps + 1).residuals)[-1])
     median = float(torch.cat(residuals).nan_to_num(torch.inf).median())
-    return median if median < float("inf") else None
-
-
-def _correct(run: Run, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels and numbers of the samples of a batch that are classified correctly."""
-    x, y = run.batch(rows)
-    correct = run.correct(rows).to(x.device)
-    return x[correct], y[correct], torch.arange(rows.start, rows.stop, device=x.device)[correct]
+    return [], median if median < float("inf") else None
 
 
 @torch.no_grad()
@@ -148,18 +149,13 @@ def cost(defended: nn.Module | Structure, x: Tensor) -> Cost:
     seconds: paired and interleaved, the best of each.
     """
     x, model = x[:COST_POINTS], structure(defended)
-    best, evaluations, updates = [float("inf")] * 2, [0, 0], [0, 0]
-    tally = model.tally
+    runs: tuple[list[Spent], list[Spent]] = ([], [])  # of the bare model, and of the defended one
     with evaluating(model.deployed):
         for _ in range(COST_REPEATS):
-            for i, module in enumerate((model.bare, model.deployed)):
-                before, began = (tally.evaluations, tally.updates), time.perf_counter()
-                module(x).sum().item()  # waits for the device
-                best[i] = min(best[i], time.perf_counter() - began)
-                evaluations[i], updates[i] = tally.evaluations - before[0], tally.updates - before[1]
-    return Cost(
-        points=len(x),
-        seconds=best[1] / best[0],
-        evaluations=evaluations[1] / evaluations[0] if evaluations[0] else None,
-        updates=updates[1] / len(x),
-    )
+            for module, spent in zip((model.bare, model.deployed), runs):
+                with spending(model.tally) as now:
+                    module(x)
+                spent.append(now)
+    bare, whole = (min(spent, key=lambda one: one.seconds) for spent in runs)
+    evaluations = whole.evaluations / bare.evaluations if bare.evaluations else None
+    return Cost(len(x), whole.seconds / bare.seconds, evaluations, whole.updates / len(x))

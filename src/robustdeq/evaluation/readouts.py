@@ -62,34 +62,18 @@ class Readouts:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
-
-        def plain(shares: Shares) -> dict[str, object]:
-            return {name: share.to_dict() for name, share in shares.items()}
-
-        return {
-            "states": [plain(shares) for shares in self.states],
-            "ensemble": plain(self.ensemble),
-            "early": self.early,
-            "held_out": None if self.held_out is None else [plain(shares) for shares in self.held_out],
-        }
+        rows = [*self.states, self.ensemble, *(self.held_out or ())]
+        plain = [{name: share.to_dict() for name, share in shares.items()} for shares in rows]
+        states, ensemble, held_out = plain[: len(self.states)], plain[len(self.states)], plain[len(self.states) + 1 :]
+        return {"states": states, "ensemble": ensemble, "early": self.early, "held_out": held_out or None}
 
 
 def readouts(
-    model: nn.Module,
-    test: Points,
-    held_out: Points | None = None,
-    *,
-    threat: Threat | None = None,
-    step_size: float | None = None,
-    steps: int = 20,
-    batch_size: int = 250,
-    seed: int = 0,
-    out: str | Path | None = None,
-    resume: bool = True,
-    samples: str | None = None,
-    distributed: Distributed = SINGLE,
-    progress: Progress | None = None,
-) -> Readouts:
+    model: nn.Module, test: Points, held_out: Points | None = None, *, threat: Threat | None = None,
+    step_size: float | None = None, steps: int = 20, batch_size: int = 250, seed: int = 0,
+    out: str | Path | None = None, resume: bool = True, samples: str | None = None,
+    distributed: Distributed = SINGLE, progress: Progress | None = None,
+) -> Readouts:  # fmt: skip
     """Attack every readout of a DEQ with PGD, each as a model of its own, whose evaluation is kept under ``out``.
 
     test: images on which everything is reported. samples: how they were chosen, in words. held_out: images on which t*
@@ -112,13 +96,8 @@ def readouts(
         before = None if held_out is None else _shares(states, held_out, attack, folder / "held-out", options)
         shares = _shares({**states, "ensemble": Ensemble(kind.deployed)}, test, attack, folder / "test", options)
     note = f"{threat.name}, eps {threat.eps:.4g}, PGD-{steps}. Samples: {samples or f'the first {len(test)} given'}."
-    names = list(reversed(states))
-    return Readouts(
-        tuple(shares[name] for name in names),
-        shares["ensemble"],
-        None if before is None else tuple(before[name] for name in names),
-        note,
-    )
+    own, known = (None if of is None else tuple(of[name] for name in reversed(states)) for of in (shares, before))
+    return Readouts(own or (), shares["ensemble"], known, note)
 
 
 def _shares(
@@ -128,9 +107,8 @@ def _shares(
     own, far = Entry("pgd", OWN, attack), Entry("far", TRANSFER, replace(attack, keep="highest"))
     (last, module), *others = modules.items()
     final = evaluate(module, points, suite=[far, own], images=True, out=folder / last, **options)
-    transfers = {f"{TRANSFER}/far": final.images["far"]}
-    rest = {
-        name: evaluate(module, points, suite=[own], transfers=transfers, out=folder / name, **options).shares()
-        for name, module in others
-    }
-    return {last: final.shares(), **rest}
+    shares, given = {last: final.shares()}, {f"{TRANSFER}/far": final.images["far"]}
+    for name, module in others:
+        found = evaluate(module, points, suite=[own], transfers=given, out=folder / name, **options)
+        shares[name] = found.shares()
+    return shares

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import types
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..distributed import SINGLE, Distributed
+from ..distributed import Distributed
 from ..environment import environment
 from ..files import differences, plain, write_json
-from ..options import make
+from ..options import checked, make
+from .images import batches
 
-SCHEMA = 4
+SCHEMA = 5
 RECORD = "evaluation.json"
 SHARES = "evaluation.[0-9]*.json"
 
@@ -32,6 +32,7 @@ class Spent:
     updates: int = 0
 
 
+@checked
 @dataclass(kw_only=True)
 class CleanBatch(Spent):
     """predictions: -1 where a logit is not finite. probabilities: rows of logits that lie in [0, 1] and sum to 1."""
@@ -41,6 +42,7 @@ class CleanBatch(Spent):
     probabilities: int
 
 
+@checked
 @dataclass(kw_only=True)
 class Batch(Spent):
     """outcomes: 1 stands, 0 fell, -1 not attacked. rejected: images outside the threat model. kept: whether the
@@ -54,21 +56,17 @@ class Batch(Spent):
     transferred: str | None = None
 
 
-@dataclass
-class Described:
-    """An object by its class and what tells it from another of its class; None where that cannot be told."""
-
-    name: str
-    options: dict[str, Any] | None = field(default_factory=dict)
-
-
+@checked
 @dataclass(kw_only=True)
 class AttackRecord:
-    """exact: the view has the deployed logits and their exact gradient. batches: by the number of their first point."""
+    """attack, view: classes; options and settings tell them from others of their class, None where that cannot be told.
+    exact: the view has the deployed logits and their exact gradient. batches: by the number of their first point."""
 
     column: str
-    attack: Described
-    view: Described
+    attack: str
+    options: dict[str, Any] | None = field(default_factory=dict)
+    view: str
+    settings: dict[str, Any] = field(default_factory=dict)
     points: int
     exact: bool = False
     independent: bool = False
@@ -77,37 +75,26 @@ class AttackRecord:
     @property
     def outcomes(self) -> Tensor:
         """1 stands, 0 fell, -1 not attacked, (points,) int64."""
-        return torch.tensor([o for start in sorted(self.batches) for o in self.batches[start].outcomes]).long()
+        return _joined_rows(self.batches, "outcomes")
 
 
-@dataclass(kw_only=True)
-class Count:
-    count: int
-    total: int
-
-
-@dataclass(kw_only=True)
-class Trial:
-    """A short attack on correct samples: 1 stands, 0 fell; and the mean cross-entropy of its images."""
-
-    outcomes: list[int]
-    loss: float | None
-
-
+@checked
 @dataclass(kw_only=True)
 class Checks:
-    """What flags are raised on, measured on the first ``points`` samples. medians: None where infinite."""
+    """What flags are raised on, measured on the first ``points`` samples; 0: left out. outcomes: 1 for a sample that is
+    as it should be, or that stands a short attack, else 0. values: mean cross-entropy of the attacked images, or a
+    median; None where there is none or it is infinite."""
 
     points: int = 0
-    counts: dict[str, Count] = field(default_factory=dict)
-    trials: dict[str, Trial] = field(default_factory=dict)
-    medians: dict[str, float | None] = field(default_factory=dict)
+    outcomes: dict[str, list[int]] = field(default_factory=dict)
+    values: dict[str, float | None] = field(default_factory=dict)
     done: bool = False
 
 
-@dataclass(kw_only=True)
+@checked
+@dataclass
 class Cost:
-    """A defended forward in multiples of the bare one's (None: of nothing); updates of the input a sample."""
+    """Of a defended forward, in multiples of the bare one's (None: of nothing); updates of the input a sample."""
 
     points: int
     seconds: float
@@ -115,6 +102,7 @@ class Cost:
     updates: float
 
 
+@checked
 @dataclass(kw_only=True)
 class Identity:
     """What must be the same for a record to be continued. weights: digest below defence and readout; deployed: of all.
@@ -125,8 +113,8 @@ class Identity:
     deployed: str
     solver: Any
     steps: int | None
-    readout: Described | None
-    defence: Described | None
+    readout: dict[str, Any] | None
+    defence: dict[str, Any] | None
     logits: list[float]
     points: int
     images: str
@@ -136,68 +124,40 @@ class Identity:
     batch_size: int
 
 
+@checked
 @dataclass(kw_only=True)
 class Record:
     """samples: how they were chosen, in words. images: whether the verified ones are kept. columns: of every attack of
     this evaluation, in order; ``attacks`` may hold others from before. environments: by the name batches give."""
 
+    schema: int = SCHEMA
     identity: Identity
     samples: str
     columns: dict[str, str]
     attacks: dict[str, AttackRecord]
+    clean: dict[int, CleanBatch]
     images: bool = False
     opaque: bool = False
-    clean: dict[int, CleanBatch] = field(default_factory=dict)
     checks: Checks | None = None
     cost: Cost | None = None
     environments: dict[str, Any] = field(default_factory=dict)
-    schema: int = SCHEMA
 
     @property
     def predictions(self) -> Tensor:
         """(N,) int64, on the images themselves; -1 where a logit is not finite."""
-        return self._clean("predictions")
+        return _joined_rows(self.clean, "predictions")
 
     @property
     def correct(self) -> Tensor:
         """(N,) bool, on the images themselves."""
-        return self.predictions == self._clean("labels")
-
-    def _clean(self, name: str) -> Tensor:
-        rows = [getattr(self.clean[start], name) for start in sorted(self.clean)]
-        return torch.tensor([label for labels in rows for label in labels]).long()
+        return self.predictions == _joined_rows(self.clean, "labels")
 
     def to_json(self) -> Any:
         return plain(asdict(self))
 
-    @classmethod
-    def from_json(cls, value: Any) -> Record:
-        """Raises a ValueError if a field is missing, unknown, or of another type."""
-        schema = value.get("schema") if isinstance(value, dict) else None
-        if schema != SCHEMA:
-            raise ValueError(f"schema {str(schema)[:40]}; allowed: {SCHEMA}")
-        return _typed(cls, value)
 
-
-def _typed(hint: Any, value: Any) -> Any:
-    """A JSON value as the type that ``hint`` states."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        return None if value is None else _typed(inner[0], value)
-    if origin is dict and isinstance(value, dict):
-        return {inner[0](key): _typed(inner[1], item) for key, item in value.items()}
-    if origin is list and isinstance(value, list):
-        return [_typed(inner[0], item) for item in value]
-    if is_dataclass(hint) and isinstance(value, dict):
-        hints, owner = get_type_hints(hint), getattr(hint, "__name__", "")
-        if differing := ", ".join(sorted(value.keys() ^ hints.keys())):
-            raise ValueError(f"{owner}: {differing} missing or unknown")
-        return make(hint, {name: _typed(hints[name], value[name]) for name in hints})  # type: ignore[arg-type]
-    if origin is None and (type(value) is hint or (hint is float and type(value) is int)):
-        return value
-    raise ValueError(f"{str(value)[:40]!r} is no {getattr(hint, '__name__', hint)}")
+def _joined_rows(done: dict[int, Any], name: str) -> Tensor:
+    return torch.tensor([value for _, batch in sorted(done.items()) for value in getattr(batch, name)]).long()
 
 
 class RecordFile:
@@ -207,9 +167,7 @@ class RecordFile:
     unites them, so their number may change between one start and the next.
     """
 
-    def __init__(
-        self, folder: Path | None, fresh: Record, *, resume: bool = True, distributed: Distributed = SINGLE
-    ) -> None:
+    def __init__(self, folder: Path | None, fresh: Record, resume: bool, distributed: Distributed) -> None:
         if folder is None and distributed.world_size > 1:
             raise ValueError(f"evaluate: {distributed.world_size} processes without out; allowed: a folder they share.")
         self.folder, self.distributed, self.record = folder, distributed, fresh
@@ -217,17 +175,22 @@ class RecordFile:
             if resume and (before := united(folder)) is not None:
                 _refuse_other(folder / RECORD, before.identity, fresh.identity)
                 for name, attack in fresh.attacks.items():
-                    if attack.attack.options is None:  # it may be another function now: never taken for done
+                    if attack.options is None:  # it may be another function now: never taken for done
                         before.attacks.pop(name, None)
                 self.record = _joined(before, fresh)
             distributed.barrier()
             distributed.main_first(self._settle)
-        self.record.clean = self._own(self.record.clean)
-        for attack in self.record.attacks.values():
-            attack.batches = self._own(attack.batches)
+        mine = {rows.start for rows in self.mine(fresh.identity.points)}
+        for done in (self.record.clean, *(attack.batches for attack in self.record.attacks.values())):
+            for start in done.keys() - mine:
+                del done[start]  # no stale copy of another process's batch can come back from this one's file
         here = environment()
         self.environment = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()[:8]
         self.record.environments[self.environment] = here
+
+    def mine(self, points: int) -> Sequence[slice]:
+        """The batches of this process."""
+        return self.distributed.share(batches(points, self.record.identity.batch_size))
 
     def save(self) -> None:
         file = RECORD if self.distributed.world_size == 1 else f"evaluation.{self.distributed.rank}.json"
@@ -240,20 +203,11 @@ class RecordFile:
         self.save()
         self.distributed.barrier()
         if self.distributed.main:
-            self._unite()
+            self.record = united(self.folder) or self.record
             conclude()
             self._settle()
         self.distributed.barrier()
-        self._unite()
-
-    def _unite(self) -> None:
-        if self.folder is not None:
-            self.record = united(self.folder) or self.record
-
-    def _own(self, batches: dict[int, Any]) -> dict[int, Any]:
-        """Those of this process: no stale copy of another's can come back from its file."""
-        size, rank, count = self.record.identity.batch_size, self.distributed.rank, self.distributed.world_size
-        return {start: batch for start, batch in batches.items() if start // size % count == rank}
+        self.record = united(self.folder) or self.record
 
     def _settle(self) -> None:
         """One file, and no shares."""
@@ -273,14 +227,18 @@ def _refuse_other(path: Path, before: Identity, now: Identity) -> None:
         raise ValueError(f"{path} belongs to another {differing}; give another output folder, or resume=False.")
 
 
-def united(folder: Path) -> Record | None:
+def united(folder: Path | None) -> Record | None:
     """What a folder's record and its shares hold together, whatever it is a record of; None where there is nothing."""
     record = None
-    for path in [path for path in (folder / RECORD,) if path.exists()] + sorted(folder.glob(SHARES)):
+    for path in [] if folder is None else [*folder.glob(RECORD), *sorted(folder.glob(SHARES))]:
         try:
-            share = Record.from_json(json.loads(path.read_text()))
+            value = json.loads(path.read_text())
+            schema = value.get("schema") if isinstance(value, dict) else None
+            if schema != SCHEMA:
+                raise ValueError(f"schema {str(schema)[:40]}; allowed: {SCHEMA}")
+            share = make(Record, value)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read ({error}); remove it to evaluate anew.") from error
+            raise ValueError(f"{path} cannot be read ({str(error)[:300]}); remove it to evaluate anew.") from error
         record = share if record is None else _joined(record, share)
     return record
 
@@ -291,8 +249,8 @@ def _joined(old: Record, new: Record) -> Record:
     for name, attack in new.attacks.items():
         before = attacks.get(name, attack)
         same = replace(before, batches={}) == replace(attack, batches={})
-        batches = {**before.batches, **attack.batches} if same else attack.batches
-        attacks[name] = replace(attack, batches=dict(sorted(batches.items())))
+        done = {**before.batches, **attack.batches} if same else attack.batches
+        attacks[name] = replace(attack, batches=dict(sorted(done.items())))
     clean, environments = dict(sorted({**old.clean, **new.clean}.items())), old.environments | new.environments
     checks, cost = new.checks or old.checks, new.cost or old.cost
     return replace(new, clean=clean, attacks=attacks, environments=environments, checks=checks, cost=cost)

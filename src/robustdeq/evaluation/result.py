@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..attacks.autoattack import VERSIONS
 from .flags import Flag, flags
 from .images import KeptImages, batches
-from .record import RECORD, AttackRecord, Record, united
+from .record import RECORD, AttackRecord, Identity, Record, united
 
 STANDARD = {"iterations": 100, "queries": 5000}
 """AutoAttack's own budgets."""
@@ -42,12 +42,10 @@ class Share:
         return 100 * float(exact.low), 100 * float(exact.high)
 
     def __str__(self) -> str:
-        if not self.total:
-            return "-"
         low, high = self.interval
-        return f"{self.percent:.1f} [{low:.1f}, {high:.1f}] {self.count}/{self.total}"
+        return f"{self.percent:.1f} [{low:.1f}, {high:.1f}] {self.count}/{self.total}" if self.total else "-"
 
-    def to_dict(self) -> dict[str, float | int | list[float]]:
+    def to_dict(self) -> dict[str, Any]:
         return {"count": self.count, "total": self.total, "percent": self.percent, "interval95": list(self.interval)}
 
 
@@ -65,13 +63,11 @@ class Evaluation:
         record = united(folder)
         if record is None:
             raise ValueError(f"{folder} holds no {RECORD}; give the out= of an evaluation.")
-        size = record.identity.batch_size
-        stages = {"clean": (record.clean, record.identity.points)}
+        stages: dict[str, tuple[Any, int]] = {"clean": (record.clean, record.identity.points)}
         stages |= {name: (record.attacks[name].batches, record.attacks[name].points) for name in record.columns}
+        size, checked = record.identity.batch_size, record.checks is not None and record.checks.done
         missing = [name for name, (done, count) in stages.items() if len(done) < len(batches(count, size))]
-        if record.checks is None or not record.checks.done:
-            missing.append("checks")
-        if missing:
+        if missing := missing + ([] if checked else ["checks"]):
             raise ValueError(f"{folder} is unfinished: {', '.join(missing)}; evaluate with the same out= to go on.")
         return cls(record, folder)
 
@@ -121,16 +117,16 @@ class Evaluation:
         """
         shares = {"clean": _share(self.clean)}
         for column in dict.fromkeys(self.columns.values()):
-            shares[column] = _share(self._worst([name for name, c in self.columns.items() if c == column]))
-        return shares | ({"All": _share(self._worst(list(self.columns)))} if self.columns else {})
+            shares[column] = self._worst(name for name, c in self.columns.items() if c == column)
+        return shares | ({"All": self._worst(self.columns)} if self.columns else {})
 
-    def _worst(self, names: Sequence[str]) -> Tensor:
-        points = min((len(self.robust[name]) for name in names), default=len(self.clean))
-        worst = self.clean[:points].clone()
-        for name in names:
+    def _worst(self, names: Iterable[str]) -> Share:
+        robust = [self.robust[name] for name in names]
+        worst = self.clean[: min(map(len, robust))].clone()
+        for stands in robust:
             # Whoever was broken by an earlier attack of the column is False in the later ones as well.
-            worst &= self.robust[name][:points]
-        return worst
+            worst &= stands[: len(worst)]
+        return _share(worst)
 
     def table(self, beside: Evaluation | None = None) -> str:
         """Markdown: clean, each column and All, in percent with exact 95% intervals and counts; points, cost, flags.
@@ -144,19 +140,30 @@ class Evaluation:
         for name, share in rows.items():
             low, high = share.interval
             lines.append(f"| {name} | {share.percent:.1f} | {low:.1f} to {high:.1f} | {share.count}/{share.total} |")
-        return "\n".join([*lines, "", *self._notes(), "", *self._warnings()])
+        lines += ["", *self._notes(), ""]
+        if not self.flags:
+            return "\n".join([*lines, "No checks for red flags were made."])
+        points = 0 if self.record.checks is None else self.record.checks.points
+        fired = [f"- RED FLAG {flag.name}: {flag.text}." for flag in self.flags if flag.fired]
+        checks = f"Checks on the first {points} samples" if points else "Checks on all samples"
+        verdict = f"{len(fired)} of {len(self.flags)} raise a red flag:" if fired else f"{len(self.flags)} passed."
+        return "\n".join([*lines, f"{checks}: {verdict}", *fired])
 
     def _all_of(self, beside: Evaluation) -> Share:
-        own, other = self.record.identity, beside.record.identity
+        beside.check_beside(self.record.identity, self.record.opaque)
+        return beside.shares()["All"]
+
+    def check_beside(self, own: Identity, opaque: bool = False) -> None:
+        """Raise a ValueError unless this evaluation of a bare model can stand beside one with the identity ``own``."""
+        other = self.record.identity
         names = ["points", "images", "norm", "eps"]
-        if not (self.record.opaque or beside.record.opaque):  # an opaque model's weights have other names
+        if not (self.record.opaque or opaque):  # an opaque model's weights have other names
             names.append("weights")
         if differing := ", ".join(name for name in names if getattr(own, name) != getattr(other, name)):
             wanted = "the same points, images, norm, eps and weights"
             raise ValueError(f"table: beside is an evaluation with other {differing}; allowed: one of {wanted}.")
-        if not beside.columns:
+        if not self.columns:
             raise ValueError("table: beside is an evaluation without an attack; allowed: one with an All.")
-        return beside.shares()["All"]
 
     def _notes(self) -> list[str]:
         record, threat = self.record, self._threat
@@ -172,17 +179,20 @@ class Evaluation:
                 f"The defence costs {cost.seconds:.1f} times the seconds of the bare model's forward, with "
                 f"{counted}{cost.updates:.0f} updates of the input."
             )
-        for name in self.columns:
+        climbed = set()  # columns in which attacks of AutoAttack that follow the gradient have run
+        for name, column in self.columns.items():
             attack = record.attacks[name]
             if rejected := sum(batch.rejected for batch in attack.batches.values()):
                 lines.append(f"{name}: {rejected} images lay outside the threat model and were not counted.")
-            own = (attack.attack.options or {}).get("threat", threat)
+            own = (attack.options or {}).get("threat", threat)
             if own != threat:
                 lines.append(f"{name}: made for {own['name']}, eps {own['eps']:.4g}, another threat model.")
             warned = {text for batch in attack.batches.values() for text in batch.warnings}
-            broken = int((attack.outcomes == 0).sum()) if self._follows_gradients(name) else 0
-            if _autoattack(attack) == ("square",) and broken > SQUARE_SURPLUS * attack.points:
+            broken, parts = int((attack.outcomes == 0).sum()), _autoattack(attack)
+            if parts == ("square",) and column in climbed and broken > SQUARE_SURPLUS * attack.points:
                 warned.add(f"Square broke {broken} samples that the attacks that follow the gradient had left.")
+            if set(parts) - {"square"}:
+                climbed.add(column)
             lines += [f"{name} warned: {text}" for text in sorted(warned)]
         return lines
 
@@ -191,35 +201,15 @@ class Evaluation:
         """As an attack's options tell it."""
         return {"name": self.record.identity.norm, "eps": self.record.identity.eps}
 
-    def _follows_gradients(self, name: str) -> bool:
-        """Whether attacks of AutoAttack that follow the gradient ran before this one of the same column."""
-        names = list(self.columns)
-        before = [other for other in names[: names.index(name)] if self.columns[other] == self.columns[name]]
-        return any(set(_autoattack(self.record.attacks[other])) - {"square"} for other in before)
-
-    def _warnings(self) -> list[str]:
-        points = 0 if self.record.checks is None else self.record.checks.points
-        fired = [flag for flag in self.flags if flag.fired]
-        if not self.flags:
-            return ["No checks for red flags were made."]
-        checks = f"Checks on the first {points} samples" if points else "Checks on all samples"
-        verdict = f"{len(fired)} of {len(self.flags)} raise a red flag:" if fired else f"{len(self.flags)} passed."
-        return [f"{checks}: {verdict}", *(f"- RED FLAG {flag.name}: {flag.text}." for flag in fired)]
-
     def to_dict(self) -> dict[str, Any]:
         """The record with the shares, the sums of every attack, and the flags; JSON."""
         totals = {}
         for name in self.columns:
-            rows = self.record.attacks[name].batches.values()
-            counted = ("rejected", "evaluations", "updates")
+            rows, counted = self.record.attacks[name].batches.values(), ("rejected", "evaluations", "updates")
             totals[name] = {key: sum(getattr(batch, key) for batch in rows) for key in counted}
             totals[name]["seconds"] = round(sum(batch.seconds for batch in rows), 3)
-        return {
-            **self.record.to_json(),
-            "shares": {name: share.to_dict() for name, share in self.shares().items()},
-            "totals": totals,
-            "flags": [asdict(flag) for flag in self.flags],
-        }
+        shares, raised = {n: s.to_dict() for n, s in self.shares().items()}, [asdict(flag) for flag in self.flags]
+        return {**self.record.to_json(), "shares": shares, "totals": totals, "flags": raised}
 
     def robustbench(
         self, *, name: str | None = None, authors: str | None = None, link: str | None = None, venue: str | None = None,
@@ -236,10 +226,12 @@ class Evaluation:
         stands = [self._standard(column) for column in dict.fromkeys(self.columns.values())]
         auto = next((_share(standing) for standing in stands if standing is not None), None)
         telling = [flag for flag in self.flags if flag.name != "residual"]
+        eps, steps = self.record.identity.eps, self.record.identity.eps * 255
         return {
             "link": link, "name": name, "authors": authors, "additional_data": additional_data,
             "number_forward_passes": number_forward_passes, "dataset": dataset, "venue": venue,
-            "architecture": architecture, "eps": _eps(self.record.identity.eps),
+            "architecture": architecture,
+            "eps": f"{round(steps)}/255" if round(steps) and abs(steps - round(steps)) < 1e-6 else f"{eps:g}",
             "clean_acc": f"{_share(self.clean).percent:.2f}", "reported": reported,
             "autoattack_acc": None if auto is None else f"{auto.percent:.2f}", "footnote": footnote,
             "unreliable": any(flag.fired for flag in telling) if telling else None,
@@ -250,30 +242,23 @@ class Evaluation:
         standing, missing = self.clean.clone(), set(VERSIONS["standard"])
         for name in (name for name, c in self.columns.items() if c == column):
             attack = self.record.attacks[name]
-            outcomes, options = attack.outcomes, attack.attack.options or {}
+            outcomes, options, parts = attack.outcomes, attack.options or {}, _autoattack(attack)
             whole = len(outcomes) == len(standing) and not (standing & (outcomes < 0)).any()
             own = all(options.get(key) == budget for key, budget in STANDARD.items())
-            if attack.exact and whole and own and options.get("threat") == self._threat:
-                missing -= set(_autoattack(attack))
-                if _autoattack(attack):
-                    standing &= outcomes == 1
+            if parts and attack.exact and whole and own and options.get("threat") == self._threat:
+                missing -= set(parts)
+                standing &= outcomes == 1
         return None if missing else standing
 
 
 def _autoattack(attack: AttackRecord) -> tuple[str, ...]:
     """Which attacks of AutoAttack, with the budgets of its standard version, a recorded attack is; none for others."""
-    if attack.attack.name != "AutoAttack":
+    if attack.attack != "AutoAttack":
         return ()
-    options = attack.attack.options or {}
+    options = attack.options or {}
     standard = VERSIONS["standard"] if options["version"] == "standard" else ()
     return standard if options["attacks"] is None else tuple(options["attacks"])
 
 
 def _share(correct: Tensor) -> Share:
     return Share(int(correct.sum()), len(correct))
-
-
-def _eps(eps: float) -> str:
-    """As RobustBench writes it: 8/255, or 0.5."""
-    steps = eps * 255
-    return f"{round(steps)}/255" if round(steps) and abs(steps - round(steps)) < 1e-6 else f"{eps:g}"

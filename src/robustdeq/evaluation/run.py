@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from ..attacks import Threat, predictions
 from ..attacks.autoattack import LOGGER
 from ..attacks.views import summands
-from ..checks import check_images, check_labels, check_range
+from ..checks import check_labels
+from ..models.deq import Tally
 from ..models.modes import evaluating
 from ..models.structure import Structure
-from .images import KeptImages, Points, Rows, batches, digest, loaded
-from .record import AttackRecord, Batch, CleanBatch, Record, RecordFile, Spent
+from .images import KeptImages, Points, Rows, digest, loaded
+from .record import Batch, CleanBatch, Record, RecordFile, Spent
 from .suites import Attack, Entry
 
 Progress = Callable[[int, int, str], None]
@@ -31,9 +32,6 @@ class Transfer:
 
     images: Rows
 
-    def digest(self, rows: slice) -> str:
-        return digest(self.images[rows])
-
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor) -> Tensor:
         return self.images[indices.cpu()].to(x)
 
@@ -42,52 +40,64 @@ class Transfer:
 class Run:
     """The batches of this process. Whatever the record holds already is not done again.
 
-    views: what every entry looks through, by name. keep: whether the adversarial images are written to the record's
-    folder.
+    views: what every entry looks through, by name.
     """
 
     model: Structure
     points: Points
     threat: Threat
-    batch_size: int
     file: RecordFile
-    views: dict[str, nn.Module] = field(default_factory=dict)
-    keep: bool = False
-    progress: Progress | None = None
+    views: dict[str, nn.Module]
+    progress: Progress
 
     @property
     def record(self) -> Record:
         return self.file.record
 
+    @property
+    def batch_size(self) -> int:
+        return self.record.identity.batch_size
+
     def clean(self) -> None:
         """The predictions on the images themselves, -1 where a logit is not finite."""
-        for rows in self._mine(len(self.points)):
+        for rows in self.file.mine(len(self.points)):
             if rows.start not in self.record.clean:
                 x, y = self.batch(rows)
-                check_images(x)
-                check_range(x)
-                with self._timed() as spent:
+                with spending(self.model.tally) as spent:
                     logits = self.logits(x)
                 check_labels(x, y, logits.shape[1])
+                # Rows that lie in [0, 1] and sum to 1, as softmax leaves them and logits hardly ever are.
+                inside = ((logits >= 0) & (logits <= 1)).all(dim=1)
+                probabilities = int((inside & ((logits.float().sum(1) - 1).abs() <= 1e-3)).sum())
                 self.record.clean[rows.start] = CleanBatch(
-                    predictions=predictions(logits).tolist(), labels=y.tolist(), probabilities=_probabilities(logits),
+                    predictions=predictions(logits).tolist(), labels=y.tolist(), probabilities=probabilities,
                     **vars(spent),
                 )  # fmt: skip
                 self.file.save()
-            self._report(rows, len(self.points), "clean")
+            self.progress(rows.stop, len(self.points), "clean")
 
     def attack(self, entry: Entry) -> None:
-        """Attack what stands, and verify what comes back."""
-        attack = self.record.attacks[entry.name]
-        names = list(self.record.columns)
+        """Attack what stands, and verify what comes back; but not again where it was done on the very samples that
+        stand now, with the images that are given now."""
+        attack, names, kept = self.record.attacks[entry.name], list(self.record.columns), None
         before = [self.record.attacks[name] for name in names[: names.index(entry.name)]]
         earlier = [] if entry.independent else [other for other in before if other.column == entry.column]
-        for rows in self._mine(attack.points):
-            todo = self._standing(rows, earlier)
-            if not self._done(entry, attack, rows, todo):
-                attack.batches[rows.start] = self._batch(entry, rows, todo)
+        if self.file.folder is not None and self.record.images:
+            kept = KeptImages(self.file.folder / "images", entry.name, attack.points, self.batch_size)
+        for rows in self.file.mine(attack.points):
+            todo = self.correct(rows)
+            for other in earlier:
+                if rows.start in other.batches:
+                    outcomes = torch.tensor(other.batches[rows.start].outcomes)[: len(todo)]
+                    todo[: len(outcomes)] &= outcomes != 0
+            transferred = digest(entry.attack.images[rows]) if isinstance(entry.attack, Transfer) else None
+            batch = attack.batches.get(rows.start)
+            known = batch is not None and ([o >= 0 for o in batch.outcomes], batch.transferred)
+            images = kept is None or (batch is not None and batch.kept and kept.file(rows.start).exists())
+            if known != (todo.tolist(), transferred) or not images:
+                attack.batches[rows.start] = self._batch(entry, rows, todo, kept, transferred)
                 self.file.save()
-            self._report(rows, attack.points, entry.name)
+            self.progress(rows.stop, attack.points, entry.name)
 
     def batch(self, rows: slice) -> tuple[Tensor, Tensor]:
         return loaded(self.points, rows, self.model.deployed)
@@ -97,9 +107,7 @@ class Run:
         batch, length = self.record.clean[rows.start], rows.stop - rows.start
         return torch.tensor(batch.predictions[:length]) == torch.tensor(batch.labels[:length])
 
-    def attacked(
-        self, attack: Attack, view: nn.Module, x: Tensor, y: Tensor, indices: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def attacked(self, attack: Attack, view: nn.Module, x: Tensor, y: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
         """Images that are inside the threat model, which of the attack's were, and which samples stand."""
         with connected(view):
             x_adv = attack(view, x, y, indices=indices).to(x)
@@ -113,75 +121,35 @@ class Run:
         with evaluating(self.model.deployed):
             return self.model.deployed(x)
 
-    def _standing(self, rows: slice, earlier: Sequence[AttackRecord]) -> Tensor:
-        """(B,) bool on the CPU: classified correctly, and not broken by an earlier attack."""
-        stands = self.correct(rows)
-        for attack in earlier:
-            if rows.start in attack.batches:
-                outcomes = torch.tensor(attack.batches[rows.start].outcomes)[: len(stands)]
-                stands[: len(outcomes)] &= outcomes != 0
-        return stands
-
-    def _batch(self, entry: Entry, rows: slice, todo: Tensor) -> Batch:
+    def _batch(
+        self, entry: Entry, rows: slice, todo: Tensor, kept: KeptImages | None, transferred: str | None
+    ) -> Batch:
         """todo: (B,) bool on the CPU. The images of the other samples are left as they are, and not looked at."""
         x, y = self.batch(rows)
         rejected, outcomes, x_adv = 0, torch.full((len(x),), -1), x.clone()
-        warned: list[str] = []
-        with _heard(warned), self._timed() as spent:
+        with _heard() as warned, spending(self.model.tally) as spent:
             if todo.any():
                 at = todo.to(x.device)
                 indices = torch.arange(rows.start, rows.stop, device=x.device)[at]
                 x_adv[at], inside, stands = self.attacked(entry.attack, self.views[entry.name], x[at], y[at], indices)
                 outcomes[todo], rejected = stands.long().cpu(), int((~inside).sum())
-        kept = self._images(entry.name, rows.stop)
         if kept is not None:
             kept.write(rows.start, x_adv)
         return Batch(
             outcomes=outcomes.tolist(), environment=self.file.environment, rejected=rejected, kept=kept is not None,
-            warnings=warned, transferred=_transferred(entry, rows), **vars(spent),
+            warnings=list(warned), transferred=transferred, **vars(spent),
         )  # fmt: skip
 
-    def _done(self, entry: Entry, attack: AttackRecord, rows: slice, todo: Tensor) -> bool:
-        """Whether this batch was attacked on the very samples that stand now, with the images that are given now."""
-        batch = attack.batches.get(rows.start)
-        if batch is None or [outcome >= 0 for outcome in batch.outcomes] != todo.tolist():
-            return False
-        if batch.transferred != _transferred(entry, rows):
-            return False
-        kept = self._images(entry.name, attack.points)
-        return kept is None or (batch.kept and kept.has(rows.start))
 
-    def _images(self, name: str, points: int) -> KeptImages | None:
-        folder = self.file.folder
-        return None if folder is None or not self.keep else KeptImages(folder / "images", name, points, self.batch_size)
-
-    @contextmanager
-    def _timed(self) -> Iterator[Spent]:
-        """What the work inside costs, told at its end."""
-        spent, tally, began = Spent(), self.model.tally, time.perf_counter()
-        evaluations, updates = tally.evaluations, tally.updates
-        yield spent
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        spent.seconds = round(time.perf_counter() - began, 3)
-        spent.evaluations, spent.updates = tally.evaluations - evaluations, tally.updates - updates
-
-    def _mine(self, points: int) -> list[slice]:
-        return list(self.file.distributed.share(batches(points, self.batch_size)))
-
-    def _report(self, rows: slice, points: int, text: str) -> None:
-        if self.progress is not None:
-            self.progress(rows.stop, points, text)
-
-
-def _transferred(entry: Entry, rows: slice) -> str | None:
-    return entry.attack.digest(rows) if isinstance(entry.attack, Transfer) else None
-
-
-def _probabilities(logits: Tensor) -> int:
-    """How many rows lie in [0, 1] and sum to 1, as softmax leaves them and logits hardly ever are."""
-    inside = ((logits >= 0) & (logits <= 1)).all(dim=1)
-    return int((inside & ((logits.float().sum(1) - 1).abs() <= 1e-3)).sum())
+@contextmanager
+def spending(tally: Tally) -> Iterator[Spent]:
+    """What the work inside costs, told at its end."""
+    spent, evaluations, updates, began = Spent(), tally.evaluations, tally.updates, time.perf_counter()
+    yield spent
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    spent.seconds = round(time.perf_counter() - began, 6)
+    spent.evaluations, spent.updates = tally.evaluations - evaluations, tally.updates - updates
 
 
 @contextmanager
@@ -201,18 +169,18 @@ def connected(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _heard(warned: list[str]) -> Iterator[None]:
-    """What the reference implementation of AutoAttack warns of is put into the list, each once."""
+def _heard() -> Iterator[dict[str, None]]:
+    """What the reference implementation of AutoAttack warns of, each once, as keys."""
+    warned: dict[str, None] = {}
 
-    class Ear(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            text = record.getMessage().partition(" See ")[0]
-            if text not in warned:
-                warned.append(text)
+    def hear(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            warned[record.getMessage().partition(" See ")[0]] = None
+        return True
 
-    logger, ear = logging.getLogger(LOGGER), Ear(logging.WARNING)
-    logger.addHandler(ear)
+    logger = logging.getLogger(LOGGER)
+    logger.addFilter(hear)
     try:
-        yield
+        yield warned
     finally:
-        logger.removeHandler(ear)
+        logger.removeFilter(hear)

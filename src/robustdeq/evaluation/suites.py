@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..attacks import PGD, AutoAttack, EndToEnd, Frozen, IntermediateState, Summed, Threat, ThroughGradient
-from ..checks import check_count
+from ..checks import Count, Natural, NonNegative, check_count
 from ..defences import EarlyState
 from ..models.structure import Structure, structure
-from ..options import check_options, checked, choose
+from ..options import check_options, checked, choose, convert, field_types
 
 Attack = Callable[..., Tensor]
 Model = nn.Module | Structure
@@ -36,12 +35,10 @@ class Entry:
     column: str
     attack: PGD | AutoAttack | Attack
     view: View = lambda model: model
-    points: int | None = None
+    points: Count | None = None
     independent: bool = False
 
     def __post_init__(self) -> None:
-        if self.points is not None:
-            check_count(f"Entry {self.name}", "points", self.points)
         if self.column in ("clean", "All"):
             raise ValueError(f"Entry {self.name}: column={self.column!r}; allowed: neither clean nor All.")
 
@@ -60,215 +57,194 @@ def static(model: nn.Module, gradient: str = "unrolled") -> nn.Module:
     return ThroughGradient(kind.bare, gradient) if kind.states else kind.bare
 
 
-def first_look(model: nn.Module) -> nn.Module:
-    """The bare DEQ read out where the defence first looks: images that are wrong there it makes more wrong."""
+def looks(model: nn.Module, *, every: bool = False) -> nn.Module:
+    """The bare DEQ read out where the defence first looks: images that are wrong there it makes more wrong. every:
+    wherever it looks, and at the end, summed."""
     kind = structure(model, opaque=True)
-    return EarlyState(kind.bare, kind.defence.looks[0])
+    if not every:
+        return EarlyState(kind.bare, kind.defence.looks[0])
+    return Summed([EarlyState(kind.bare, state) for state in (*kind.defence.looks, kind.states)], deployed=kind.bare)
 
 
-def every_look(model: nn.Module) -> nn.Module:
-    """The bare DEQ read out wherever the defence looks, and at the end, summed."""
-    kind = structure(model, opaque=True)
-    states = [*kind.defence.looks, kind.states]
-    return Summed([EarlyState(kind.bare, state) for state in states], deployed=kind.bare)
+PHANTOM = partial(ThroughGradient, gradient="phantom")
+COMMON = ("step_size", "seed", "batch_size", "steps", "points")
+AUTO = (*COMMON, "attacks", "iterations", "queries")
 
 
-def _through(model: Any, gradient: str) -> nn.Module:
-    return ThroughGradient(model, gradient)
+@dataclass(frozen=True)
+class Budget:
+    """What the attacks of a suite may spend: the options of a suite.
+
+    step_size: of PGD, default a quarter of eps. steps: of PGD. restarts: of PGD, in one more entry. attacks: of
+    AutoAttack, default its standard. iterations, queries: its own budgets. points: attack only the first so many points
+    of the set with AutoAttack and Square (``quick``: with all); None takes all. states: of ``paper``.
+    """
+
+    threat: Threat
+    step_size: NonNegative | None = None
+    seed: Natural = 0
+    batch_size: Count = 250
+    steps: Count = 20
+    points: Count | None = None
+    attacks: Sequence[str] | None = None
+    iterations: Count = 100
+    queries: Count = 5000
+    restarts: Count = 5
+    states: Sequence[int | str] | None = None
+
+    @classmethod
+    def of(cls, suite: str, threat: Threat, names: Sequence[str], options: Mapping[str, Any], **default: Any) -> Budget:
+        """names: of the options that the suite has."""
+        check_options(f"suite {suite}", options, names)
+        hints = field_types(cls)
+        given = {name: convert(f"suite {suite}", name, value, hints[name]) for name, value in options.items()}
+        return cls(threat, **{**default, **given})
+
+    @property
+    def pgd(self) -> PGD:
+        size = self.threat.eps / 4 if self.step_size is None else self.step_size
+        return PGD(self.threat, size, self.steps, seed=self.seed)
+
+    @property
+    def auto(self) -> AutoAttack:
+        return AutoAttack(
+            self.threat, attacks=self.attacks, seed=self.seed, batch_size=self.batch_size, iterations=self.iterations,
+            queries=self.queries,
+        )  # fmt: skip
+
+    def each(self, suffix: str, column: str, view: View, kind: str = "") -> list[Entry]:
+        """AutoAttack's attacks, those whose names begin with ``kind``, as entries: each is resumed, timed and counted,
+        and attacks only what stands, as later attacks of AutoAttack do."""
+        names = [name for name in self.auto.names if name.startswith(kind)]
+        return [Entry(n + suffix, column, replace(self.auto, attacks=(n,)), view, self.points) for n in names]
 
 
-def _every_state(model: Any) -> nn.Module:
-    return IntermediateState.several(model, range(1, model.steps + 1))
+def quick(model: Model, threat: Threat, **options: Any) -> list[Entry]:
+    """PGD with the unrolled and with the phantom gradient; for a defended model under static and frozen threat.
+
+    options: step_size, seed, batch_size, steps, points of ``Budget``.
+    """
+    return _quick(structure(model), Budget.of("quick", threat, COMMON, options))
 
 
-def _frozen_and_through(model: Any) -> nn.Module:
-    return Summed([Frozen(model), EndToEnd(model)])
+def _quick(kind: Structure, budget: Budget) -> list[Entry]:
+    name, pgd, points = f"pgd-{budget.steps}", budget.pgd, budget.points
+    if kind.defence is None and kind.states:
+        return [
+            Entry(f"{name} unrolled", "PGD", pgd, exact, points, independent=True),
+            Entry(f"{name} phantom", "PGD", pgd, PHANTOM, points, independent=True),
+        ]
+    if kind.defence is None:
+        return [Entry(name, "PGD", pgd, points=points)]
+    # A static attack takes all its steps: an image that lies just past the bare model's boundary transfers badly.
+    views = {"": static, " first look": looks} if _has_looks(kind) else {"": static}
+    far = replace(pgd, keep="highest")
+    entries = [Entry(f"{name} static{view}", "static", far, views[view], points) for view in views]
+    return [*entries, Entry(f"{name} frozen", "frozen", pgd, Frozen, points)]
+
+
+def paper(model: Model, threat: Threat, **options: Any) -> list[Entry]:
+    """What the papers run: PGD-10 and AutoAttack through intermediate states, and on a defended model their transfer.
+
+    options: of ``Budget``, without restarts. states: the authors' codes, as "Munroll-7-5", or numbers i of z^[i]
+    (lambda 0.5, K_a = 5); default the last state and the one halfway. A model that is no DEQ is attacked as it is.
+    """
+    budget, kind = Budget.of("paper", threat, (*AUTO, "states"), options, steps=10), structure(model)
+    states, defended = budget.states, kind.defence is not None
+    pgd = replace(budget.pgd, keep="highest" if defended else "worst")
+    columns = ("static", "static") if defended else ("PGD", "AA")
+    if not kind.states and states is not None:
+        raise ValueError(f"suite paper: states={states!r} of a {type(kind.bare).__name__}; allowed: a DEQ's.")
+    if states is None:
+        states = dict.fromkeys([kind.states, max(kind.states // 2, 1)]) if kind.states else ()
+    views: dict[str, View] = {} if kind.states else {"": static}
+    for state in states:
+        if not isinstance(state, str):
+            check_count("suite paper", "states", state)
+            state = f"Munroll-{state - 1}-5"
+        views[f" {state}"] = partial(_intermediate, code=state)
+        views[f" {state}"](kind.deployed)  # a state that does not fit is a mistake now, not after an hour
+    entries = [Entry(f"pgd-{budget.steps}{code}", columns[0], pgd, view) for code, view in views.items()]
+    return entries + [entry for code, view in views.items() for entry in budget.each(code, columns[1], view)]
 
 
 def _intermediate(model: Any, code: str) -> nn.Module:
-    return IntermediateState.parse(structure(model, opaque=True).bare, code)  # type: ignore[arg-type]
+    bare: Any = structure(model, opaque=True).bare
+    return IntermediateState.parse(bare, code)
 
 
-def _each(auto: AutoAttack, suffix: str, column: str, view: View, points: int | None) -> list[Entry]:
-    """AutoAttack's attacks as entries of their own, each resumed, timed and counted.
+def standard(model: Model, threat: Threat, **options: Any) -> list[Entry]:
+    """``quick``, then AutoAttack "standard" (or the ``attacks`` named) with the exact gradient.
 
-    Of a column, later entries attack only what stands, as later attacks of AutoAttack do.
+    options: of ``Budget``, without restarts and states. A defended model is attacked through the frozen view.
     """
-    return [Entry(name + suffix, column, replace(auto, attacks=(name,)), view, points) for name in auto.names]
+    budget, kind = Budget.of("standard", threat, AUTO, options), structure(model)
+    suffix, column = ("", "AA") if kind.defence is None else (" frozen", "frozen")
+    return _quick(kind, replace(budget, points=None)) + budget.each(suffix, column, exact)
+
+
+def adaptive(model: Model, threat: Threat, **options: Any) -> list[Entry]:
+    """Every gradient, loss and restart on a bare model; static, frozen, end-to-end and black-box on a defended one.
+
+    options: of ``Budget``, without states. Through a defence only the APGDs of AutoAttack are run.
+    """
+    budget, kind = Budget.of("adaptive", threat, (*AUTO, "restarts"), options), structure(model)
+    entries = _bare(kind, budget) if kind.defence is None else _defended(kind, budget)
+    square = replace(budget.auto, attacks=("square",))
+    return [*entries, Entry("square black-box", "black-box", square, points=budget.points)]
+
+
+def _bare(kind: Structure, budget: Budget) -> list[Entry]:
+    pgd = budget.pgd
+    again = replace(pgd, seed=budget.seed + 1, restarts=budget.restarts)
+    attacks: dict[str, tuple[PGD, View]] = {}
+    if kind.states and kind.deq is not None:
+        # The simultaneous adjoint takes the solver's own estimate of the inverse Jacobian.
+        for gradient in ("implicit", "simultaneous") if kind.deq.solver.estimates_inverse else ("implicit",):
+            attacks[gradient] = (pgd, partial(ThroughGradient, gradient=gradient))
+        attacks["summed"] = (pgd, lambda deq: IntermediateState.several(deq, range(1, deq.steps + 1)))
+    attacks["dlr"] = (replace(pgd, loss="dlr"), exact)
+    if budget.restarts > 1:
+        attacks[f"x{budget.restarts}"] = (again, exact)
+    attacks["targeted"] = (replace(pgd, loss="ce-targeted"), exact)
+    others = [Entry(f"pgd-{budget.steps} {name}", "PGD", *attack) for name, attack in attacks.items()]
+    return _quick(kind, replace(budget, points=None)) + others + budget.each("", "AA", exact)
+
+
+def _defended(kind: Structure, budget: Budget) -> list[Entry]:
+    """Static attacks know at which states the defence looks: what is wrong there already, it makes more wrong."""
+    name, pgd = f"pgd-{budget.steps}", budget.pgd
+    again = replace(pgd, seed=budget.seed + 1, restarts=budget.restarts)
+    attacks: list[tuple[str, str, View]] = [("", "ce", static), (" dlr", "dlr", static)]
+    if kind.states:
+        attacks.insert(1, (" phantom", "ce", partial(static, gradient="phantom")))
+    if _has_looks(kind):
+        attacks += [(" first look", "ce", looks), (" first look dlr", "dlr", looks)]
+        attacks.append((" every look", "ce", partial(looks, every=True)))
+    attacks.append((" targeted", "ce-targeted", static))
+    far = [replace(pgd, loss=loss, keep="highest") for _, loss, _ in attacks]
+    entries = [Entry(f"{name} static{of}", "static", a, view) for (of, _, view), a in zip(attacks, far)]
+    entries += budget.each(" static", "static", static)
+    for column, view in {"frozen": Frozen, "end-to-end": EndToEnd}.items():
+        entries.append(Entry(f"{name} {column}", column, pgd, view))
+        entries.append(Entry(f"{name} {column} dlr", column, replace(pgd, loss="dlr"), view))
+        # FAB and Square cost thousands of defended forwards, and Square has a column of its own.
+        entries += budget.each(f" {column}", column, view, kind="apgd")
+        if budget.restarts > 1:
+            entries.append(Entry(f"{name} {column} x{budget.restarts}", column, again, view))
+    summed = Entry(f"{name} summed", "end-to-end", pgd, lambda model: Summed([Frozen(model), EndToEnd(model)]))
+    return [*entries, summed]
 
 
 def _has_looks(kind: Structure) -> bool:
     return bool(kind.states and getattr(kind.defence, "looks", ()))
 
 
-def _check(suite: str, **counts: int | None) -> None:
-    for name, count in counts.items():
-        if name != "points" or count is not None:
-            check_count(f"suite {suite}", name, count)  # type: ignore[arg-type]
-
-
-def quick(
-    model: Model, threat: Threat, *, step_size: float, seed: int = 0, batch_size: int = 250, steps: int = 20,
-    points: int | None = None,
-) -> list[Entry]:  # fmt: skip
-    """PGD with the unrolled and with the phantom gradient; for a defended model under static and frozen threat.
-
-    The static attack takes all its steps: an image that lies just past the bare model's boundary transfers badly.
-    """
-    _check("quick", steps=steps, points=points, batch_size=batch_size)
-    kind = structure(model)
-    attack, name = PGD(threat, step_size=step_size, steps=steps, seed=seed), f"pgd-{steps}"
-    if kind.defence is not None:
-        far = replace(attack, keep="highest")
-        looks = [Entry(f"{name} static first look", "static", far, first_look, points)] if _has_looks(kind) else []
-        return [
-            Entry(f"{name} static", "static", far, static, points),
-            *looks,
-            Entry(f"{name} frozen", "frozen", attack, Frozen, points),
-        ]
-    if not kind.states:
-        return [Entry(name, "PGD", attack, points=points)]
-    return [
-        Entry(f"{name} unrolled", "PGD", attack, exact, points, independent=True),
-        Entry(f"{name} phantom", "PGD", attack, partial(_through, gradient="phantom"), points, independent=True),
-    ]
-
-
-def paper(
-    model: Model, threat: Threat, *, step_size: float, seed: int = 0, batch_size: int = 250, steps: int = 10,
-    states: Sequence[int | str] | None = None, attacks: Sequence[str] | None = None, iterations: int = 100,
-    queries: int = 5000, points: int | None = None,
-) -> list[Entry]:  # fmt: skip
-    """What the papers run: PGD-10 and AutoAttack through intermediate states, and on a defended model their transfer.
-
-    states: the authors' codes, as "Munroll-7-5", or numbers i of z^[i] (lambda 0.5, K_a = 5); default the last state
-    and the one halfway. A model that is no DEQ is attacked as it is. points: of AutoAttack only.
-    """
-    _check("paper", steps=steps, iterations=iterations, queries=queries, points=points, batch_size=batch_size)
-    kind = structure(model)
-    defended = kind.defence is not None
-    pgd = PGD(threat, step_size=step_size, steps=steps, seed=seed, keep="highest" if defended else "worst")
-    auto = AutoAttack(threat, attacks=attacks, seed=seed, batch_size=batch_size, iterations=iterations, queries=queries)
-    columns = ("static", "static") if defended else ("PGD", "AA")
-    if not kind.states and states is not None:
-        raise ValueError(f"suite paper: states={states!r} of a {type(kind.bare).__name__}; allowed: a DEQ's.")
-    views: dict[str, View] = {"": static}
-    if kind.states:
-        views = {}
-        for state in dict.fromkeys([kind.states, max(kind.states // 2, 1)]) if states is None else states:
-            if not isinstance(state, str):
-                check_count("suite paper", "states", state)
-                state = f"Munroll-{state - 1}-5"
-            views[f" {state}"] = partial(_intermediate, code=state)
-            views[f" {state}"](kind.deployed)  # a state that does not fit is a mistake now, not after an hour
-    return [
-        *(Entry(f"pgd-{steps}{code}", columns[0], pgd, view) for code, view in views.items()),
-        *(entry for code, view in views.items() for entry in _each(auto, code, columns[1], view, points)),
-    ]
-
-
-def standard(
-    model: Model, threat: Threat, *, step_size: float, seed: int = 0, batch_size: int = 250, steps: int = 20,
-    attacks: Sequence[str] | None = None, iterations: int = 100, queries: int = 5000, points: int | None = None,
-) -> list[Entry]:  # fmt: skip
-    """``quick``, then AutoAttack "standard" (or the ``attacks`` named) with the exact gradient.
-
-    points: of AutoAttack only. A defended model is attacked through the frozen view.
-    """
-    _check("standard", steps=steps, iterations=iterations, queries=queries, points=points, batch_size=batch_size)
-    auto = AutoAttack(threat, attacks=attacks, seed=seed, batch_size=batch_size, iterations=iterations, queries=queries)
-    first = quick(model, threat, step_size=step_size, seed=seed, batch_size=batch_size, steps=steps)
-    if structure(model).defence is not None:
-        return [*first, *_each(auto, " frozen", "frozen", Frozen, points)]
-    return [*first, *_each(auto, "", "AA", exact, points)]
-
-
-def adaptive(
-    model: Model, threat: Threat, *, step_size: float, seed: int = 0, batch_size: int = 250, steps: int = 20,
-    restarts: int = 5, attacks: Sequence[str] | None = None, iterations: int = 100, queries: int = 5000,
-    points: int | None = None,
-) -> list[Entry]:  # fmt: skip
-    """Every gradient, loss and restart on a bare model; static, frozen, end-to-end and black-box on a defended one.
-
-    attacks: of AutoAttack, default its standard; through a defence only its APGDs are run. points: of AutoAttack and
-    Square only.
-    """
-    _check(
-        "adaptive", steps=steps, restarts=restarts, iterations=iterations, queries=queries, points=points,
-        batch_size=batch_size,
-    )  # fmt: skip
-    kind = structure(model)
-    pgd = PGD(threat, step_size=step_size, steps=steps, seed=seed)
-    auto = AutoAttack(threat, attacks=attacks, seed=seed, batch_size=batch_size, iterations=iterations, queries=queries)
-    square = Entry("square black-box", "black-box", replace(auto, attacks=("square",)), points=points)
-    if kind.defence is not None:
-        return [*_defended(kind, pgd, auto, restarts, points), square]
-    return [*_bare(kind, pgd, restarts), *_each(auto, "", "AA", exact, points), square]
-
-
-def _bare(kind: Structure, pgd: PGD, restarts: int) -> list[Entry]:
-    name = f"pgd-{pgd.steps}"
-    again = replace(pgd, seed=pgd.seed + 1, restarts=restarts)
-    others = [
-        Entry(f"{name} dlr", "PGD", replace(pgd, loss="dlr"), exact),
-        *([Entry(f"{name} x{restarts}", "PGD", again, exact)] if restarts > 1 else []),
-        Entry(f"{name} targeted", "PGD", replace(pgd, loss="ce-targeted"), exact),
-    ]
-    if not kind.states or kind.deq is None:
-        return [Entry(name, "PGD", pgd), *others]
-    # The simultaneous adjoint takes the solver's own estimate of the inverse Jacobian.
-    gradients = ("implicit", "simultaneous") if kind.deq.solver.estimates_inverse else ("implicit",)
-    return [
-        Entry(f"{name} unrolled", "PGD", pgd, exact, independent=True),
-        Entry(f"{name} phantom", "PGD", pgd, partial(_through, gradient="phantom"), independent=True),
-        *(Entry(f"{name} {gradient}", "PGD", pgd, partial(_through, gradient=gradient)) for gradient in gradients),
-        Entry(f"{name} summed", "PGD", pgd, _every_state),
-        *others,
-    ]
-
-
-def _defended(kind: Structure, pgd: PGD, auto: AutoAttack, restarts: int, points: int | None) -> list[Entry]:
-    """Static attacks take all their steps: an image just past the bare model's boundary transfers badly.
-
-    They know at which states the defence looks: what is wrong there already, it makes more wrong.
-    """
-    name, far = f"pgd-{pgd.steps}", replace(pgd, keep="highest")
-    dlr = replace(far, loss="dlr")
-    entries = [Entry(f"{name} static", "static", far, static)]
-    if kind.states:
-        entries.append(Entry(f"{name} static phantom", "static", far, partial(static, gradient="phantom")))
-    entries.append(Entry(f"{name} static dlr", "static", dlr, static))
-    if _has_looks(kind):
-        entries += [
-            Entry(f"{name} static first look", "static", far, first_look),
-            Entry(f"{name} static first look dlr", "static", dlr, first_look),
-            Entry(f"{name} static every look", "static", far, every_look),
-        ]
-    entries.append(Entry(f"{name} static targeted", "static", replace(far, loss="ce-targeted"), static))
-    entries += _each(auto, " static", "static", static, points)
-    # FAB and Square cost thousands of defended forwards, and Square has a column of its own.
-    climbing = tuple(attack for attack in auto.names if attack.startswith("apgd"))
-    for column, view in {"frozen": Frozen, "end-to-end": EndToEnd}.items():
-        entries.append(Entry(f"{name} {column}", column, pgd, view))
-        entries.append(Entry(f"{name} {column} dlr", column, replace(pgd, loss="dlr"), view))
-        if climbing:
-            entries += _each(replace(auto, attacks=climbing), f" {column}", column, view, points)
-        if restarts > 1:
-            again = replace(pgd, seed=pgd.seed + 1, restarts=restarts)
-            entries.append(Entry(f"{name} {column} x{restarts}", column, again, view))
-    return [*entries, Entry(f"{name} summed", "end-to-end", pgd, _frozen_and_through)]
-
-
 SUITES: dict[str, Callable[..., list[Entry]]] = {
-    "quick": quick,
-    "paper": paper,
-    "standard": standard,
-    "adaptive": adaptive,
-}
+    "quick": quick, "paper": paper, "standard": standard, "adaptive": adaptive,
+}  # fmt: skip
 
 
 def suite(name: str, model: Model, threat: Threat, **options: Any) -> list[Entry]:
     """The entries of a suite by name; an option it does not have is a ValueError."""
-    entries = choose("suite", name, SUITES)
-    check_options(f"suite {name}", options, list(signature(entries).parameters)[2:])
-    return entries(model, threat, **options)
+    return choose("suite", name, SUITES)(model, threat, **options)

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
+from typing_extensions import Self
 
 from ..checks import Counts, Length, check_count, check_images
 from ..dynamics import SOLVERS, Solver, Trajectory, drive
@@ -31,9 +32,9 @@ class StateLayout:
 
     def pack(self, parts: Sequence[Tensor]) -> Tensor:
         """A list of (B, *shape_i) to (B, D)."""
-        given = tuple(tuple(part.shape[1:]) for part in parts)
-        if given != self.shapes:
-            raise ValueError(f"pack: parts of shape {given}; allowed: {self.shapes}.")
+        shapes = tuple(tuple(part.shape[1:]) for part in parts)
+        if shapes != self.shapes:
+            raise ValueError(f"pack: parts of shape {shapes}; allowed: {self.shapes}.")
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
     def unpack(self, z: Tensor) -> list[Tensor]:
@@ -92,70 +93,64 @@ class Tally:
 
 
 class CellMap:
-    """f(.; u) of one forward, with the cell's constants made once.
+    """f(.; u) of one forward, with the cell's constants made once; ``at`` is the same map for another injection.
 
-    ``at(u)`` is the same map for another injection. ``prepare(z)`` is remembered for the last z only, so a regulator
-    that tries several injections at one state, and the solver step that follows, pay for it once.
+    A regulator that tries several injections at one state hands on what it prepared there, so that it and the solver
+    step that follows pay for that once.
     """
 
     def __init__(self, cell: Cell, u: Any, constants: Any, tally: Tally | None = None) -> None:
         self.cell, self.u, self.constants = cell, u, constants
         self.tally = Tally() if tally is None else tally
-        self._seen: tuple[Tensor, Any] | None = None
+        self._prepared: tuple[Tensor | None, Any] = (None, None)
 
     def __call__(self, z: Tensor) -> Tensor:
         self.tally.evaluations += len(z)
         return self.cell.finish(self.prepare(z), self.u, self.constants)
 
     def prepare(self, z: Tensor) -> Any:
-        if self._seen is not None and self._seen[0] is z:
-            return self._seen[1]
-        return self.cell.prepare(z, self.constants)
+        return self._prepared[1] if self._prepared[0] is z else self.cell.prepare(z, self.constants)
 
-    def at(self, u: Any, z: Tensor | None = None, prepared: Any = None) -> CellMap:
-        """The map for the injection ``u``; ``prepared`` is what ``prepare(z)`` gave, where it is known."""
+    def at(self, u: Any, z: Tensor, prepared: Any) -> CellMap:
+        """The map for the injection ``u``; ``prepared`` is what ``prepare(z)`` gave."""
         other = CellMap(self.cell, u, self.constants, self.tally)
-        if z is not None:
-            other._seen = (z, prepared)
+        other._prepared = (z, prepared)
         return other
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors this map closes over that may need a gradient."""
-        made = [leaf for leaf in tree_leaves((self.u, self.constants)) if isinstance(leaf, Tensor)]
-        return (*made, *self.cell.parameters())
+        leaves = [leaf for leaf in tree_leaves((self.u, self.constants)) if isinstance(leaf, Tensor)]
+        return (*leaves, *self.cell.parameters())
 
     def detached(self) -> CellMap:
         """The same map, cut off from the graphs that made u and the constants; its ``tensors`` are leaves."""
-        u, constants = tree_map(_leaf, (self.u, self.constants))
+        held = (self.u, self.constants)
+        u, constants = tree_map_only(Tensor, lambda t: t.detach().requires_grad_(t.requires_grad), held)
         return CellMap(self.cell, u, constants, self.tally)
 
 
-def _leaf(tensor: Any) -> Any:
-    return tensor.detach().requires_grad_(tensor.requires_grad) if isinstance(tensor, Tensor) else tensor
+Readout = Callable[[Tensor], Tensor]
+"""A packed state (B, D) to logits (B, K)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassifierTrajectory(Trajectory):
-    """The dynamics of a classifier.
+    """The dynamics of a classifier, whose states can be read out.
 
-    readout: turns a packed state into logits. inputs: inputs[t-1] is the image that step t used, (B, C, H, W), where a
-    regulator changes it; else None.
+    inputs: inputs[t-1] is the image that step t used, (B, C, H, W), where a regulator changes it; else None.
     """
 
-    readout: Callable[[Tensor], Tensor] | None = None
+    readout: Readout
     inputs: tuple[Tensor, ...] | None = None
 
     @classmethod
-    def of(
-        cls, trajectory: Trajectory, readout: Callable[[Tensor], Tensor], inputs: tuple[Tensor, ...] | None = None
-    ) -> ClassifierTrajectory:
+    def of(cls, trajectory: Trajectory, readout: Readout, inputs: tuple[Tensor, ...] | None = None) -> Self:
         return cls(**vars(trajectory), readout=readout, inputs=inputs)
 
     def logits(self, t: int) -> Tensor:
         """readout(z^[t]), (B, K), for t in 1..T."""
         check_count("logits", "t", t, high=len(self.states))
-        assert self.readout is not None  # ``of`` sets it
         return self.readout(self.states[t - 1])
 
 
@@ -170,34 +165,28 @@ class DEQClassifier(HubModule):
     solver: a name in ``SOLVERS``, or ``{"name": ..., option: value}``, or a Solver. steps: N. gradient: likewise of
     ``GRADIENTS``, or a Gradient.
     image_shape: (C, H, W) that images must have; None accepts any.
+    pack, unpack: between a packed state and its parts, finest first; see ``StateLayout``.
 
     In eval mode the value is readout(z^[N]) with N evaluations of f, with and without a gradient. In train mode it is
     what the gradient prescribes.
     """
 
     def __init__(
-        self,
-        inject: nn.Module,
-        cell: nn.Module,
-        readout: nn.Module,
-        state_shapes: Sequence[Sequence[int]],
-        *,
-        solver: Any = "picard",
-        steps: int = 8,
-        gradient: Any = "unrolled",
-        image_shape: Sequence[int] | None = None,
-    ) -> None:
+        self, inject: nn.Module, cell: nn.Module, readout: nn.Module, state_shapes: Sequence[Sequence[int]], *,
+        solver: Any = "picard", steps: int = 8, gradient: Any = "unrolled", image_shape: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_count("DEQClassifier", "steps", steps)
-        self.layout = StateLayout(state_shapes)
+        # In this order the parameters are numbered in an optimizer's state, and summed where gradients are clipped.
         self.inject = inject
         self.cell = cell if isinstance(cell, Cell) else PlainCell(cell)
         self.readout = readout
+        self.layout = StateLayout(state_shapes)
+        self.pack, self.unpack = self.layout.pack, self.layout.unpack
         self.solver: Solver = SOLVERS.resolve(solver)
         self.gradient: Gradient = GRADIENTS.resolve(gradient)
-        self.steps = steps
+        self.steps, self.tally = steps, Tally()
         self.image_shape = None if image_shape is None else tuple(image_shape)
-        self.tally = Tally()
 
     def forward(
         self, x: Tensor, steps: Steps | None = None, gradient: Gradient | None = None, solver: Solver | None = None
@@ -209,7 +198,11 @@ class DEQClassifier(HubModule):
         """
         check_images(x, self.image_shape)
         steps = self.steps if steps is None else steps
-        _check_steps(x, steps)
+        if not isinstance(steps, Tensor):
+            check_count("DEQClassifier", "steps", steps)
+        elif steps.dtype != torch.int64 or steps.shape != x.shape[:1] or int(steps.min()) < 1:
+            kind = f"{steps.dtype} of shape {tuple(steps.shape)}"
+            raise ValueError(f"DEQClassifier: steps are {kind}; allowed: a number, or int64 >= 1 of shape ({len(x)},).")
         rule = self.gradient if gradient is None else GRADIENTS.resolve(gradient)
         solver = self.solver if solver is None else SOLVERS.resolve(solver)
         return self.readout(rule(solver, self.map(x), self.zeros(x), steps, training=self.training))
@@ -221,14 +214,6 @@ class DEQClassifier(HubModule):
     def zeros(self, x: Tensor) -> Tensor:
         """z^[0], packed (B, D), of the images' dtype and device."""
         return x.new_zeros(len(x), self.layout.size)
-
-    def pack(self, parts: Sequence[Tensor]) -> Tensor:
-        """A list of (B, *shape_i), finest first, to (B, D)."""
-        return self.layout.pack(parts)
-
-    def unpack(self, z: Tensor) -> list[Tensor]:
-        """(B, D) to a list of (B, *shape_i), finest first."""
-        return self.layout.unpack(z)
 
     @torch.no_grad()
     def trajectory(
@@ -244,11 +229,3 @@ class DEQClassifier(HubModule):
         check_count("trajectory", "steps", steps)
         solve = drive(self.solver, self.map(x), self.zeros(x), steps, tolerance=tolerance, record=True, throw=throw)
         return ClassifierTrajectory.of(solve, self.readout)
-
-
-def _check_steps(x: Tensor, steps: Steps) -> None:
-    if not isinstance(steps, Tensor):
-        check_count("DEQClassifier", "steps", steps)
-    elif steps.dtype != torch.int64 or steps.shape != x.shape[:1] or int(steps.min()) < 1:
-        given = f"{steps.dtype} of shape {tuple(steps.shape)}"
-        raise ValueError(f"DEQClassifier: steps are {given}; allowed: a number, or int64 >= 1 of shape ({len(x)},).")

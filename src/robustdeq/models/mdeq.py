@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from typing import Annotated, Any, NamedTuple, cast
 
@@ -19,7 +20,6 @@ from ..dynamics import SOLVERS
 from ..gradients import GRADIENTS
 from ..options import checked
 from .deq import Cell, DEQClassifier, StateLayout
-from .norm import BatchNorm2d
 from .zoo import architecture
 
 GROUPS = 8
@@ -51,8 +51,8 @@ class MDEQConfig:
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.head_channels):
-            given = f"channels={self.channels!r}, head_channels={self.head_channels!r}"
-            raise ValueError(f"mdeq: {given}; allowed: one of each a scale.")
+            widths = f"channels={self.channels!r}, head_channels={self.head_channels!r}"
+            raise ValueError(f"mdeq: {widths}; allowed: one of each a scale.")
         if any(c % GROUPS for c in self.channels):
             raise ValueError(f"mdeq: channels={self.channels!r}; allowed: multiples of {GROUPS} (group normalisation).")
         coarsest = self.stem_stride * 2 ** (len(self.channels) - 1)
@@ -83,18 +83,34 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @architecture(MDEQConfig, PRESETS)
 def build_mdeq(config: MDEQConfig) -> DEQClassifier:
-    """The classifier of a config, with fresh weights from torch's global generator."""
+    """With fresh weights from torch's global generator."""
     layout = StateLayout(config.state_shapes)
     return DEQClassifier(
         Injection(config.image_shape[0], config.channels[0], config.stem_stride),
         MDEQCell(layout, config.expansion, config.dropout),
         MDEQReadout(layout, config.head_channels, config.features, config.num_classes),
-        config.state_shapes,
-        solver=config.solver,
-        steps=config.steps,
-        gradient=config.gradient,
+        config.state_shapes, solver=config.solver, steps=config.steps, gradient=config.gradient,
         image_shape=config.image_shape,
-    )
+    )  # fmt: skip
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d``, in eval mode one multiply-add: scale x + shift, (B, C, H, W) to the same.
+
+    The general kernel's backward pass also serves the training of its parameters and is slow on small maps; attacks and
+    input entropy reduction run it in eval mode all the time.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self.training or self.running_mean is None or self.running_var is None:
+            return super().forward(x)
+        scale = torch.rsqrt(self.running_var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -self.running_mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias
+        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
 
 
 class WNConv2d(nn.Module):
@@ -123,7 +139,6 @@ class Injection(nn.Sequential):
             nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False), BatchNorm2d(channels), nn.ReLU(),
             nn.Conv2d(channels, channels, 1, bias=False), BatchNorm2d(channels), nn.ReLU(),
         )  # fmt: skip
-        self.stride = stride
 
     def forward(self, input: Tensor) -> Tensor:
         check_dtype(input, cast(Tensor, self[0].weight))
@@ -198,36 +213,36 @@ class MDEQCell(Cell):
 
     def constants(self, z: Tensor) -> tuple[Tensor | None, ...]:
         """Per scale, in order: both branch weights, the weight of the post-fusion convolution, the dropout mask."""
-        out: list[Tensor | None] = []
+        constants: list[Tensor | None] = []
         for branch, post in zip(self.branches, self.post):
-            out += [branch.conv1.weight, branch.conv2.weight, post.weight, self._mask(z, branch.gn2.num_channels)]
-        return tuple(out)
-
-    def _mask(self, z: Tensor, channels: int) -> Tensor | None:
-        if not self.training or not self.dropout:
-            return None
-        keep = torch.full((len(z), channels, 1, 1), 1 - self.dropout, dtype=z.dtype, device=z.device)
-        return torch.bernoulli(keep) / (1 - self.dropout)
+            mask, keep = None, 1 - self.dropout
+            if self.training and self.dropout:
+                mask = torch.bernoulli(z.new_full((len(z), branch.gn2.num_channels, 1, 1), keep)) / keep
+            constants += [branch.conv1.weight, branch.conv2.weight, post.weight, mask]
+        return tuple(constants)
 
     def prepare(self, z: Tensor, constants: Any = None) -> Prepared:
         constants = self.constants(z) if constants is None else constants
-        parts = self.layout.unpack(z)
+        scales = self.layout.unpack(z)
         hidden = [
-            branch.before_injection(part, constants[4 * i], constants[4 * i + 1], constants[4 * i + 3])
-            for i, (branch, part) in enumerate(zip(self.branches, parts))
+            branch.before_injection(z_i, constants[4 * i], constants[4 * i + 1], constants[4 * i + 3])
+            for i, (branch, z_i) in enumerate(zip(self.branches, scales))
         ]
-        outputs = [self.branches[j].after_injection(hidden[j], parts[j]) for j in range(1, len(parts))]
-        sums = [_sum([row[j](b) for j, b in enumerate(outputs, start=1)]) for row in self.fusion]
-        return Prepared(hidden[0], parts[0], sums)
+        outputs = [self.branches[j].after_injection(hidden[j], scales[j]) for j in range(1, len(scales))]
+        sums: list[Tensor | None] = []
+        for row in self.fusion:
+            terms = [row[j](b) for j, b in enumerate(outputs, start=1)]
+            sums.append(reduce(torch.add, terms) if terms else None)
+        return Prepared(hidden[0], scales[0], sums)
 
     def finish(self, prepared: Prepared, u: Tensor, constants: Any = None) -> Tensor:
         constants = self.constants(prepared.z) if constants is None else constants
         b = self.branches[0].after_injection(prepared.h + u, prepared.z)
-        parts = []
+        scales = []
         for i, (row, rest) in enumerate(zip(self.fusion, prepared.sums)):
             y = row[0](b) if rest is None else row[0](b) + rest
-            parts.append(self.post_norm[i](self.post[i](F.relu(y), constants[4 * i + 2])))
-        return self.layout.pack(parts)
+            scales.append(self.post_norm[i](self.post[i](F.relu(y), constants[4 * i + 2])))
+        return self.layout.pack(scales)
 
 
 class Bottleneck(nn.Module):
@@ -261,15 +276,8 @@ class MDEQReadout(nn.Module):
         self.classifier = nn.Linear(features, num_classes)
 
     def forward(self, z: Tensor) -> Tensor:
-        parts = self.layout.unpack(z)
-        y = self.blocks[0](parts[0])
-        for block, down, part in zip(list(self.blocks)[1:], self.down, parts[1:]):
-            y = block(part) + down(y)
+        finest, *coarser = self.layout.unpack(z)
+        y = self.blocks[0](finest)
+        for block, down, z_i in zip(list(self.blocks)[1:], self.down, coarser):
+            y = block(z_i) + down(y)
         return self.classifier(self.final(y).mean(dim=(2, 3)))
-
-
-def _sum(terms: Sequence[Tensor]) -> Tensor | None:
-    total = None
-    for term in terms:
-        total = term if total is None else total + term
-    return total

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
@@ -29,41 +30,32 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def _borrowed(owners: Iterable[Any], **values: Any) -> Iterator[None]:
+    """Attributes of all ``owners`` have these values inside, and their own afterwards."""
+    kept = [(owner, name, getattr(owner, name)) for owner in owners for name in values]
+    try:
+        for owner, name, _ in kept:
+            setattr(owner, name, values[name])
+        yield
+    finally:
+        for owner, name, value in kept:
+            setattr(owner, name, value)
+
+
+def evaluating(module: nn.Module) -> AbstractContextManager[None]:
     """Eval mode inside; every submodule's own mode afterwards."""
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
+    return _borrowed((inner for inner in module.modules() if inner.training), training=False)
 
 
-@contextmanager
-def statistics_kept(module: nn.Module) -> Iterator[None]:
+def statistics_kept(module: nn.Module) -> AbstractContextManager[None]:
     """A forward in train mode inside normalises as ever, and leaves no trace in BatchNorm's running statistics."""
-    parts = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-    kept = [(part.momentum, part.num_batches_tracked) for part in parts]
-    for part in parts:
-        part.momentum, part.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for part, (momentum, count) in zip(parts, kept):
-            part.momentum, part.num_batches_tracked = momentum, count
+    norms = (inner for inner in module.modules() if isinstance(inner, _BatchNorm))
+    return _borrowed(norms, momentum=0.0, num_batches_tracked=None)
 
 
 @contextmanager
 def images_only(module: nn.Module) -> Iterator[None]:
     """Eval mode, and no parameter asks for a gradient: a backward pass inside is for the images alone (law 6)."""
-    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in asking:
-        parameter.requires_grad_(False)
-    try:
-        with evaluating(module):
-            yield
-    finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
+    asking = (parameter for parameter in module.parameters() if parameter.requires_grad)
+    with _borrowed(asking, requires_grad=False), evaluating(module):
+        yield

@@ -23,14 +23,33 @@ BRANCH = "fullstage.branches."
 SCALE = re.compile(r"(?:fullstage\.branches|fullstage\.post_fuse_layers|incre_modules)\.(\d+)\.")
 
 
+def _transfer(own: re.Match[str]) -> str:
+    """Layer k of the transfer from scale j to scale i: upwards a convolution and its norm, downwards such stages."""
+    i, j, k = map(int, own.groups())
+    stage = "" if j > i else f".{k // 3}"  # a stage is a convolution, its norm and, but for the last, a ReLU
+    return f"fullstage.fuse_layers.{i}.{j}.net{stage}.{'gnorm' if k % 3 else 'conv'}"
+
+
+MODULES = (
+    (r"inject\.([0134])\b", r"downsample.\1"),
+    (r"inject\.6", "stage0.0"),
+    (r"inject\.7", "stage0.1"),
+    (r"cell\.branches\.(\d+)", rf"{BRANCH}\1.blocks.0"),
+    (r"cell\.post\.(\d+)", r"fullstage.post_fuse_layers.\1.conv"),
+    (r"cell\.fusion\.(\d+)\.(\d+)\.(\d+)", _transfer),
+    (r"readout\.blocks\.(\d+)\.shortcut", r"incre_modules.\1.0.downsample"),
+    (r"readout\.blocks\.(\d+)", r"incre_modules.\1.0"),
+    (r"readout\.down\.(\d+)", r"downsamp_modules.\1"),
+    (r"readout\.final", "final_layer"),
+    (r"readout\.classifier", "classifier"),
+)
+"""Modules of this package and of the papers' code, by name; the first that matches a key counts."""
+
+
 def load_official(
-    source: str | os.PathLike[str] | Mapping[str, Any],
-    *,
-    solver: Any = "broyden",
-    steps: int = 8,
-    gradient: Any = "unrolled",
-    image_size: Sequence[int] = (32, 32),
-) -> DEQClassifier:
+    source: str | os.PathLike[str] | Mapping[str, Any], *, solver: Any = "broyden", steps: int = 8,
+    gradient: Any = "unrolled", image_size: Sequence[int] = (32, 32),
+) -> DEQClassifier:  # fmt: skip
     """A checkpoint of the papers as a DEQClassifier, in eval mode.
 
     source: a file of torch.save, which is read without unpickling any code; or its content: a state dict, or a dict
@@ -40,21 +59,20 @@ def load_official(
     Raises one ValueError that lists every missing, unexpected and misshapen key.
     """
     name = "the state dict" if isinstance(source, Mapping) else os.fspath(source)
-    state = _state_dict(source if isinstance(source, Mapping) else _read(source), name)
+    state = _state_dict(source, name)
     if not any(key.startswith(BRANCH) for key in state):
         first = ", ".join(list(state)[:4])
         raise ValueError(f"{name} is not a checkpoint of the papers: it has no keys {BRANCH}*; its first are {first}.")
 
-    sizes = _Sizes(state)
+    sizes, complete = _sizes(state)
     height, width = convert("load_official", "image_size", image_size, Annotated[Sequence[Count], Length(2)])
-    model = create_model(
-        _nearest_preset(sizes.channels), sizes.num_classes, seed=0, image_shape=(sizes.image_channels, height, width),
-        channels=sizes.channels, head_channels=sizes.head_channels, features=sizes.features, stem_stride=1,
-        expansion=sizes.expansion, solver=solver, steps=steps, gradient=gradient,
+    same = [kind for kind, preset in mdeq.PRESETS.items() if list(preset.get("channels", ())) == sizes["channels"]]
+    model: Any = create_model(
+        same[0] if same else "mdeq-large", seed=0, image_shape=(sizes.pop("image_channels"), height, width),
+        stem_stride=1, **sizes, solver=solver, steps=steps, gradient=gradient,
     )  # fmt: skip
-    model = cast(DEQClassifier, model)
     fresh, official = model.state_dict(), _official_keys(model)
-    check_keys({official[key]: fresh[key] for key in fresh}, state, name, optional=COUNTER, shapes=sizes.known)
+    check_keys({official[key]: fresh[key] for key in fresh}, state, name, optional=COUNTER, shapes=complete)
     model.load_state_dict({key: state.get(official[key], fresh[key]) for key in fresh})
     return model.eval()
 
@@ -66,104 +84,68 @@ def to_official(model: DEQClassifier) -> dict[str, Tensor]:
     """
     if not isinstance(model, DEQClassifier) or not isinstance(model.cell, mdeq.MDEQCell):
         raise ValueError(f"to_official: the model is a {type(model).__name__}; allowed: an MDEQ classifier.")
-    stride = cast(mdeq.Injection, model.inject).stride
-    if stride != 1:
+    if (stride := cast(Any, model.inject)[3].stride[0]) != 1:
         raise ValueError(f"to_official: the model has stem_stride={stride}; allowed: 1, as in the papers.")
     official = _official_keys(model)
     return {official[key]: tensor.detach() for key, tensor in model.state_dict().items()}
 
 
-def _read(path: str | os.PathLike[str]) -> Any:
+def _state_dict(source: str | os.PathLike[str] | Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, without nesting and prefix."""
+    content: Any = source
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(source, Mapping):
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever a damaged or foreign file makes it raise
         raise ValueError(
-            f"{os.fspath(path)} cannot be read as weights ({first_line(error)}); allowed: a file of torch.save that "
+            f"{name} cannot be read as weights ({first_line(error)}); allowed: a file of torch.save that "
             "holds tensors and plain values only (of any other, save the state_dict alone)."
         ) from error
-
-
-def _state_dict(content: Any, name: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, without nesting and prefix."""
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{name} holds no state dict; allowed: a dict of tensors, or one with such a 'state_dict'.")
-    names = {str(key): value for key, value in state.items()}
+    tensors = {str(key): value for key, value in state.items()}
     for prefix in ("module.", "_orig_mod.", "module."):  # of DataParallel, of torch.compile, of one inside the other
-        if all(name.startswith(prefix) for name in names):
-            names = {name.removeprefix(prefix): value for name, value in names.items()}
-    return names
+        if all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
 
 
-class _Sizes:
-    """The sizes of a checkpoint. Each is what most of the keys that depend on it say: one misshapen key is found out.
+def _sizes(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], bool]:
+    """The sizes of a checkpoint, by the fields of the config (and image_channels), and whether all of them are told.
 
-    known: False if every key that tells some size is missing; that size is then a placeholder.
+    Each is what most of the keys that depend on it say: one misshapen key is found out. One that no key tells, since
+    all of them are missing, is a placeholder.
     """
+    untold = []
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self._state, self.known = state, True
-        scales = len({found[1] for key in state if (found := SCALE.match(key))})
-        branches = [f"{BRANCH}{i}.blocks.0." for i in range(scales)]
-        heads = [f"incre_modules.{i}.0." for i in range(scales)]
-        self.image_channels = self._size("downsample.", "0.weight", dim=1)
-        self.channels = [self._size(b, "gn2.weight", "gn2.bias", "gn3.weight", "gn3.bias") for b in branches]
-        self.expansion = max(1, self._size(branches[0], "gn1.weight", "gn1.bias", "conv1.weight_g") // self.channels[0])
-        self.head_channels = [self._size(h, "conv1.weight", "bn1.running_mean", "bn1.running_var") for h in heads]
-        self.features = self._size("final_layer.", "0.weight", "0.bias", "1.weight", "1.bias")
-        self.num_classes = self._size("classifier.", "weight", "bias")
-
-    def _size(self, prefix: str, *keys: str, dim: int = 0) -> int:
-        witnesses = [self._state[prefix + key] for key in keys if prefix + key in self._state]
+    def size(prefix: str, *keys: str, dim: int = 0) -> int:
+        witnesses = [state[prefix + key] for key in keys if prefix + key in state]
         votes = Counter(witness.shape[dim] for witness in witnesses if witness.dim() > dim)
-        if not votes:
-            self.known = False
-            return mdeq.GROUPS
-        return votes.most_common(1)[0][0]
+        if votes:
+            return votes.most_common(1)[0][0]
+        untold.append(prefix)
+        return mdeq.GROUPS
 
-
-def _nearest_preset(channels: Sequence[int]) -> str:
-    same = [name for name, preset in mdeq.PRESETS.items() if list(preset.get("channels", ())) == list(channels)]
-    return same[0] if same else "mdeq-large"
+    scales = range(len({match[1] for key in state if (match := SCALE.match(key))}))
+    branches = [f"{BRANCH}{i}.blocks.0." for i in scales]
+    channels = [size(branch, "gn2.weight", "gn2.bias", "gn3.weight", "gn3.bias") for branch in branches]
+    heads = [f"incre_modules.{i}.0." for i in scales]
+    sizes = {
+        "image_channels": size("downsample.", "0.weight", dim=1),
+        "channels": channels,
+        "expansion": max(1, size(branches[0], "gn1.weight", "gn1.bias", "conv1.weight_g") // channels[0]),
+        "head_channels": [size(head, "conv1.weight", "bn1.running_mean", "bn1.running_var") for head in heads],
+        "features": size("final_layer.", "0.weight", "0.bias", "1.weight", "1.bias"),
+        "num_classes": size("classifier.", "weight", "bias"),
+    }
+    return sizes, not untold
 
 
 def _official_keys(model: DEQClassifier) -> dict[str, str]:
     """This package's key of every tensor, and the papers' key of the same."""
-    prefixes = _prefixes(len(model.layout.shapes))
-    return {key: _translate(key, prefixes) for key in model.state_dict()}
-
-
-def _translate(key: str, prefixes: Mapping[str, str]) -> str:
-    parts = key.split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        prefix = ".".join(parts[:end])
-        if prefix in prefixes:
-            return ".".join([prefixes[prefix], *parts[end:]])
-    raise KeyError(key)
-
-
-def _prefixes(scales: int) -> dict[str, str]:
-    """Modules of this package and of the papers' code, by name."""
-    table = {
-        **{f"inject.{i}": f"downsample.{i}" for i in (0, 1, 3, 4)},
-        "inject.6": "stage0.0",
-        "inject.7": "stage0.1",
-        "readout.final": "final_layer",
-        "readout.classifier": "classifier",
-    }
-    for i in range(scales):
-        table |= {
-            f"cell.branches.{i}": f"{BRANCH}{i}.blocks.0",
-            f"cell.post.{i}": f"fullstage.post_fuse_layers.{i}.conv",
-            f"readout.blocks.{i}": f"incre_modules.{i}.0",
-            f"readout.blocks.{i}.shortcut": f"incre_modules.{i}.0.downsample",
-            f"readout.down.{i}": f"downsamp_modules.{i}",
-        }
-        for j in range(scales):
-            own, theirs = f"cell.fusion.{i}.{j}", f"fullstage.fuse_layers.{i}.{j}.net"
-            if j > i:
-                table |= {f"{own}.0": f"{theirs}.conv", f"{own}.1": f"{theirs}.gnorm"}
-            for stage in range(i - j):  # a stage is a convolution, its norm and, but for the last, a ReLU
-                table[f"{own}.{3 * stage}"] = f"{theirs}.{stage}.conv"
-                table[f"{own}.{3 * stage + 1}"] = f"{theirs}.{stage}.gnorm"
-    return table
+    keys = {}
+    for key in model.state_dict():
+        own, theirs = next(names for names in MODULES if re.match(names[0], key))
+        keys[key] = re.sub(own, theirs, key, count=1)
+    return keys

@@ -5,11 +5,13 @@ The one place where a module's kind is looked at. Everything else asks the ``Str
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from ..options import describe
 from .deq import DEQClassifier, Tally
 from .modes import unwrapped
 
@@ -28,6 +30,38 @@ class Wrapper(nn.Module):
     @property
     def settings(self) -> dict[str, Any]:
         return {}
+
+
+Sign = Callable[[Tensor], Tensor]
+"""sign(g) with a smooth backward pass, for a defence that takes signed steps."""
+
+
+class Defended(Wrapper):
+    """A classifier ``model`` behind a test-time defence. Subclass it, write ``forward``, and every suite attacks it
+    under the four threat settings: static (``model`` is attacked), frozen, end-to-end, black-box.
+
+    method: the defence's options, a dataclass; the record shows them. looks: the states z^[t] of a DEQ at which the
+    defence first reads the prediction, which a static attack may aim at.
+    """
+
+    looks: tuple[int, ...] = ()
+
+    def __init__(self, model: nn.Module, method: Any = None) -> None:
+        super().__init__()
+        self.model, self.method = model, method
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {} if self.method is None else describe(self.method)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The deployed logits (B, K) of images x (B, C, H, W) in [0, 1]. Their gradient is the frozen setting's: what
+        autograd cannot pass is held constant (BPDA: ``x + (changed - x).detach()``)."""
+        raise NotImplementedError
+
+    def end_to_end(self, x: Tensor, sign: Sign) -> Tensor:
+        """The same value, with a gradient through everything the defence does."""
+        return self(x)
 
 
 @dataclass(frozen=True)
@@ -76,10 +110,10 @@ def structure(model: Any, *, opaque: bool = False) -> Structure:
         if model.kind == "readout":
             return Structure(model, model, deq=inner.deq, readout=model, opaque=inner.opaque)
         return Structure(model, inner.bare, deq=inner.deq, defence=model, readout=inner.readout, opaque=inner.opaque)
-    hidden = [type(part).__name__ for part in model.modules() if isinstance(part, DEQClassifier | Wrapper)]
+    hidden = [type(inner).__name__ for inner in model.modules() if isinstance(inner, DEQClassifier | Wrapper)]
     if hidden and not opaque:
         raise ValueError(
-            f"the model is a {type(model).__name__} that hides a {hidden[0]}: views and threat settings would be "
-            f"passed over; give the {hidden[0]} itself, make it a robustdeq.defences.Defended, or say opaque=True."
+            f"the model is a {type(model).__name__} that hides a {hidden[0]}, whose views and threat settings would be "
+            f"passed over; give the {hidden[0]} itself, make it a defences.Defended, or evaluate with opaque=True."
         )
     return Structure(model, model, opaque=bool(hidden))

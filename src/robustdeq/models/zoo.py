@@ -20,6 +20,7 @@ from ..options import check_options, choose, describe
 from .modes import unwrapped
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MOST_KEYS = 12  # that an error lists
 
 M = TypeVar("M", bound="HubModule")
 N = TypeVar("N", bound=nn.Module)
@@ -43,15 +44,14 @@ class HubModule(nn.Module, PyTorchModelHubMixin, library_name="robustdeq"):
         save_model(self, save_directory)
 
     @classmethod
-    def from_pretrained(cls: type[M], pretrained_model_name_or_path: str | Path, *, map_location: Any = "cpu",
-                        revision: str | None = None, cache_dir: str | Path | None = None, force_download: bool = False,
-                        local_files_only: bool = False, token: str | bool | None = None,
-                        **overrides: Any) -> M:  # fmt: skip
+    def from_pretrained(
+        cls: type[M], pretrained_model_name_or_path: str | Path, *, map_location: Any = "cpu",
+        revision: str | None = None, cache_dir: str | Path | None = None, force_download: bool = False,
+        local_files_only: bool = False, token: str | bool | None = None, **overrides: Any,
+    ) -> M:  # fmt: skip
         """``load_model`` with the hub's own options. Raises a ValueError if the model is of another class than this."""
-        folder = model_folder(
-            pretrained_model_name_or_path, revision=revision, cache_dir=cache_dir, force_download=force_download,
-            local_files_only=local_files_only, token=token,
-        )  # fmt: skip
+        options: Any = dict(revision=revision, cache_dir=cache_dir, force_download=force_download, token=token)
+        folder = model_folder(pretrained_model_name_or_path, local_files_only=local_files_only, **options)
         model = load_model(folder, **overrides)
         if not isinstance(model, cls):
             raise ValueError(f"{folder} holds a {type(model).__name__}; allowed: a {cls.__name__} (or use load_model).")
@@ -92,8 +92,7 @@ def create_model(name: str, num_classes: int = 10, *, seed: int | None = None, *
     """
     kind = choose("model", name, ARCHITECTURES)
     check_options(f"model {name}", options, kind.options())
-    config = kind.config(**{**kind.preset, "num_classes": num_classes, **options})
-    return _make(name, config, seed)
+    return _make(name, kind.config(**{**kind.preset, "num_classes": num_classes, **options}), seed)
 
 
 def save_model(model: nn.Module, folder: str | Path) -> Path:
@@ -119,25 +118,21 @@ def load_model(path_or_hub_id: str | Path, into: N | None = None, **overrides: A
     model's config, such as ``solver``, ``steps`` and ``gradient`` of a DEQ; a solver of one's own, whose class no file
     can bring in, must be given here. Raises a ValueError for anything that cannot be read or does not fit.
     """
-    folder = model_folder(path_or_hub_id)
-    bare = into is not None and not (folder / CONFIG).exists()
-    fields = {} if bare else _read_config(folder / CONFIG)
-    classes = fields.pop("classes", None)
-    if into is None:
-        model: Any = _rebuild(folder / CONFIG, fields, overrides)
-    elif overrides:
+    if into is not None and overrides:
         raise ValueError(f"load_model: {', '.join(overrides)} given with into=; set these on the model itself.")
-    else:
-        model = into
+    folder = model_folder(path_or_hub_id)
+    file, weights = folder / CONFIG, folder / WEIGHTS
+    fields = _read_config(file) if into is None or file.exists() else {}
+    classes = fields.pop("classes", None)
+    model: Any = _rebuild(file, fields, overrides) if into is None else into
     if classes:
         model.classes = tuple(map(str, classes))
-    file = folder / WEIGHTS
     try:
-        state = load_file(file)
+        state = load_file(weights)
     except (SafetensorError, OSError) as error:
-        wanted = "the safetensors file that save_model wrote"
-        raise ValueError(f"{file} cannot be read ({first_line(error)}); allowed: {wanted}.") from error
-    load_strictly(model, state, str(file))
+        why = first_line(error)
+        raise ValueError(f"{weights} cannot be read ({why}); allowed: the file that save_model wrote.") from error
+    load_strictly(model, state, str(weights))
     return model.eval()
 
 
@@ -148,22 +143,23 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
 
 
 def check_keys(
-    expected: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str, *, optional: str = "", shapes: bool = True
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, *, optional: str = "", shapes: bool = True
 ) -> None:
     """One ValueError that lists every missing, unexpected and misshapen key.
 
     optional: keys that end in this may be missing. shapes: False where the expected shapes are not known.
     """
+    sizes = {key: (tuple(state[key].shape), tuple(expected[key].shape)) for key in expected if key in state and shapes}
     problems = {
-        "missing": [key for key in expected if key not in given and not (optional and key.endswith(optional))],
-        "unexpected": [key for key in given if key not in expected],
-        "misshapen": [
-            f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
-            for key in expected
-            if shapes and key in given and given[key].shape != expected[key].shape
-        ],
+        "missing": [key for key in expected if key not in state and not (optional and key.endswith(optional))],
+        "unexpected": [key for key in state if key not in expected],
+        "misshapen": [f"{key} {size} instead of {wanted}" for key, (size, wanted) in sizes.items() if size != wanted],
     }
-    complaints = [f"{len(keys)} {kind}: {_shorten(sorted(keys))}" for kind, keys in problems.items() if keys]
+    complaints = []
+    for kind, keys in problems.items():
+        if keys:
+            more = f", and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""
+            complaints.append(f"{len(keys)} {kind}: {', '.join(sorted(keys)[:MOST_KEYS])}{more}")
     if complaints:
         raise ValueError(f"{source} does not fit this model; {'; '.join(complaints)}.")
 
@@ -228,7 +224,3 @@ def _read_config(file: Path) -> dict[str, Any]:
 def copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous copies on the CPU, since the file format refuses tensors that share memory (tied weights)."""
     return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
-
-
-def _shorten(keys: list[str], most: int = 12) -> str:
-    return ", ".join(keys[:most]) + (f", and {len(keys) - most} more" if len(keys) > most else "")

@@ -7,9 +7,10 @@ pytest finds what is imported here. To see the numbers behind a failed assertion
 ``pytest.register_assert_rewrite("robustdeq.testing")`` into ``conftest.py``.
 """
 
-from .cells import CellLaws as CellLaws
-from .compare import assert_near as assert_near
-from .compare import assert_same as assert_same
-from .compare import left_untouched as left_untouched
-from .defences import DefenceLaws as DefenceLaws
+from .models import CellLaws as CellLaws
+from .models import DefenceLaws as DefenceLaws
+from .problems import assert_near as assert_near
+from .problems import assert_refused as assert_refused
+from .problems import assert_same as assert_same
+from .problems import left_untouched as left_untouched
 from .solvers import SolverLaws as SolverLaws

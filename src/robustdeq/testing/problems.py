@@ -1,11 +1,18 @@
-"""Maps whose fixed points are known in closed form, and ways to spoil them. (B batch, D state size.)"""
+"""Maps whose fixed points are known in closed form, ways to spoil them, and comparisons to the bit.
+
+B batch, D state size.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..dynamics import Map
 
@@ -44,7 +51,7 @@ class Tanh:
 
 
 def spoiled(f: Map, row: int, bad: Map) -> Map:
-    """``f``, but one row is given to ``bad`` instead."""
+    """``f``, but for one row, where it is ``bad``."""
     return lambda z: torch.where((torch.arange(len(z)) == row)[:, None], bad(z), f(z))
 
 
@@ -79,3 +86,48 @@ def varied() -> Tanh:
 def zeros(f: Affine | Tanh) -> Tensor:
     """z^[0] = 0 for a map."""
     return torch.zeros_like(f.u).detach()
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Equal bits in every field (NaN equals NaN)."""
+    assert type(a) is type(b), f"{type(a).__name__} and {type(b).__name__}"
+    if dataclasses.is_dataclass(a):
+        a, b = (tuple(getattr(value, field.name) for field in dataclasses.fields(value)) for value in (a, b))
+    if isinstance(a, Tensor):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    elif isinstance(a, tuple):
+        assert len(a) == len(b), f"{len(a)} and {len(b)} parts"
+        for x, y in zip(a, b):
+            assert_same(x, y)
+    else:
+        assert a == b, f"{a!r} and {b!r}"
+
+
+def assert_near(a: Tensor, b: Tensor, tolerance: float) -> None:
+    """Equal within ``tolerance``, absolutely and relatively."""
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def assert_refused(words: str, call: Callable[..., Any], *args: Any) -> None:
+    """A ValueError that has these words in it."""
+    try:
+        call(*args)
+    except ValueError as error:
+        assert words in str(error), str(error)
+    else:
+        raise AssertionError(f"no ValueError of {args}")
+
+
+@contextmanager
+def left_untouched(model: nn.Module) -> Iterator[None]:
+    """Fail unless modes, parameters, buffers, requires_grad flags and .grad are the same afterwards, bit for bit."""
+    before = _contents(model)
+    yield
+    assert_same(_contents(model), before)
+
+
+def _contents(model: nn.Module) -> tuple[Any, ...]:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    grads = [(name, None if t.grad is None else t.grad.clone()) for name, t in tensors.items()]
+    values = [(name, t.requires_grad, t.detach().clone()) for name, t in tensors.items()]
+    return (*values, *grads, *((name, part.training) for name, part in model.named_modules()))

@@ -1,4 +1,4 @@
-"""The laws of a solver (DESIGN laws 1 to 4), each on a map that is known in closed form."""
+"""The laws of a solver (laws 1 to 4 of CONTRIBUTING), each on a map that is known in closed form."""
 
 from __future__ import annotations
 
@@ -13,8 +13,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..dynamics import SOLVERS, Status, Trajectory, drive
 from ..gradients import Unrolled
 from ..options import describe
-from .compare import assert_near, assert_refused, assert_same
-from .problems import Tanh, affine, explosion, spoiled, tanh, to_nan, varied, zeros
+from .problems import (
+    Tanh,
+    affine,
+    assert_near,
+    assert_refused,
+    assert_same,
+    explosion,
+    spoiled,
+    tanh,
+    to_nan,
+    varied,
+    zeros,
+)
 
 ROW, OTHERS = 2, [0, 1, 3, 4, 5, 6]
 """Of a batch of seven: the sample that is spoiled, and those that must not notice."""

@@ -8,15 +8,33 @@ from typing import Annotated, Any
 
 from ..attacks import THREATS
 from ..checks import Count, Decay, Length, Natural, NonNegative, Positive
+from ..dynamics import SOLVERS
 from ..gradients import GRADIENTS
 from ..options import OneOf, checked, describe, make
-from .objectives import OBJECTIVES
-from .optimizers import Optimizer
-from .regularise import JacobianPenalty
-from .schedule import SCHEDULES, Phase
+from .objectives import OBJECTIVES, JacobianPenalty
+from .optim import SCHEDULES, Optimizer
 from .states import STATE_SAMPLERS
 
 PRECISIONS = {"float32": None, "bfloat16": None}
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Some epochs with one attack.
+
+    attack_steps: 0 trains on clean images, 1 is FGSM with a random start. step_size: in pixel units of [0, 1].
+    solver_steps: N in this phase; None takes the model's. solver: of this phase; None takes the model's. gradient: of
+    this phase, in attack and update; None takes the config's. The papers warm up on clean images with the network
+    unrolled: ``Phase(attack_steps=0, solver="picard", gradient="unrolled")``.
+    """
+
+    epochs: Count
+    attack_steps: Natural
+    step_size: NonNegative = 2 / 255
+    solver_steps: Count | None = None
+    solver: Annotated[Any, SOLVERS] | None = None
+    gradient: Annotated[Any, GRADIENTS] | None = None
 
 
 @checked
@@ -30,11 +48,10 @@ class TrainConfig:
     threat: ``Linf | L2`` with the radius ``eps`` in pixel units of [0, 1], default 8/255; or a Threat, which has one.
     batch_size: of an update; accumulate: it is computed in so many equal pieces. optimizer: in ``OPTIMIZERS``, or what
     makes a torch optimizer of (parameters, lr=, weight_decay=).
-    schedule: in ``SCHEDULES``, of the learning rate. clip: largest gradient norm.
-    ema: decay of the moving average of the weights, 0 for none. awp: size of the adversarial weight perturbation
-    relative to each weight, 0 for none. jacobian: see ``JacobianPenalty``. precision: ``float32``, or ``bfloat16`` by
-    autocast.
-    pad: of the random crop, in pixels; flip: horizontally.
+    schedule: in ``SCHEDULES``, of the learning rate. clip: largest gradient norm. ema: decay of the moving average of
+    the weights, 0 for none. awp: size of the adversarial weight perturbation relative to each weight, 0 for none.
+    jacobian: see ``JacobianPenalty``. precision: ``float32``, or ``bfloat16`` by autocast. pad: of the random crop, in
+    pixels; flip: horizontally.
     validation_points, validation_steps, validation_every: every so many epochs, PGD with so many steps and with both
     gradients on the first so many validation images; 0 points turn it off.
     checkpoint_seconds: a checkpoint is written when the last one is older than this, and after every epoch.
@@ -67,9 +84,9 @@ class TrainConfig:
     seed: Natural = 0
 
     def __post_init__(self) -> None:
-        if self.batch_size % self.accumulate:
-            allowed = f"a divisor of batch_size={self.batch_size}"
-            raise ValueError(f"TrainConfig: accumulate={self.accumulate}; allowed: {allowed}.")
+        size, pieces = self.batch_size, self.accumulate
+        if size % pieces:
+            raise ValueError(f"TrainConfig: accumulate={pieces}; allowed: a divisor of batch_size={size}.")
         eps, threat = 8 / 255 if self.eps is None else self.eps, self.threat
         threat = THREATS.resolve({"name": threat, "eps": eps} if isinstance(threat, str) else threat)
         if self.eps not in (None, threat.eps):
@@ -83,12 +100,8 @@ class TrainConfig:
         return sum(phase.epochs for phase in self.phases)
 
     def phase(self, epoch: int) -> Phase:
-        """The phase of an epoch, from 0."""
-        for phase in self.phases:
-            if epoch < phase.epochs:
-                return phase
-            epoch -= phase.epochs
-        raise ValueError(f"TrainConfig: epoch {epoch} lies beyond the last phase.")
+        """The phase of an epoch, in 0..epochs-1."""
+        return [phase for phase in self.phases for _ in range(phase.epochs)][epoch]
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> TrainConfig:

@@ -11,11 +11,9 @@ from ..files import write_text
 
 
 class Log:
-    """``log.jsonl`` of a run's folder, and TensorBoard events beside it.
-
-    step: of the checkpoint the run goes on from; lines after it are dropped. wandb: the config to be shown at Weights &
-    Biases; None does not log there. speaks: False writes nothing at all.
-    """
+    """``log.jsonl`` of a run's folder, and TensorBoard events beside it. step: of the checkpoint the run goes on from;
+    lines after it are dropped. wandb: the config to be shown at Weights & Biases; None does not log there. speaks:
+    False writes nothing at all."""
 
     def __init__(self, folder: Path, step: int, wandb: dict[str, Any] | None = None, speaks: bool = True) -> None:
         self.path, self.board, self.wandb = folder / "log.jsonl", None, None
@@ -49,10 +47,9 @@ class Log:
 
 
 def _step(line: str) -> float:
-    """The step of a line; a line that was cut by a kill belongs to no step."""
     try:
         return json.loads(line)["step"]
-    except ValueError:
+    except ValueError:  # a line that was cut by a kill belongs to no step
         return float("inf")
 
 
@@ -75,5 +72,5 @@ def _wandb(folder: Path, config: dict[str, Any]):
     file = folder / "wandb-id"
     if not file.exists():
         write_text(file, secrets.token_hex(4))
-    options = {"id": file.read_text(), "resume": "allow", "dir": str(folder), "config": config}
-    return wandb.init(project="robustdeq", name=folder.name, **options)
+    options = {"id": file.read_text(), "resume": "allow", "name": folder.name, "dir": str(folder), "config": config}
+    return wandb.init(project="robustdeq", **options)

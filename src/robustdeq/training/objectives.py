@@ -1,17 +1,25 @@
-"""What a training step minimises: PGD-AT or TRADES, read at the states that a sampler draws (P23 sec. 3.3, 4)."""
+"""What a training step minimises: PGD-AT or TRADES, read at the states that a sampler draws (P23 sec. 3.3, 4), the
+Jacobian penalty, and adversarial weight perturbation."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import PGD, Threat
-from ..checks import Decay, NonNegative
-from ..options import Registry
+from ..checks import Count, Decay, Natural, NonNegative, Share, check_count
+from ..distributed import Distributed
+from ..dynamics import Solver, drive
+from ..models.deq import DEQClassifier
+from ..models.modes import statistics_kept
+from ..options import Registry, checked
 
 
 @dataclass(frozen=True)
@@ -27,9 +35,9 @@ class Objective(ABC):
 
     name: ClassVar[str]
 
-    @abstractmethod
     def attack(self, threat: Threat, steps: int, step_size: float, seed: int) -> PGD:
-        """The attack of one training step."""
+        """The attack of one training step: from a uniform start, up the cross-entropy."""
+        return PGD(threat, step_size, steps, seed=seed, start="uniform" if steps else "clean", keep="last")
 
     @abstractmethod
     def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
@@ -42,16 +50,11 @@ OBJECTIVES: Registry[Objective] = Registry("objective", Objective)
 @OBJECTIVES.register
 @dataclass(frozen=True)
 class PGDAT(Objective):
-    """Cross-entropy at the images of a PGD attack from a uniform start (Madry et al. 2018).
-
-    With one attack step it is FGSM with a random start; with none it is training on clean images.
-    """
+    """Cross-entropy at the images of a PGD attack (Madry et al. 2018). One step is FGSM with a random start, none is
+    training on clean images."""
 
     name: ClassVar[str] = "pgd-at"
     label_smoothing: Decay = 0.0
-
-    def attack(self, threat: Threat, steps: int, step_size: float, seed: int) -> PGD:
-        return PGD(threat, step_size, steps, seed=seed, start="uniform" if steps else "clean", keep="last")
 
     def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
         logits = model(x_adv)
@@ -76,3 +79,69 @@ class TRADES(Objective):
         divergence = F.kl_div(logits_adv.log_softmax(1), logits.log_softmax(1), reduction="batchmean", log_target=True)
         total = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing) + self.weight * divergence
         return Losses(total, logits_adv.detach().argmax(1) == y)
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class JacobianPenalty:
+    """Hutchinson estimate of ||J_f(z)||_F^2 / dim(z) at z^[t], on a random share of the steps (MDEQ; P23 sec. 4).
+
+    weight: 2.0 for PGD-AT, 0.4 for TRADES in the papers; 0 turns it off. share: of the steps that pay it. probes: of
+    the estimate. low, high: on such a step N is drawn from {low, ..., high}. until: the epoch after which it is off.
+    """
+
+    weight: NonNegative = 0.0
+    share: Share = 0.02
+    probes: Count = 2
+    low: Count = 6
+    high: Count = 9
+    until: Natural | None = None
+
+    def __post_init__(self) -> None:
+        check_count("JacobianPenalty", "high", self.high, self.low)
+
+    def draw(self, epoch: int, generator: torch.Generator) -> int | None:
+        """N of a step that pays the penalty; None for one that does not."""
+        pays = float(torch.rand((), generator=generator)) < self.share
+        steps = int(torch.randint(self.low, self.high + 1, (), generator=generator))
+        off = not self.weight or (self.until is not None and epoch >= self.until)
+        return None if off or not pays else steps
+
+    def __call__(
+        self, model: DEQClassifier, x: Tensor, steps: int, generator: torch.Generator, solver: Solver | None = None
+    ) -> Tensor:
+        """weight * E ||v^T J_f||^2 / dim(z), v ~ N(0, I), at z^[steps] of images x (B, C, H, W); a scalar. solver:
+        instead of the model's. BatchNorm's statistics are left as they are."""
+        with statistics_kept(model):
+            f = model.map(x)
+        with torch.no_grad():
+            z = drive(solver or model.solver, f, model.zeros(x), steps).z
+        z.requires_grad_()
+        f_z = f(z)
+        total = x.new_zeros(())
+        for _ in range(self.probes):
+            probe = torch.randn(z.shape, generator=generator).to(z)
+            (pulled,) = torch.autograd.grad(f_z, z, probe, create_graph=True)
+            total = total + pulled.square().sum() / z.numel()
+        return self.weight * total / self.probes
+
+
+@contextmanager
+def perturbed(model: nn.Module, loss: Callable[[], Tensor], size: float, distributed: Distributed) -> Iterator[None]:
+    """Adversarial weight perturbation (Wu et al. 2020): weights moved up ``loss`` inside, put back exactly afterwards.
+    Each of more than one dimension moves by ``size`` times its own norm; a frozen one stays."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() > 1]
+    kept = [weight.detach().clone() for weight in weights]
+    with statistics_kept(model):
+        slopes = torch.autograd.grad(loss(), weights, materialize_grads=True)
+    with torch.no_grad():
+        for weight, slope in zip(weights, map(distributed.all_reduce, slopes)):
+            weight += size * weight.norm() * slope / (slope.norm() + 1e-12)
+    torch.clear_autocast_cache()  # it holds casts of the weights as they were
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in zip(weights, kept):
+                weight.copy_(value)
+        torch.clear_autocast_cache()

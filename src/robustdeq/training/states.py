@@ -41,11 +41,8 @@ class FinalState(StateSampler):
 @STATE_SAMPLERS.register
 @dataclass(frozen=True)
 class RandomState(StateSampler):
-    """t ~ Uniform{1..N}, drawn anew for every forward, the attack's and the update's.
-
-    per: ``batch``, one t for all its samples (the paper), or ``sample``, one for each; then a forward costs the steps
-    of the largest.
-    """
+    """t ~ Uniform{1..N}, drawn anew for every forward, the attack's and the update's. per: ``batch``, one t for all its
+    samples (the paper), or ``sample``, one for each; then a forward costs the steps of the largest."""
 
     name: ClassVar[str] = "random"
     per: Annotated[str, OneOf("RandomState per", SHARED_BY)] = "batch"

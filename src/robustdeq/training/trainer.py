@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import resource
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,11 +27,10 @@ from ..models.zoo import save_model
 from ..seeds import generator
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
-from .interrupts import interrupts
 from .log import Log
 from .states import FinalState
 from .step import AUGMENT, DATA, TrainStep
-from .watch import Watch, warnings
+from .watch import judge, warnings
 
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and a short text."""
@@ -72,28 +74,25 @@ class Trainer:
         self.wandb, self.distributed = wandb, distributed
         self.optimizer = config.optimizer(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.average = moving_average(model, config.ema) if config.ema else None
-        self.watch = None
+        self.averaged: nn.Module | None = self.average.module if self.average else None
+        self.tally, self.held = kind.tally, None
         if validation is not None and config.validation_points:
-            held = validation.take(slice(config.validation_points))
-            self.watch = Watch(held, config.threat, config.validation_steps, config.seed, distributed)
+            self.held = validation.take(slice(config.validation_points))
         self.steps_per_epoch = len(images) // size
         self.total = config.epochs * self.steps_per_epoch
         source = {"source": images.source, "count": len(images), "sha256": images.digest()}
         self.identity = {"training": config.to_dict(), "model": getattr(model, "config", None), "images": source}
         self.update = TrainStep(model, self.optimizer, config, self.total, distributed)
-        self.step = 0
+        self.step, self.saved = 0, time.monotonic()
         self.history: list[dict[str, Any]] = []
         self.sums = dict.fromkeys(("loss", "accuracy_adv", "solver_steps", "seconds", "evaluations"), 0.0)
-        self.saved = time.monotonic()
 
     def run(self, progress: Progress | None = None) -> nn.Module:
-        """Train to the end, from the checkpoint if there is one. Returns the model of the last step, in eval mode.
-
-        With a moving average it carries the averaged weights.
-        """
+        """Train to the end, from the checkpoint if there is one. Returns the model of the last step, in eval mode, with
+        the weights of the moving average if there is one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
-            header = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.identity, self._averaged)
+            header = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.identity, self.averaged)
             self.step, self.history, self.sums = (header[name] for name in ("step", "history", "sums"))
             if self.average is not None:
                 self.average.n_averaged.fill_(self.step + 1)
@@ -111,34 +110,28 @@ class Trainer:
         finally:
             self.log.close()
         self.distributed.barrier()
-        if self._averaged is not None:
-            self.model.load_state_dict(self._averaged.state_dict())
+        if self.averaged is not None:
+            self.model.load_state_dict(self.averaged.state_dict())
         return self.model.eval()
-
-    @property
-    def _averaged(self) -> nn.Module | None:
-        return None if self.average is None else self.average.module
 
     def _save(self) -> None:
         self.saved = time.monotonic()
-        if not self.distributed.main:
-            return
-        header = {"step": self.step, "history": self.history, "sums": self.sums, "identity": self.identity}
-        header["environment"] = {**environment(), "processes": self.distributed.world_size}
-        save_checkpoint(self.checkpoint, self.model, self.optimizer, header, self._averaged)
+        if self.distributed.main:
+            header = {"step": self.step, "history": self.history, "sums": self.sums, "identity": self.identity}
+            header["environment"] = {**environment(), "processes": self.distributed.world_size}
+            save_checkpoint(self.checkpoint, self.model, self.optimizer, header, self.averaged)
 
     def _epoch(self, epoch: int, progress: Progress | None) -> None:
-        config, done = self.config, self.step - epoch * self.steps_per_epoch
-        rows = self.distributed.rows(config.batch_size)
-        batches = self.images.batches(config.batch_size, generator(config.seed, DATA, epoch), rows, skip=done)
-        for x, y in batches:
+        config, size, first = self.config, self.config.batch_size, epoch * self.steps_per_epoch
+        order, rows = generator(config.seed, DATA, epoch), self.distributed.rows(size)
+        for x, y in self.images.batches(size, order, rows, skip=self.step - first):
             self._train_on(x, y, epoch)
-            within = self.step % self.steps_per_epoch != 0  # an epoch is closed before it is saved
+            count = self.step - first
             if progress is not None:
-                count = self.step - epoch * self.steps_per_epoch
-                mean, speed = self.sums["loss"] / count, count * config.batch_size / self.sums["seconds"]
+                mean, speed = self.sums["loss"] / count, count * size / self.sums["seconds"]
                 text = f"epoch {epoch + 1}/{config.epochs}  loss {mean:.3f}  {speed:.0f} images/s"
                 progress(self.step, self.total, text)
+            within = count < self.steps_per_epoch  # an epoch is closed before it is saved
             if within and self.distributed.all_reduce(torch.tensor(float(self.asked.is_set()))).item():
                 self._save()
                 self.distributed.barrier()
@@ -149,11 +142,9 @@ class Trainer:
         self._save()
 
     def _train_on(self, x: Tensor, y: Tensor, epoch: int) -> None:
-        config, began, spent = self.config, time.perf_counter(), self._evaluations()
-        x = crop_and_flip(
-            x, generator(config.seed, AUGMENT, self.step), pad=config.pad, flip=config.flip,
-            total=config.batch_size, first=self.distributed.rows(config.batch_size).start,
-        )  # fmt: skip
+        config, began, spent = self.config, time.perf_counter(), self.tally.evaluations
+        draws, first = generator(config.seed, AUGMENT, self.step), self.distributed.rank * len(x)
+        x = crop_and_flip(x, draws, pad=config.pad, flip=config.flip, total=config.batch_size, first=first)
         result = self.update(x, y, self.step, epoch)
         if self.average is not None:
             self.average.update_parameters(self.model)
@@ -161,63 +152,59 @@ class Trainer:
         for name in ("loss", "accuracy_adv", "solver_steps"):
             self.sums[name] += getattr(result, name)
         self.sums["seconds"] += time.perf_counter() - began
-        self.sums["evaluations"] += (self._evaluations() - spent) / len(x)
+        self.sums["evaluations"] += (self.tally.evaluations - spent) / len(x)
         if self.step % LOG_EVERY == 0:
             self.log.write(self.step, {"train": asdict(result)})
 
     def _close_epoch(self, epoch: int) -> None:
         """Close the epoch's account, judge the model on held-out images, and keep it if it is the best so far."""
-        count = self.steps_per_epoch
-        row: dict[str, Any] = {"epoch": epoch + 1, **{name: value / count for name, value in self.sums.items()}}
-        row |= {"seconds": self.sums["seconds"], "images_per_second": self.config.batch_size / row["seconds"]}
-        row["evaluations_per_image"] = row.pop("evaluations")
+        means = {name: value / self.steps_per_epoch for name, value in self.sums.items()}
+        evaluations, speed = means.pop("evaluations"), self.config.batch_size / means["seconds"]
+        row: dict[str, Any] = {"epoch": epoch + 1, **means, "seconds": self.sums["seconds"], "images_per_second": speed}
+        row |= {"evaluations_per_image": evaluations, **self._dynamics(), "memory_gib": memory_gib()}
         self.sums = dict.fromkeys(self.sums, 0.0)
-        row |= self._dynamics()
-        row["memory_gib"] = memory_gib()
         last = epoch + 1 == self.config.epochs
-        if self.watch is not None and (last or (epoch + 1) % self.config.validation_every == 0):
-            row |= self._judge(self.watch)
+        if self.held is not None and (last or (epoch + 1) % self.config.validation_every == 0):
+            row |= self._judge(self.held)
         self.history.append(row)
         row["warnings"] = warnings(self.history)
         self.log.write(self.step, row)
 
-    def _judge(self, watch: Watch) -> dict[str, Any]:
+    def _judge(self, images: ImageSet) -> dict[str, Any]:
         """Judge the weights and, apart, their average; the better one is kept if nothing was better before."""
-        scores = {"validation": watch(self.model)}
-        candidates = [(scores["validation"], self.model)]
-        if self._averaged is not None:
-            scores["validation_ema"] = watch(self._averaged)
-            candidates.append((scores["validation_ema"], self._averaged))
-        score, model = max(candidates, key=lambda pair: (pair[0]["robust"], pair[0]["clean"]))
-        before = max((row["best"] for row in self.history if "best" in row), default=-1.0)
-        if score["robust"] > before and self.distributed.main:
-            save_model(model, self.best)
-        return {**scores, "best": max(before, score["robust"])}
-
-    def _evaluations(self) -> int:
-        return 0 if self.deq is None else self.deq.tally.evaluations
+        models = {"validation": self.model} | ({} if self.averaged is None else {"validation_ema": self.averaged})
+        options = (images, self.config.threat, self.config.validation_steps, self.config.seed, self.distributed)
+        scores = {name: judge(model, *options) for name, model in models.items()}
+        best = max(scores, key=lambda name: (scores[name]["robust"], scores[name]["clean"]))
+        robust, before = scores[best]["robust"], max((row.get("best", -1.0) for row in self.history), default=-1.0)
+        if robust > before and self.distributed.main:
+            save_model(models[best], self.best)
+        return {**scores, "best": max(before, robust)}
 
     def _dynamics(self) -> dict[str, float]:
-        """Clean accuracy, and the median relative residual of z^[N], over the first images of the set in eval mode."""
-        first = self.images.take(slice(CLEAN_POINTS))
-        with evaluating(self.model), torch.no_grad():
+        """Clean accuracy, and the median relative residual of z^[N] in eval mode, over the first images of the set."""
+        first, residual = self.images.take(slice(CLEAN_POINTS)), {}
+        with torch.no_grad():
             if self.deq is None:
-                return {"accuracy_clean": _share(self.model(first.images()), first.labels)}
-            moved = self.deq.trajectory(first.images(), steps=self.deq.steps + 1)
-        clean = _share(moved.logits(self.deq.steps), first.labels)
-        return {"accuracy_clean": clean, "residual": float(monitored(moved.residuals)[-1].median())}
+                with evaluating(self.model):
+                    logits = self.model(first.images())
+            else:
+                with evaluating(self.model):  # one step more: a residual is of the state that a step starts from
+                    moved = self.deq.trajectory(first.images(), steps=self.deq.steps + 1)
+                # The readout is in train mode here, so BatchNorm's averages see these images once an epoch. To be
+                # changed only together with every number that was measured so.
+                logits = moved.logits(self.deq.steps)
+                residual = {"residual": float(monitored(moved.residuals)[-1].median())}
+        return {"accuracy_clean": float((logits.argmax(1) == first.labels).float().mean()), **residual}
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """``module`` follows the model: w <- decay w + (1 - decay) w', weights and BatchNorm statistics alike.
-
-    Early on the decay is smaller, (1 + step) / (10 + step), so that the first random weights are soon forgotten. Counts
-    (BatchNorm's number of batches) are copied.
-    """
+    """``module`` follows the model: w <- decay w + (1 - decay) w', weights and BatchNorm statistics alike. Early on the
+    decay is smaller, (1 + step) / (10 + step), so that the first random weights are soon forgotten."""
 
     def follow(mine: Tensor, theirs: Tensor, count: Tensor | int) -> Tensor:
         if not mine.is_floating_point():
-            return theirs
+            return theirs  # BatchNorm's number of batches
         return mine.lerp(theirs, 1 - min(decay, int(count) / (9 + int(count))))
 
     average = AveragedModel(model, avg_fn=follow, use_buffers=True)
@@ -226,13 +213,30 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     return average
 
 
-def _share(logits: Tensor, y: Tensor) -> float:
-    return float((logits.argmax(1) == y).float().mean())
-
-
 def memory_gib() -> float:
     """The most memory that was held so far: of the GPU by tensors, else by this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+@contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """Inside, the first SIGINT or SIGTERM sets the event; a second one ends the process as usual."""
+    asked, before = threading.Event(), {}
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(*_: object) -> None:
+        asked.set()
+        put_back()
+
+    if threading.current_thread() is threading.main_thread():  # no other one may set a handler
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        put_back()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,52 +9,39 @@ from torch import nn
 
 from ..attacks import PGD, Threat, ThroughGradient, predictions
 from ..data import ImageSet
-from ..distributed import SINGLE, Distributed
+from ..distributed import Distributed
 from ..models.modes import evaluating
 from ..models.structure import structure
 from ..seeds import mix
 
+BATCH = 250
 APART = 0.05
 """Robust accuracies under two gradients that differ by more are a sign of masking."""
 
 
-@dataclass(frozen=True)
-class Watch:
-    """Judges a model on held-out images with PGD of ``steps`` steps.
-
-    Several processes share the images and find the same numbers as one.
-    """
-
-    images: ImageSet
-    threat: Threat
-    steps: int
-    seed: int
-    distributed: Distributed = SINGLE
-    batch_size: int = 250
-
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """clean, and robust accuracy under each gradient, in [0, 1]; ``robust`` is the smallest."""
-        names = ("unrolled", "phantom") if structure(model).states else ()
-        views = {name: ThroughGradient(model, name) for name in names} or {"exact": model}
-        counts = dict.fromkeys(("clean", *views), 0)
-        total = len(self.images)
-        attack = PGD(self.threat, self.threat.eps / 4, self.steps, seed=mix(self.seed) % 2**31)
-        for start in self.distributed.share(range(0, total, self._size(total))):
-            rows = slice(start, min(start + self._size(total), total))
-            x, y = self.images.images(rows), self.images.labels[rows]
-            right = _correct(model, x, y)
-            counts["clean"] += int(right.sum())
-            for name, view in views.items() if right.any() else ():
-                indices = torch.arange(rows.start, rows.stop)[right.cpu()]
-                x_adv = attack(view, x[right], y[right], indices=indices)
-                counts[name] += int(_correct(model, x_adv, y[right]).sum())
-        sums = self.distributed.all_reduce(torch.tensor(list(counts.values()))).tolist()
-        shares = {name: count / total for name, count in zip(counts, sums)}
-        return {**shares, "robust": min(shares[name] for name in views)}
-
-    def _size(self, total: int) -> int:
-        """Images of a batch; every process has one."""
-        return min(self.batch_size, -(-total // self.distributed.world_size))
+def judge(
+    model: nn.Module, images: ImageSet, threat: Threat, steps: int, seed: int, distributed: Distributed
+) -> dict[str, float]:
+    """Shares of held-out images: clean, and robust under PGD with each gradient; ``robust`` is the smallest of these.
+    Several processes share the images and find the numbers of one."""
+    names = ("unrolled", "phantom") if structure(model).states else ()
+    views = {name: ThroughGradient(model, name) for name in names} or {"exact": model}
+    counts = dict.fromkeys(("clean", *views), 0)
+    total = len(images)
+    size = min(BATCH, -(-total // distributed.world_size))  # every process has a batch
+    attack = PGD(threat, threat.eps / 4, steps, seed=mix(seed) % 2**31)
+    for start in distributed.share(range(0, total, size)):
+        rows = slice(start, min(start + size, total))
+        x, y = images.images(rows), images.labels[rows]
+        right = _correct(model, x, y)
+        counts["clean"] += int(right.sum())
+        for name, view in views.items() if right.any() else ():
+            indices = torch.arange(rows.start, rows.stop)[right.cpu()]
+            x_adv = attack(view, x[right], y[right], indices=indices)
+            counts[name] += int(_correct(model, x_adv, y[right]).sum())
+    sums = distributed.all_reduce(torch.tensor(list(counts.values()))).tolist()
+    shares = {name: count / total for name, count in zip(counts, sums)}
+    return {**shares, "robust": min(shares[name] for name in views)}
 
 
 def warnings(history: list[dict[str, Any]]) -> list[str]:

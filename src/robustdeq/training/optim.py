@@ -1,0 +1,112 @@
+"""What moves the weights: torch's optimizers, with the options of their signatures, and the learning rate by step."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import nn
+
+from ..checks import Number, PositiveShare, Share
+from ..options import Registry, check_options, choose, convert, describe
+
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "adam": (torch.optim.Adam, {}),
+    "adamw": (torch.optim.AdamW, {}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+}
+"""Names, torch's classes, and the options that differ from torch's own defaults."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What makes the optimizer of a run. make: a torch optimizer's class, or a function of one's own, called with
+    (parameters, lr=, weight_decay=, **options)."""
+
+    make: Callable[..., torch.optim.Optimizer]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def resolve(cls, spec: Any) -> Optimizer:
+        """From a name, ``{"name": ..., option: value}``, what makes one, or itself; a ValueError otherwise."""
+        if callable(spec):
+            return spec if isinstance(spec, cls) else cls(spec)  # type: ignore[arg-type]
+        options = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
+        make, ours = choose("optimizer", options.pop("name", None), OPTIMIZERS, "a torch.optim.Optimizer class")
+        fields = {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
+        check_options("optimizer", options, [name for name in fields if name not in ("params", "lr", "weight_decay")])
+        for name, value in options.items():
+            if isinstance(fields[name], bool):  # torch would take any value for true
+                convert("optimizer", name, value, bool)
+        optimizer = cls(make, {**ours, **options})
+        try:
+            optimizer([nn.Parameter(torch.zeros(1))], lr=1.0, weight_decay=0.0)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"optimizer {spec!r}: {error}.") from error
+        return optimizer
+
+    def __call__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        return self.make(parameters, lr=lr, weight_decay=weight_decay, **self.options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON: its name, or of one's own where it is defined, and its options."""
+        names: dict[Any, str] = {make: name for name, (make, _) in OPTIMIZERS.items()}
+        head = {"name": names[self.make]} if self.make in names else {"class": describe(self.make)}
+        return {**head, **describe(self.options)}
+
+
+class Schedule(ABC):
+    """The learning rate of every step, as a share of its peak."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def share(self, done: float) -> float:
+        """In [0, 1]; done: the share of the run that is over after this step, in (0, 1]."""
+
+
+SCHEDULES: Registry[Schedule] = Registry("schedule", Schedule)
+
+
+@SCHEDULES.register
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """Linear to the peak over the first ``warmup`` of the run, then a cosine to 0."""
+
+    name: ClassVar[str] = "one-cycle"
+    warmup: Annotated[float, Number(0, 1, low_open=True, high_open=True)] = 0.3
+
+    def share(self, done: float) -> float:
+        if done <= self.warmup:
+            return done / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup)))
+
+
+@SCHEDULES.register
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """From the peak along a cosine to ``floor`` of it (the papers: lr 1e-3 to 1e-6)."""
+
+    name: ClassVar[str] = "cosine"
+    floor: Share = 1e-3
+
+    def share(self, done: float) -> float:
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@SCHEDULES.register
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """The peak, times ``factor`` at each of the ``milestones``, which are shares of the run."""
+
+    name: ClassVar[str] = "multi-step"
+    milestones: Sequence[PositiveShare] = (0.5, 0.75)
+    factor: PositiveShare = 0.1
+
+    def share(self, done: float) -> float:
+        return self.factor ** sum(done > milestone for milestone in self.milestones)
