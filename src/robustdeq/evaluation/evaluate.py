@@ -22,7 +22,7 @@ from ..options import check_options, describe
 from . import suites
 from .images import Points, Rows, digest, loaded, points_of
 from .probes import probe
-from .record import AttackRecord, Identity, Record, RecordFile
+from .record import AttackRecord, Described, Identity, Record, RecordFile
 from .result import Evaluation
 from .run import Progress, Run, Transfer
 from .suites import Entry
@@ -166,7 +166,7 @@ def _identity(kind: Structure, points: Points, threat: Threat, logits: list[floa
         digest(torch.tensor(list(" ".join(state).encode()), dtype=torch.uint8), *state.values()) for state in states
     )
     readout, defence = (
-        None if wrapper is None else {"name": type(wrapper).__name__, "settings": plain(wrapper.settings)}
+        None if wrapper is None else Described(type(wrapper).__name__, plain(wrapper.settings))
         for wrapper in (kind.readout, kind.defence)
     )
     return Identity(

@@ -103,6 +103,15 @@ class Cost:
 
 
 @checked
+@dataclass
+class Described:
+    """A module by its class and what tells it from another of its class."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+@checked
 @dataclass(kw_only=True)
 class Identity:
     """What must be the same for a record to be continued. weights: digest below defence and readout; deployed: of all.
@@ -113,8 +122,8 @@ class Identity:
     deployed: str
     solver: Any
     steps: int | None
-    readout: dict[str, Any] | None
-    defence: dict[str, Any] | None
+    readout: Described | None
+    defence: Described | None
     logits: list[float]
     points: int
     images: str
@@ -140,7 +149,7 @@ class Record:
     opaque: bool = False
     checks: Checks | None = None
     cost: Cost | None = None
-    environments: dict[str, Any] = field(default_factory=dict)
+    environments: dict[str, object] = field(default_factory=dict)
 
     @property
     def predictions(self) -> Tensor:

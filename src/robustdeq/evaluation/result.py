@@ -45,7 +45,7 @@ class Share:
         low, high = self.interval
         return f"{self.percent:.1f} [{low:.1f}, {high:.1f}] {self.count}/{self.total}" if self.total else "-"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, int | float | list[float]]:
         return {"count": self.count, "total": self.total, "percent": self.percent, "interval95": list(self.interval)}
 
 
@@ -215,7 +215,7 @@ class Evaluation:
         self, *, name: str | None = None, authors: str | None = None, link: str | None = None, venue: str | None = None,
         dataset: str | None = None, architecture: str | None = None, additional_data: bool | None = None,
         number_forward_passes: int = 1, reported: str | None = None, footnote: str | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, str | int | bool | None]:  # fmt: skip
         """The fields of a model_info entry of RobustBench, numbers as it writes them.
 
         autoattack_acc is None unless AutoAttack standard, with its own budgets and the exact gradient, has attacked
