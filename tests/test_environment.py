@@ -1,38 +1,24 @@
 """What a record says of its origin is true of this code, and asking for it starts nothing."""
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import robustdeq
-from robustdeq.environment import environment
-
-PACKAGE = Path(robustdeq.__file__).parent
+from robustdeq import environment as own
 
 
 def _git(folder, *words):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True)
-
-
-def _seen_from(folder):
-    """The commit that the copy of the package in ``folder`` tells."""
-    code = "import robustdeq.environment as e; print(e.environment()['commit'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "-c", "core.fsmonitor=false"]
+    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
-def installed(tmp_path):
-    """The package, copied into a folder inside a repository that does not track it and names a program for git."""
-    shutil.copytree(PACKAGE, tmp_path / "site" / "robustdeq", ignore=shutil.ignore_patterns("__pycache__"))
+def site(tmp_path, monkeypatch):
+    """The code, installed in a folder of a repository that does not track it and that names a program for git."""
+    (tmp_path / "site").mkdir()
+    monkeypatch.setattr(own, "__file__", shutil.copy(Path(own.__file__), tmp_path / "site"))
     _git(tmp_path, "init", "-q")
     (tmp_path / "other.txt").write_text("another project")
     _git(tmp_path, "add", "other.txt")
@@ -41,19 +27,23 @@ def installed(tmp_path):
     hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     hook.chmod(0o755)
     _git(tmp_path, "config", "core.fsmonitor", str(hook))
-    return tmp_path
+    own._commit.cache_clear()
+    yield tmp_path / "site"
+    own._commit.cache_clear()
 
 
-def test_a_repository_around_the_package_is_not_its_own(installed):
-    assert _seen_from(installed / "site") == "None"
-    _git(installed, "-c", "core.fsmonitor=false", "add", "site")
-    _git(installed, "-c", "core.fsmonitor=false", "commit", "-qm", "now it is tracked")
-    (installed / "started").unlink(missing_ok=True)
-    commit = _git(installed, "-c", "core.fsmonitor=false", "rev-parse", "HEAD").stdout.strip()
-    assert _seen_from(installed / "site") == commit[:12]
-    assert not (installed / "started").exists(), "git has started the repository's program"
+def test_a_repository_around_the_package_is_not_its_own(site):
+    assert own.environment()["commit"] is None
+    _git(site, "add", ".")
+    _git(site, "commit", "-qm", "now it is tracked")
+    own._commit.cache_clear()
+    assert own.environment()["commit"] == _git(site, "rev-parse", "HEAD")[:12]
+    Path(own.__file__).write_text("changed")
+    own._commit.cache_clear()
+    assert own.environment()["commit"] == _git(site, "rev-parse", "HEAD")[:12] + "+"
+    assert not (site.parent / "started").exists(), "git has started the repository's program"
 
 
 def test_versions_and_hardware_are_told():
-    told = environment()
+    told = own.environment()
     assert told["packages"]["torch"] and told["hardware"]["cpu"] and told["threads"] >= 1

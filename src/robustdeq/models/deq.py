@@ -165,7 +165,6 @@ class DEQClassifier(HubModule):
     solver: a name in ``SOLVERS``, or ``{"name": ..., option: value}``, or a Solver. steps: N. gradient: likewise of
     ``GRADIENTS``, or a Gradient.
     image_shape: (C, H, W) that images must have; None accepts any.
-    pack, unpack: between a packed state and its parts, finest first; see ``StateLayout``.
 
     In eval mode the value is readout(z^[N]) with N evaluations of f, with and without a gradient. In train mode it is
     what the gradient prescribes.
@@ -182,7 +181,6 @@ class DEQClassifier(HubModule):
         self.cell = cell if isinstance(cell, Cell) else PlainCell(cell)
         self.readout = readout
         self.layout = StateLayout(state_shapes)
-        self.pack, self.unpack = self.layout.pack, self.layout.unpack
         self.solver: Solver = SOLVERS.resolve(solver)
         self.gradient: Gradient = GRADIENTS.resolve(gradient)
         self.steps, self.tally = steps, Tally()
@@ -214,6 +212,14 @@ class DEQClassifier(HubModule):
     def zeros(self, x: Tensor) -> Tensor:
         """z^[0], packed (B, D), of the images' dtype and device."""
         return x.new_zeros(len(x), self.layout.size)
+
+    def pack(self, parts: Sequence[Tensor]) -> Tensor:
+        """A list of (B, *shape_i), finest first, to (B, D)."""
+        return self.layout.pack(parts)
+
+    def unpack(self, z: Tensor) -> list[Tensor]:
+        """(B, D) to a list of (B, *shape_i), finest first."""
+        return self.layout.unpack(z)
 
     @torch.no_grad()
     def trajectory(
