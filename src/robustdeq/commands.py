@@ -98,9 +98,9 @@ class Train(_OfRecipe):
             raise ValueError(f"--resume, but {self.out} holds no {CHECKPOINT}; allowed: the folder of a run.")
         folder = self.out / "model"
         with launched(self.device) as distributed, bar("training", distributed.main) as progress:
-            trainer = train(chosen, self.out, folder, distributed=distributed, progress=progress, wandb=self.wandb)
+            history = train(chosen, self.out, folder, distributed=distributed, progress=progress, wandb=self.wandb)
         if distributed.main:
-            print(f"{folder}\n{summary(trainer.history)}")
+            print(f"{folder}\n{summary(history)}")
 
 
 @dataclass(kw_only=True)

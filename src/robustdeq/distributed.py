@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -93,4 +94,5 @@ def launched(device: str = "cpu") -> Iterator[Distributed]:
         yield Distributed(dist.get_rank(), dist.get_world_size(), place)
         dist.barrier()  # nobody takes the group down while another one still writes
     finally:
+        gc.collect()  # DistributedDataParallel holds the group; what is left of it would end the process by a signal
         dist.destroy_process_group()

@@ -96,11 +96,11 @@ def clean(config: TrainConfig) -> TrainConfig:
 def train(
     recipe: Recipe, out: Path, folder: Path, *, data: Splits[Any] | None = None, distributed: Distributed = SINGLE,
     progress: Progress | None = None, wandb: bool = False,
-) -> Trainer:  # fmt: skip
+) -> list[dict[str, Any]]:  # fmt: skip
     """Train one model of a recipe in ``out`` (config.json, checkpoints, log), and save it in ``folder``.
 
     It is the one that stood best on held-out images where it was judged there, else the last. data: of the recipe,
-    where it has been loaded already. A killed run goes on.
+    where it has been loaded already. A killed run goes on. Returns the run's history, a row an epoch.
     """
     data = recipe.load() if data is None else data
     options = {"seed": recipe.training.seed, **recipe.model_options}
@@ -115,4 +115,4 @@ def train(
     if distributed.main:
         model = load_model(trainer.best) if trainer.best.exists() else model
         save_model(model, folder)
-    return trainer
+    return trainer.history

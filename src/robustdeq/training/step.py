@@ -60,8 +60,8 @@ class TrainStep:
     def _scheduler(self, step: int) -> LambdaLR:
         for group in self.optimizer.param_groups:
             group["initial_lr"] = self.config.learning_rate
-        share = self.config.schedule.share
-        return LambdaLR(self.optimizer, lambda done: share((done + 1) / self.total), last_epoch=step - 1)
+        share, total = self.config.schedule.share, self.total  # not self: a cycle would outlive the process group
+        return LambdaLR(self.optimizer, lambda done: share((done + 1) / total), last_epoch=step - 1)
 
     def __call__(self, x: Tensor, y: Tensor, step: int, epoch: int) -> StepResult:
         """x (B, C, H, W) in [0, 1], y (B,) int64; step: of the run, from 0."""
