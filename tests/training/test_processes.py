@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from launcher import launch, launch_function
@@ -41,10 +42,11 @@ def test_two_processes_and_one_end_with_the_same_weights_and_metrics(together, t
 
 
 def test_the_command_line_under_torchrun(tmp_path, capsys):
-    """A model with BatchNorm. Only the first process speaks; one process alone finds nothing left to do."""
+    """A model with BatchNorm. Only the first process speaks, nothing outlives the group, and one process alone finds
+    nothing left to do."""
     phases = 'phases=[{"epochs": 2, "attack_steps": 1, "solver_steps": 2}]'
     words = ["train", "smoke", "--set", phases, "validation_points=20", "--out", str(tmp_path / "run")]
-    first = launch("-m", "robustdeq", *words)
+    first = launch(Path(__file__).with_name("torn_down.py"), *words)
     assert main(words) == 0
     assert capsys.readouterr().out == first and first.count("2 epochs") == 1
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
