@@ -108,6 +108,17 @@ class Linear(nn.Module):
         return cls(torch.stack([w, -w]) / 2, bias / 2)
 
 
+class Hiding(nn.Module):
+    """A user's module around another, which tells nobody what is in it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
 class Shifted(View):
     """A view with the logits of ``deployed`` plus a constant: other predictions, the same Jacobian."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import images_for, own
+from small_models import Hiding, images_for, own
 from torch import nn
 
 from robustdeq import EntropyReduction
@@ -65,15 +65,6 @@ def test_a_network_without_states_has_none():
         kind = structure(model)
         assert kind.deployed is kind.bare is model and kind.deq is None and kind.states == 0
         assert kind.tally.evaluations == 0
-
-
-class Hiding(nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return self.inner(x)
 
 
 def hooked(model):

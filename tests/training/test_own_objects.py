@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import nano, own
+from small_models import Hiding, nano, own
 from torch import nn
 
 import robustdeq as rd
@@ -163,15 +163,6 @@ def test_a_wrapped_model_is_trained_like_the_model_itself(images, tmp_path, wrap
     Trainer(wrap(wrapped), images, config, tmp_path / "wrapped").run()
     assert len(steps) >= 4 and set(steps[:4]) <= {1, 2}
     assert all(map(torch.equal, plain.state_dict().values(), wrapped.state_dict().values()))
-
-
-class Hiding(nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return self.inner(x)
 
 
 @pytest.mark.parametrize(
