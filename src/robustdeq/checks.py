@@ -4,6 +4,7 @@ given and what is allowed."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -54,13 +55,31 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """Of such a field: a whole number >= ``low``."""
+class Pixels(Number):
+    """Of such a field: a distance in pixels of [0, 1], which may be written as people write it, "8/255"."""
 
-    low: int
+    @staticmethod
+    def read(value: Any) -> Any:
+        """A fraction as its number, anything else as it is."""
+        fraction = re.fullmatch(r"\s*(\d+\.?\d*)\s*/\s*(\d+\.?\d*)\s*", value) if isinstance(value, str) else None
+        return float(fraction[1]) / float(fraction[2]) if fraction and float(fraction[2]) else value
 
     def check(self, owner: str, name: str, value: Any) -> None:
-        check_count(owner, name, value, self.low)
+        try:
+            super().check(owner, name, value)
+        except ValueError as error:
+            raise ValueError(f"{str(error)[:-1]}, such as 0.03 or 8/255.") from None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Of such a field: a whole number in ``low``..``high``."""
+
+    low: int
+    high: int | None = None
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        check_count(owner, name, value, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -77,8 +96,12 @@ class Length:
 
 Count = Annotated[int, Whole(1)]
 Natural = Annotated[int, Whole(0)]
+Seed = Annotated[int, Whole(0, 2**63 - 1)]
+"""What torch's generators take."""
 NonNegative = Annotated[float, Number(0)]
 Positive = Annotated[float, Number(0, low_open=True)]
+Distance = Annotated[float, Pixels(0)]
+PositiveDistance = Annotated[float, Pixels(0, low_open=True)]
 Share = Annotated[float, Number(0, 1)]
 PositiveShare = Annotated[float, Number(0, 1, low_open=True)]
 Decay = Annotated[float, Number(0, 1, high_open=True)]

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .checks import Count, Natural
+from .checks import Count, Natural, Seed
 from .data import ImageSet, Splits, StreamedSet, load
 from .defences import EntropyReduction
 from .distributed import SINGLE, Distributed
-from .files import claim
 from .models import create_model, load_model, save_model
 from .options import check_options, checked, describe
 from .training import RandomState, TrainConfig, Trainer
@@ -44,7 +43,7 @@ class Recipe:
     defence: EntropyReduction
     model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     validation: Natural | None = None
-    data_seed: Natural = 0
+    data_seed: Seed = 0
     image_size: Count | None = None
     streaming: bool = False
     image_column: str | None = None
@@ -93,6 +92,25 @@ def clean(config: TrainConfig) -> TrainConfig:
     return replace(config, phases=tuple(replace(phase, attack_steps=0) for phase in config.phases))
 
 
+def trainer_of(
+    recipe: Recipe, out: Path, data: Splits[Any], distributed: Distributed = SINGLE, wandb: bool = False
+) -> Trainer:
+    """What trains a recipe's model, which has its first weights, in ``out``. data: of the recipe.
+
+    Raises a ValueError if model, images and config do not fit each other, and writes nothing.
+    """
+    options = {"seed": recipe.training.seed, **recipe.model_options}
+    model = create_model(recipe.model, len(data.train.classes), **options).to(distributed.device)
+    model.classes = tuple(data.train.classes)
+    trainer = Trainer(
+        model, data.train.to(distributed.device), recipe.training, out, data.validation.to(distributed.device),
+        wandb=wandb, distributed=distributed,
+    )  # fmt: skip
+    if not trainer.checkpoint.exists():
+        trainer.rehearse()
+    return trainer
+
+
 def train(
     recipe: Recipe, out: Path, folder: Path, *, data: Splits[Any] | None = None, distributed: Distributed = SINGLE,
     progress: Progress | None = None, wandb: bool = False,
@@ -102,16 +120,8 @@ def train(
     It is the one that stood best on held-out images where it was judged there, else the last. data: of the recipe,
     where it has been loaded already. A killed run goes on. Returns the run's history, a row an epoch.
     """
-    data = recipe.load() if data is None else data
-    options = {"seed": recipe.training.seed, **recipe.model_options}
-    model = create_model(recipe.model, len(data.train.classes), **options).to(distributed.device)
-    model.classes = tuple(data.train.classes)
-    trainer = Trainer(
-        model, data.train.to(distributed.device), recipe.training, out, data.validation.to(distributed.device),
-        wandb=wandb, distributed=distributed,
-    )  # fmt: skip
-    distributed.main_first(lambda: claim(out / "config.json", recipe.plan()))
-    trainer.run(progress)
+    trainer = trainer_of(recipe, out, recipe.load() if data is None else data, distributed, wandb)
+    model: Any = trainer.run(progress, recipe.plan())
     if distributed.main:
         model = load_model(trainer.best) if trainer.best.exists() else model
         save_model(model, folder)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from .defences import EntropyReduction
+from .files import read_json
 from .options import check_options, choose, make
 from .recipe import PLAN, Recipe
 from .training import JacobianPenalty, Phase, TrainConfig
@@ -165,12 +165,9 @@ def recipe(name: str) -> Recipe:
     """A recipe by name, or the one that a run wrote down as config.json; a ValueError of one line if it is not one."""
     if not name.endswith(".json"):
         return choose("recipe", name, RECIPES)()
-    try:
-        plan = json.loads(Path(name).read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name} cannot be read ({error}); allowed: the config.json of a run.") from error
-    if not isinstance(plan, dict):
-        raise ValueError(f"{name} is not the config.json of a run.")
+    plan = read_json(Path(name), "allowed: the config.json of a run")
+    if not isinstance(plan, dict) or "recipe" not in plan:
+        raise ValueError(f"{name} names no recipe; allowed: the config.json of a run.")
     check_options(name, plan, ["recipe", *PLAN, "training"])
     base, training = choose("recipe", plan.get("recipe"), RECIPES)(), plan.get("training", {})
     if not isinstance(training, dict):

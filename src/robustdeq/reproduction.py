@@ -7,7 +7,6 @@ end table.md, results.json and figures/. Whatever is there already is not done a
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -29,10 +28,10 @@ from .distributed import Distributed
 from .dynamics.trajectory import monitored
 from .environment import environment
 from .evaluation import Entry, Evaluation, adaptive, cost, evaluate, quick, readouts, standard
-from .files import claim, write_json, write_text
+from .files import claim, held, read_json, write_json, write_text
 from .models import DEQClassifier
 from .options import describe
-from .recipe import Recipe, train
+from .recipe import Recipe, train, trainer_of
 from .seeds import mix
 
 Report = Callable[[str, str, int, int], None]
@@ -64,9 +63,15 @@ class Reproduction:
         """Do all that is not done yet and return the table, which is also in ``out/table.md``."""
         rows = {name: row.training.to_dict() for name, row in self.recipe.rows.items()}
         own = {"defence": describe(self.recipe.defence), "full": self.full, "device": self.device, "rows": rows}
-        claim(self.out / "recipe.json", {**self.recipe.plan(), "seed": self.recipe.training.seed, **own})
-        _run_rows(self, report)
-        return _assemble(self)
+        file = self.out / "recipe.json"
+        if not file.exists():  # what does not fit is refused before anything is written
+            data, here = self.recipe.load(), Distributed(device=torch.device(self.device))
+            for name, row in self.recipe.rows.items():
+                trainer_of(row, self.out / "training" / _slug(name), data, here)
+        with held(self.out):
+            claim(file, {**self.recipe.plan(), "seed": self.recipe.training.seed, **own})
+            _run_rows(self, report)
+            return _assemble(self)
 
 
 class JobError(RuntimeError):
@@ -94,9 +99,14 @@ def _run_rows(job: Reproduction, report: Report) -> None:
                     raise JobError(f"{futures[future]}: {error}") from error
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()  # a training run saves after its step
-        executor.shutdown()
+        try:
+            for process in multiprocessing.active_children():
+                process.terminate()  # a training run saves after its step
+            executor.shutdown()
+        except KeyboardInterrupt:  # asked a second time: nobody waits for a step to end
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def _drain(queue: Any, report: Report) -> None:
@@ -222,14 +232,14 @@ def _assemble(job: Reproduction) -> str:
     out, rows = job.out, list(job.recipe.rows)
     folders = {name: out / "evaluation" / _slug(name) for row in rows for name in (row, row + DEFENDED)}
     evaluations = {name: Evaluation.read(folder) for name, folder in folders.items() if folder.exists()}
-    analysis = {row: json.loads((out / "analysis" / f"{_slug(row)}.json").read_text()) for row in rows}
+    analysis = {row: read_json(out / "analysis" / f"{_slug(row)}.json", "remove it to make it anew") for row in rows}
     table = _table(job, evaluations, analysis[rows[0]])
     (out / "figures").mkdir(exist_ok=True)
     entropies = {row: (of["entropy"]["clean"], of["entropy"]["attacked"]) for row, of in analysis.items()}
     entropy_figure(out / "figures" / "entropy.png", entropies)
     state_figure(out / "figures" / "states.png", {row: of["readouts"] for row, of in analysis.items()})
     results = {
-        "recipe": json.loads((out / "recipe.json").read_text()),
+        "recipe": read_json(out / "recipe.json", "give another --out"),
         "environment": environment(),
         "rows": {name: evaluation.to_dict() for name, evaluation in evaluations.items()},
         "analysis": analysis,

@@ -201,7 +201,7 @@ def test_a_missing_config_or_folder_is_refused(saved, tmp_path):
     file = tmp_path / "weights.pth"
     file.write_bytes(b"x")
     assert "load_official" in refusal(load_model, file)
-    assert "neither a folder nor a model that the hub gives" in refusal(load_model, tmp_path / "not" / "there")
+    assert "no such folder; the hub was not asked" in refusal(load_model, tmp_path / "not" / "there")
 
 
 def test_weights_that_do_not_fit_are_listed_by_key(saved):

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from ..attacks import AutoAttack, Linf, Threat, ThroughGradient
 from ..checks import check_count, check_labels
 from ..distributed import SINGLE, Distributed
-from ..files import plain
+from ..files import digest, held, plain
 from ..gradients import Unrolled
-from ..models.modes import evaluating
+from ..models.modes import evaluating, images_only
 from ..models.structure import Structure, structure
 from ..options import check_options, describe
 from . import suites
-from .images import Points, Rows, digest, loaded, points_of
+from .images import Points, Rows, loaded, points_of
 from .probes import probe
-from .record import AttackRecord, Described, Identity, Record, RecordFile
+from .record import RECORD, AttackRecord, Described, Identity, Record, RecordFile
 from .result import Evaluation
 from .run import Progress, Run, Transfer
 from .suites import Entry
@@ -73,12 +73,16 @@ def evaluate(
         columns={entry.name: entry.column for entry in entries}, clean={}, images=images, opaque=kind.opaque,
         attacks={entry.name: _attack(entry, views[entry.name], kind, len(points)) for entry in entries},
     )  # fmt: skip
-    file = RecordFile(None if out is None else Path(out), fresh, resume, distributed)
-    run = Run(kind, points, threat, file, views, progress or (lambda *_: None))
-    run.clean()
-    for entry in entries:
-        run.attack(entry)
-    file.gather(lambda: probe(run, checks, seed))
+    folder = None if out is None else Path(out)
+    if folder is not None and not (folder / RECORD).exists():
+        _rehearse(views, loaded(points, slice(0, 1), kind.deployed)[0])
+    with held(folder or Path(), folder is not None and distributed.main):
+        file = RecordFile(folder, fresh, resume, distributed)
+        run = Run(kind, points, threat, file, views, progress or (lambda *_: None))
+        run.clean()
+        for entry in entries:
+            run.attack(entry)
+        file.gather(lambda: probe(run, checks, seed))
     return Evaluation(file.record, file.folder)
 
 
@@ -124,6 +128,15 @@ def _first_logits(kind: Structure, points: Points, y: Tensor | None, entries: Se
         if isinstance(entry.attack, AutoAttack):
             entry.attack.fitting(logits.shape[1])
     return logits[0].double().nan_to_num(0, 0, 0).tolist()
+
+
+def _rehearse(views: Mapping[str, nn.Module], x: Tensor) -> None:
+    """One forward and one backward through every view, so that what does not fit is known before a file is written."""
+    for view in views.values():
+        with images_only(view):
+            at = x.clone().requires_grad_()
+            if (logits := view(at)).requires_grad:
+                torch.autograd.grad(logits.sum(), at, allow_unused=True)
 
 
 def _check_classes(kind: Structure, points: Points) -> None:

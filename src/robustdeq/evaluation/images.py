@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ..checks import check_images, check_labels, check_range
-from ..files import write_bytes
+from ..files import digest, read_tensors, write_tensors
 
 
 class Points(Protocol):
@@ -55,14 +53,6 @@ class Pair:
 
     def digest(self) -> str:
         return digest(*self.x.detach().split(256), self.labels)
-
-
-def digest(*tensors: Tensor) -> str:
-    """SHA-256 of the tensors' bytes."""
-    hashed = hashlib.sha256()
-    for tensor in tensors:
-        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return hashed.hexdigest()
 
 
 def points_of(x: Any, y: Tensor | None) -> Points:
@@ -113,14 +103,21 @@ class KeptImages:
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         wanted = torch.arange(self.points)[rows if isinstance(rows, slice) else rows.cpu()]
         first = wanted // self.batch_size * self.batch_size
-        loaded = {start: load_file(self.file(start))["images"] for start in (first.unique().tolist() or [0])}
+        loaded = {start: self._read(start) for start in (first.unique().tolist() or [0])}
         if not len(wanted):
             return loaded[0][:0]
         return torch.stack([loaded[start][row - start] for start, row in zip(first.tolist(), wanted.tolist())])
 
     def write(self, start: int, images: Tensor) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(self.file(start), save({"images": images.cpu().contiguous()}))
+        write_tensors(self.file(start), {"images": images})
+
+    def _read(self, start: int) -> Tensor:
+        tensors, _ = read_tensors(self.file(start), "remove it, and evaluate again to make these images anew")
+        images = tensors.get("images", torch.empty(0))
+        if images.dim() != 4 or len(images) != min(self.batch_size, self.points - start):
+            raise ValueError(f"{self.file(start)}: images {tuple(images.shape)} of another evaluation; remove it.")
+        return images
 
     def file(self, start: int) -> Path:
         """Of the batch that begins there."""

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from ..distributed import Distributed
 from ..environment import environment
-from ..files import differences, plain, write_json
+from ..files import DIGEST, differences, plain, read_json, tidy, write_json
 from ..options import checked, make
 from .images import batches
 
-SCHEMA = 5
+SCHEMA = 6
 RECORD = "evaluation.json"
 SHARES = "evaluation.[0-9]*.json"
+ANEW = "remove it to evaluate anew"
 
 
 @dataclass(kw_only=True)
@@ -204,7 +205,7 @@ class RecordFile:
     def save(self) -> None:
         file = RECORD if self.distributed.world_size == 1 else f"evaluation.{self.distributed.rank}.json"
         if self.folder is not None:
-            write_json(self.folder / file, asdict(self.record))
+            _write(self.folder / file, self.record)
 
     def gather(self, conclude: Callable[[], None]) -> None:
         """Every process has finished its share: all of it is in evaluation.json, and in every process. conclude: what
@@ -222,7 +223,8 @@ class RecordFile:
         """One file, and no shares."""
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / RECORD, asdict(self.record))
+            tidy(self.folder)
+            _write(self.folder / RECORD, self.record)
             for share in self.folder.glob(SHARES):
                 share.unlink()
 
@@ -236,18 +238,38 @@ def _refuse_other(path: Path, before: Identity, now: Identity) -> None:
         raise ValueError(f"{path} belongs to another {differing}; give another output folder, or resume=False.")
 
 
+def _write(path: Path, record: Record) -> None:
+    value = record.to_json()
+    write_json(path, {DIGEST: _seal(value), **value})
+
+
+def _seal(value: Any) -> str:
+    """SHA-256 of what a record says, wherever and how fast it was measured, whatever the layout."""
+
+    def measured(value: Any) -> Any:
+        if isinstance(value, dict):
+            elsewhere = ("seconds", "environment", "environments")
+            return {name: measured(item) for name, item in sorted(value.items()) if name not in elsewhere}
+        return [measured(item) for item in value] if isinstance(value, list) else value
+
+    return hashlib.sha256(json.dumps(measured(value)).encode()).hexdigest()
+
+
 def united(folder: Path | None) -> Record | None:
     """What a folder's record and its shares hold together, whatever it is a record of; None where there is nothing."""
     record = None
     for path in [] if folder is None else [*folder.glob(RECORD), *sorted(folder.glob(SHARES))]:
+        value = read_json(path, ANEW)
         try:
-            value = json.loads(path.read_text())
             schema = value.get("schema") if isinstance(value, dict) else None
             if schema != SCHEMA:
                 raise ValueError(f"schema {str(schema)[:40]}; allowed: {SCHEMA}")
+            stated = value.pop(DIGEST, None)
             share = make(Record, value)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read ({str(error)[:300]}); remove it to evaluate anew.") from error
+            if stated != _seal(value):
+                raise ValueError("damaged: its digest is of another record")
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read ({str(error)[:300]}); {ANEW}.") from error
         record = share if record is None else _joined(record, share)
     return record
 

@@ -16,10 +16,11 @@ from ..attacks import Threat, predictions
 from ..attacks.autoattack import LOGGER
 from ..attacks.views import summands
 from ..checks import check_labels
+from ..files import digest
 from ..models.deq import Tally
 from ..models.modes import evaluating
 from ..models.structure import Structure
-from .images import KeptImages, Points, Rows, digest, loaded
+from .images import KeptImages, Points, Rows, loaded
 from .record import Batch, CleanBatch, Record, RecordFile, Spent
 from .suites import Attack, Entry
 

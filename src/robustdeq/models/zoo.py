@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import constants as hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from ..files import first_line, write_bytes, write_json
+from ..files import first_line, looks_local, read_json, read_tensors, write_json, write_tensors
 from ..options import check_options, choose, describe
 from .modes import unwrapped
 
@@ -106,7 +104,7 @@ def save_model(model: nn.Module, folder: str | Path) -> Path:
     if classes := getattr(model, "classes", None):
         config = {**config, "classes": list(classes)}
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / WEIGHTS, save(copies(model.state_dict()), metadata={"format": "pt"}))
+    write_tensors(folder / WEIGHTS, model.state_dict(), format="pt")
     write_json(folder / CONFIG, config)
     return folder
 
@@ -123,15 +121,11 @@ def load_model(path_or_hub_id: str | Path, into: N | None = None, **overrides: A
     folder = model_folder(path_or_hub_id)
     file, weights = folder / CONFIG, folder / WEIGHTS
     fields = _read_config(file) if into is None or file.exists() else {}
+    state, _ = read_tensors(weights, "allowed: the file that save_model wrote", foreign=True)
     classes = fields.pop("classes", None)
-    model: Any = _rebuild(file, fields, overrides) if into is None else into
+    model: Any = _rebuild(file, fields, overrides, state) if into is None else into
     if classes:
         model.classes = tuple(map(str, classes))
-    try:
-        state = load_file(weights)
-    except (SafetensorError, OSError) as error:
-        why = first_line(error)
-        raise ValueError(f"{weights} cannot be read ({why}); allowed: the file that save_model wrote.") from error
     load_strictly(model, state, str(weights))
     return model.eval()
 
@@ -154,6 +148,7 @@ def check_keys(
         "missing": [key for key in expected if key not in state and not (optional and key.endswith(optional))],
         "unexpected": [key for key in state if key not in expected],
         "misshapen": [f"{key} {size} instead of {wanted}" for key, (size, wanted) in sizes.items() if size != wanted],
+        "of another type": [f"{key} {state[key].dtype}" for key in sizes if _other_kind(state[key], expected[key])],
     }
     complaints = []
     for kind, keys in problems.items():
@@ -164,9 +159,16 @@ def check_keys(
         raise ValueError(f"{source} does not fit this model; {'; '.join(complaints)}.")
 
 
+def _other_kind(stored: Tensor, own: Tensor) -> bool:
+    """Any floating-point type may stand for another, as half precision on disk; a number of bits is no weight."""
+    return stored.dtype != own.dtype and not (stored.is_floating_point() and own.is_floating_point())
+
+
 def model_folder(path_or_hub_id: str | Path, **hub_options: Any) -> Path:
     """The local folder of a model: the path itself, or where the hub's copy was put."""
-    folder = Path(path_or_hub_id)
+    if not isinstance(path_or_hub_id, str | Path) or not str(path_or_hub_id).strip():
+        raise ValueError(f"load_model: {path_or_hub_id!r}; allowed: a folder, or a hub id (owner/name).")
+    name, folder = str(path_or_hub_id), Path(path_or_hub_id)
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -174,11 +176,14 @@ def model_folder(path_or_hub_id: str | Path, **hub_options: Any) -> Path:
             f"{folder} is a file; allowed: a folder with {CONFIG} and {WEIGHTS}, or a hub id. "
             "A checkpoint of the papers is read by load_official, or turned into a folder by `robustdeq convert`."
         )
+    if isinstance(path_or_hub_id, Path) or looks_local(name):
+        raise ValueError(f"{name}: no such folder; the hub was not asked, since this is no hub id (owner/name).")
     try:
-        return Path(snapshot_download(str(path_or_hub_id), allow_patterns=[CONFIG, WEIGHTS], **hub_options))
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS], **hub_options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        why = first_line(error)
-        raise ValueError(f"{path_or_hub_id} is neither a folder nor a model that the hub gives ({why}).") from error
+        offline = "the hub is not asked offline, and its cache has no copy"
+        why = offline if hub.HF_HUB_OFFLINE else first_line(error)
+        raise ValueError(f"{name}: no such folder, and no model that the hub gives ({why}).") from error
 
 
 def _make(name: str, config: Any, seed: int | None) -> HubModule:
@@ -191,7 +196,9 @@ def _make(name: str, config: Any, seed: int | None) -> HubModule:
     return model
 
 
-def _rebuild(file: Path, fields: dict[str, Any], overrides: dict[str, Any]) -> HubModule:
+def _rebuild(
+    file: Path, fields: dict[str, Any], overrides: dict[str, Any], state: Mapping[str, Tensor]
+) -> HubModule:  # fmt: skip
     """The model that a config.json describes. What is wrong in the file is told apart from what is in the overrides."""
     name = fields.pop("model")
     if name is None:
@@ -207,20 +214,15 @@ def _rebuild(file: Path, fields: dict[str, Any], overrides: dict[str, Any]) -> H
     except ValueError as error:
         raise ValueError(f"{file} describes no model that this version of robustdeq knows: {error}") from error
     check_options(f"model {name}", overrides, kind.options())
-    return _make(name, dataclasses.replace(config, **overrides), seed=0)
+    config = dataclasses.replace(config, **overrides)
+    with torch.device("meta"):  # what a file asks for is not allocated before it is known to fit the weights beside it
+        check_keys(kind.make(config).state_dict(), state, str(file.with_name(WEIGHTS)))
+    return _make(name, config, seed=0)
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        why = first_line(error)
-        raise ValueError(f"{file} cannot be read ({why}); allowed: the JSON that save_model wrote.") from error
+    config = read_json(file, "allowed: the JSON that save_model wrote")
     if not isinstance(config, dict) or "model" not in config or not isinstance(config.get("classes", []), list):
         raise ValueError(f"{file} has no 'model' or no list of classes; allowed: the JSON that save_model wrote.")
     return config
 
-
-def copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU, since the file format refuses tensors that share memory (tied weights)."""
-    return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}

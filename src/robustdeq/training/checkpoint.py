@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 
-from ..files import differences, plain, write_bytes
-from ..models.zoo import copies, load_strictly
+from ..checks import check_count
+from ..files import differences, plain, read_tensors, write_tensors
+from ..models.zoo import check_keys
 
-SCHEMA = 1
+SCHEMA = 2
+ANEW = "remove it to start this run anew"
 
 
 def save_checkpoint(
@@ -26,7 +26,7 @@ def save_checkpoint(
     tensors = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(v) for slot, v in slots.items() if v is not None}
-    write_bytes(path, save(copies(tensors), metadata={"robustdeq": json.dumps({"schema": SCHEMA, **header})}))
+    write_tensors(path, tensors, robustdeq=json.dumps({"schema": SCHEMA, **header}))
 
 
 def load_checkpoint(
@@ -34,24 +34,28 @@ def load_checkpoint(
     averaged: nn.Module | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Put a run's state back and return its header; a ValueError names what does not fit, and changes nothing."""
+    tensors, metadata = read_tensors(path, ANEW)
     try:
-        with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("robustdeq", "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); remove it to start this run anew.") from error
+        header = json.loads(metadata.get("robustdeq", "null"))
+    except (ValueError, RecursionError):
+        header = None
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is not a checkpoint of schema {SCHEMA}; remove it to start this run anew.")
-    if differing := ", ".join(differences(header["identity"], plain(identity))):
+        raise ValueError(f"{path} is not a checkpoint of schema {SCHEMA}; {ANEW}.")
+    if differing := ", ".join(differences(header.get("identity"), plain(identity))):
         raise ValueError(f"{path} is of a run with another {differing}; give another folder, or the same options.")
-    for name, module in (("model", model), ("average", averaged)):
-        if module is not None:
-            own = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
-            load_strictly(module, own, str(path))
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    check_count(str(path), "step", header.get("step", -1), 0)
+    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, slot = key.split(".", 2)
-            state.setdefault(int(index), {})[slot] = value
+        kind, _, name = key.partition(".")
+        parts[kind][name] = value
+    modules = {"model": model} | ({} if averaged is None else {"average": averaged})
+    for name, module in modules.items():  # all of them, before the first is changed
+        check_keys(module.state_dict(), parts[name], str(path))
+    for name, module in modules.items():
+        module.load_state_dict(parts[name])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in parts["optimizer"].items():
+        index, _, slot = key.partition(".")
+        state.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return header

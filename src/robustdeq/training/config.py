@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from ..attacks import THREATS
-from ..checks import Count, Decay, Length, Natural, NonNegative, Positive
+from ..checks import Count, Decay, Distance, Length, Natural, NonNegative, Positive, Seed
 from ..dynamics import SOLVERS
 from ..gradients import GRADIENTS
 from ..options import OneOf, checked, describe, make
@@ -31,7 +31,7 @@ class Phase:
 
     epochs: Count
     attack_steps: Natural
-    step_size: NonNegative = 2 / 255
+    step_size: Distance = 2 / 255
     solver_steps: Count | None = None
     solver: Annotated[Any, SOLVERS] | None = None
     gradient: Annotated[Any, GRADIENTS] | None = None
@@ -81,7 +81,7 @@ class TrainConfig:
     validation_steps: Count = 20
     validation_every: Count = 1
     checkpoint_seconds: NonNegative = 60.0
-    seed: Natural = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         size, pieces = self.batch_size, self.accumulate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
         if self.path.exists():
-            before = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            before = [line for line in lines if _step(line) <= step]
             write_text(self.path, "".join(line + "\n" for line in before))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self.wandb = None if wandb is None else _wandb(folder, wandb)
@@ -48,8 +50,8 @@ class Log:
 
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except ValueError:  # a line that was cut by a kill belongs to no step
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):  # a line that a kill or an editor cut belongs to no step
         return float("inf")
 
 
@@ -63,12 +65,16 @@ def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return numbers
 
 
+def check_wandb() -> None:
+    """Raise a ValueError where Weights & Biases is not installed."""
+    if find_spec("wandb") is None:
+        raise ValueError("wandb is not installed; allowed: pip install wandb, or a run without it.")
+
+
 def _wandb(folder: Path, config: dict[str, Any]):
     """A run there, named after the folder; one that goes on is found again by the id in the folder."""
-    try:
-        import wandb  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ValueError("wandb is not installed; allowed: pip install wandb, or a run without it.") from error
+    import wandb  # pyright: ignore[reportMissingImports]
+
     file = folder / "wandb-id"
     if not file.exists():
         write_text(file, secrets.token_hex(4))

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -91,6 +92,22 @@ class TrainStep:
         if world_size > 1:
             self._share_buffers()
         return StepResult(loss, accuracy, solver_steps, rate)
+
+    def rehearse(self, x: Tensor, y: Tensor) -> None:
+        """The first attack and backward pass of every phase on these images, which leave no trace."""
+        buffers, wrapped = [buffer.clone() for buffer in self.model.buffers()], self.wrapped
+        self.wrapped = self.model  # the processes exchange nothing
+        starts = [0, *accumulate(phase.epochs for phase in self.config.phases)][:-1]
+        self.model.train()
+        try:
+            with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+                for epoch in starts:
+                    self._backward(x, y, 0, epoch, 0)
+        finally:
+            self.wrapped = wrapped
+            self.optimizer.zero_grad()
+            for buffer, before in zip(self.model.buffers(), buffers):
+                buffer.copy_(before)
 
     def _backward(self, x: Tensor, y: Tensor, step: int, epoch: int, piece: int) -> Tensor:
         """Add the gradient of a piece of the batch to the parameters' own; its loss, accuracy, solver steps, (3,)."""

@@ -21,13 +21,14 @@ from ..data import ImageSet, StreamedSet, crop_and_flip
 from ..distributed import SINGLE, Distributed
 from ..dynamics.trajectory import monitored
 from ..environment import environment
+from ..files import claim, first_line, held, tidy
 from ..models.modes import evaluating
 from ..models.structure import structure
 from ..models.zoo import save_model
 from ..seeds import generator
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
-from .log import Log
+from .log import Log, check_wandb
 from .states import FinalState
 from .step import AUGMENT, DATA, TrainStep
 from .watch import judge, warnings
@@ -67,6 +68,12 @@ class Trainer:
         if size % (config.accumulate * world_size):
             pieces = f"accumulate={config.accumulate} on {world_size} processes"
             raise ValueError(f"batch_size={size} with {pieces}; allowed: a multiple of their product.")
+        if not (asking := [weight for weight in model.parameters() if weight.requires_grad]):
+            raise ValueError("Trainer: every parameter is frozen; allowed: some that require a gradient.")
+        if config.awp and all(weight.dim() < 2 for weight in asking):
+            raise ValueError(f"awp={config.awp} moves weights of two dimensions, which are all frozen; allowed: 0.")
+        if wandb:
+            check_wandb()
         if world_size > 1 and distributed.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model, self.deq, self.images, self.config, self.folder = model, deq, images, config, Path(folder)
@@ -87,10 +94,32 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.sums = dict.fromkeys(("loss", "accuracy_adv", "solver_steps", "seconds", "evaluations"), 0.0)
 
-    def run(self, progress: Progress | None = None) -> nn.Module:
+    def run(self, progress: Progress | None = None, plan: dict[str, Any] | None = None) -> nn.Module:
         """Train to the end, from the checkpoint if there is one. Returns the model of the last step, in eval mode, with
-        the weights of the moving average if there is one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        the weights of the moving average if there is one.
+
+        plan: what the folder's config.json says that it is for. Raises a ValueError before anything is written if it is
+        for something else, or if another process works there.
+        """
+        with held(self.folder, self.distributed.main):
+            self.distributed.main_first(lambda: take_up(self.folder / "config.json", plan))
+            return self._run(progress)
+
+    def rehearse(self) -> None:
+        """Attack and update of every phase on a few images, of which no trace is left; raises what does not fit."""
+        config, size = self.config, self.config.batch_size // (self.config.accumulate * self.distributed.world_size)
+        first = self.images.take(slice(min(2, size)))
+        x, y = first.images(), first.labels
+        if config.pad >= min(x.shape[2:]):
+            raise ValueError(f"pad={config.pad} of {x.shape[3]}x{x.shape[2]} pixels; allowed: less than a side.")
+        with torch.no_grad(), evaluating(self.model):
+            classes = self.model(x).shape[1]
+        for images in (self.images, self.held):
+            if images is not None and (top := int(getattr(images, "labels", y).max())) >= classes:
+                raise ValueError(f"labels up to {top} for a model of {classes} classes; allowed: 0..{classes - 1}.")
+        self.update.rehearse(x, y)
+
+    def _run(self, progress: Progress | None) -> nn.Module:
         if self.checkpoint.exists():
             header = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.identity, self.averaged)
             self.step, self.history, self.sums = (header[name] for name in ("step", "history", "sums"))
@@ -184,18 +213,21 @@ class Trainer:
     def _dynamics(self) -> dict[str, float]:
         """Clean accuracy, and the median relative residual of z^[N] in eval mode, over the first images of the set."""
         first, residual = self.images.take(slice(CLEAN_POINTS)), {}
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.model):
             if self.deq is None:
-                with evaluating(self.model):
-                    logits = self.model(first.images())
-            else:
-                with evaluating(self.model):  # one step more: a residual is of the state that a step starts from
-                    moved = self.deq.trajectory(first.images(), steps=self.deq.steps + 1)
-                # The readout is in train mode here, so BatchNorm's averages see these images once an epoch. To be
-                # changed only together with every number that was measured so.
+                logits = self.model(first.images())
+            else:  # one step more: a residual is of the state that a step starts from
+                moved = self.deq.trajectory(first.images(), steps=self.deq.steps + 1)
                 logits = moved.logits(self.deq.steps)
                 residual = {"residual": float(monitored(moved.residuals)[-1].median())}
         return {"accuracy_clean": float((logits.argmax(1) == first.labels).float().mean()), **residual}
+
+
+def take_up(file: Path, plan: dict[str, Any] | None) -> None:
+    """The file's folder is for this plan, where there is one, and holds nothing half written."""
+    if plan is not None:
+        claim(file, plan)
+    tidy(file.parent)
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
@@ -207,7 +239,11 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
             return theirs  # BatchNorm's number of batches
         return mine.lerp(theirs, 1 - min(decay, int(count) / (9 + int(count))))
 
-    average = AveragedModel(model, avg_fn=follow, use_buffers=True)
+    try:
+        average = AveragedModel(model, avg_fn=follow, use_buffers=True)
+    except RuntimeError as error:  # a weight that is made anew from others, as the old weight_norm leaves it
+        why = f"ema={decay} of a model that cannot be copied ({first_line(error)})"
+        raise ValueError(f"{why}; allowed: 0, or weights of torch.nn.utils.parametrizations.") from error
     average.n_averaged.fill_(1)  # torch would copy the first weights it is shown: the start counts as one of them
     average.module.eval().requires_grad_(False)
     return average
