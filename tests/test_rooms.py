@@ -7,13 +7,13 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "robustdeq"
 ORDER = [
-    "checks options files seeds environment progress distributed", "dynamics", "gradients", "models", "defences",
+    "checks options text files seeds environment progress distributed", "dynamics", "gradients", "models", "defences",
     "attacks", "data", "training evaluation", "analysis", "report", "recipe recipes", "reproduction bench", "commands",
     "cli", "__main__",
 ]  # fmt: skip
 """Top down; rooms of one line know nothing of each other, but for the ground floor and the recipes."""
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms.split()}
-AMONG = {"checks", "options", "files", "seeds", "environment", "progress", "distributed", "recipe", "recipes"}
+AMONG = {"checks", "options", "text", "files", "seeds", "environment", "progress", "distributed", "recipe", "recipes"}
 TESTING = {"dynamics", "gradients", "models", "defences", "options"}
 """``testing`` is on no floor: nobody imports it, and it imports these."""
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -147,6 +147,8 @@ def convert(owner: str, name: str, value: Any, hint: Any) -> Any:
     if origin is Annotated:
         if isinstance(inner[1], Registry):
             return inner[1].resolve(value)
+        if read := getattr(inner[1], "read", None):
+            value = read(value)
         if inner[0] not in PLAIN:  # of a number or a word the check says more
             value = convert(owner, name, value, inner[0])
         inner[1].check(owner, name, value)
@@ -227,5 +229,7 @@ def parsed(word: str | None) -> Any:
     """A word of the command line as JSON, or as it is; None where it was not given."""
     try:
         return None if word is None else json.loads(word)
-    except ValueError:
+    except (ValueError, RecursionError) as error:
+        if word is not None and word.lstrip()[:1] in ("[", "{", '"'):  # meant as JSON
+            raise ValueError(f"{word[:80]!r} is no JSON ({str(error)[:80]}); allowed: JSON, or a plain word.") from None
         return word

@@ -1,110 +1,34 @@
-"""The verbs of the command line: one dataclass each, whose fields are its flags and whose docstring is its help."""
+"""The verbs that look at a model: evaluate, attack, convert."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
-from safetensors.torch import save
 from tyro.conf import Positional, arg
 
-from .attacks import LOSSES, PGD, Linf, Threat, ThroughGradient
-from .checks import check_count
-from .data import load
-from .defences import EntropyReduction
-from .distributed import available, launched
-from .dynamics import SOLVERS
-from .evaluation import SUITES, Entry, Evaluation, evaluate, readouts
-from .files import write_bytes, write_json, write_text
-from .gradients import GRADIENTS
-from .models import load_model, load_official, save_model, structure
-from .options import check_options, parsed, settings
-from .progress import bar, bars
-from .recipe import Recipe, clean, train
-from .recipes import RECIPES, recipe
-from .reproduction import Reproduction
-from .training import CHECKPOINT, OBJECTIVES, STATE_SAMPLERS, TrainConfig, summary
+from ..attacks import LOSSES, PGD, Linf, Threat, ThroughGradient
+from ..checks import Count, Distance, Natural, PositiveDistance, Seed
+from ..data import load
+from ..defences import EntropyReduction
+from ..distributed import available, launched
+from ..evaluation import SUITES, Entry, Evaluation, evaluate, readouts
+from ..files import held, write_json, write_tensors, write_text
+from ..gradients import GRADIENTS
+from ..models import load_model, load_official, save_model, structure
+from ..options import check_options, settings
+from ..progress import bar
+from .shared import Command
 
-Device = Literal["cpu", "cuda"]
 BUDGETS = ("steps", "step_size", "points", "iterations", "queries", "attacks", "states", "restarts")
 """What a user may set of a suite; a suite refuses those it does not have."""
 IMAGES = ("image_size", "streaming", "image_column", "label_column")
 
 
 @dataclass(kw_only=True)
-class _OfRecipe:
-    """Options of the verbs that run a recipe."""
-
-    recipe: Positional[Annotated[str, arg(help=f"{' | '.join(RECIPES)}, or the config.json of a run")]]
-    data: str | None = None
-    """digits, a folder of parquet files or images, or a name on the Hugging Face hub; default: the recipe's."""
-    set: tuple[str, ...] = ()
-    """Any field of the training config as NAME=VALUE, the value in JSON or a plain word; also model, model_options,
-    validation, data_seed, image_size, streaming, image_column, label_column, defence, auto_attacks, auto_points and
-    test_points."""
-    seed: int | None = None
-    device: Device = "cpu"
-
-    def changed(self, **flags: Any) -> Recipe:
-        """The recipe with what the flags and --set say of it; to say one thing twice is a mistake."""
-        flags |= {"data": self.data, "seed": self.seed}
-        flags = {name: value for name, value in flags.items() if value is not None}
-        values = settings(self.set, Recipe, TrainConfig)
-        if twice := [name for name in flags if name in values]:
-            raise ValueError(f"--{twice[0].replace('_', '-')} and --set {twice[0]}=; allowed: one of them.")
-        return recipe(self.recipe).changed({**values, **flags})
-
-
-@dataclass(kw_only=True)
-class Train(_OfRecipe):
-    """Train one model of a recipe and save it.
-
-    For example:
-      robustdeq train digits --out runs/mine
-      robustdeq train digits --states random --objective trades --out runs/trades
-      robustdeq train cifar10-small --data path/to/cifar10 --out runs/small
-      robustdeq train cifar10-small --set learning_rate=2e-3 ema=0.995 'jacobian={"weight": 1}' --out runs/b
-      robustdeq train runs/mine/config.json --out runs/again
-      torchrun --nproc-per-node 8 -m robustdeq train cifar10-large-fast --device cuda --out runs/large
-
-    A killed run goes on from its last checkpoint when the same command is given again.
-    """
-
-    out: Path
-    """Folder for config.json, checkpoints, log and the model (out/model; the best on held-out images, if judged)."""
-    objective: Annotated[str | None, arg(help=str(OBJECTIVES))] = None
-    states: Annotated[str | None, arg(help=f"Which z^[t] the loss looks at: {STATE_SAMPLERS}")] = None
-    gradient: Annotated[str | None, arg(help=f"Of the update: {GRADIENTS}")] = None
-    attack_gradient: Annotated[str | None, arg(help=f"Of the attack in training: {GRADIENTS}")] = None
-    solver: Annotated[str | None, arg(help=f"{SOLVERS}, or in JSON with options; default: the recipe's.")] = None
-    clean: bool = False
-    """Train without attacks."""
-    wandb: bool = False
-    """Log to Weights & Biases too, where it is installed."""
-    resume: bool = False
-    """Insist on going on: an --out without a checkpoint is an error. (By default one is used if it is there.)"""
-
-    def run(self) -> None:
-        flags = ("objective", "states", "gradient", "attack_gradient")
-        chosen = self.changed(**{name: parsed(getattr(self, name)) for name in flags})
-        if self.solver is not None:
-            if any("solver" in word for word in self.set if word.startswith("model_options=")):
-                raise ValueError("--solver and --set model_options= with a solver; allowed: one of them.")
-            chosen = chosen.changed({"model_options": {"solver": parsed(self.solver)}})
-        chosen = chosen.changed({"phases": clean(chosen.training).phases}) if self.clean else chosen
-        if self.resume and not (self.out / CHECKPOINT).exists():
-            raise ValueError(f"--resume, but {self.out} holds no {CHECKPOINT}; allowed: the folder of a run.")
-        folder = self.out / "model"
-        with launched(self.device) as distributed, bar("training", distributed.main) as progress:
-            history = train(chosen, self.out, folder, distributed=distributed, progress=progress, wandb=self.wandb)
-        if distributed.main:
-            print(f"{folder}\n{summary(history)}")
-
-
-@dataclass(kw_only=True)
-class _OnModel:
+class _OnModel(Command):
     """Options of the verbs that look at a saved model."""
 
     model: Positional[str]
@@ -113,9 +37,9 @@ class _OnModel:
     """Folder for what is found."""
     data: str = "digits"
     """Source whose test split is used: digits, a folder of parquet files or images, or a name on the hub."""
-    eps: float | None = None
-    """Radius of the L-inf ball, pixels in [0, 1]; default 0.15 for digits, 8/255 for others."""
-    image_size: int | None = None
+    eps: PositiveDistance | None = None
+    """Radius of the L-inf ball, pixels in [0, 1], a number or a fraction; default 0.15 for digits, 8/255 for others."""
+    image_size: Count | None = None
     """Bring images to this many pixels a side; default as stored."""
     image_column: str | None = None
     """Which column holds the images, where the set does not say so."""
@@ -123,17 +47,16 @@ class _OnModel:
     """Which column holds the labels, such as coarse_label of CIFAR-100."""
     streaming: bool = False
     """Read images from disk batch by batch instead of holding the set in memory."""
-    subset: int | None = None
+    subset: Count | None = None
     """Take only the first so many test images (they are in random order, unless streamed)."""
-    batch_size: int = 100
-    seed: int = 0
-    device: Device = "cpu"
+    batch_size: Count = 100
+    seed: Seed = 0
 
     def load(self, device: torch.device, *names: str) -> tuple[torch.nn.Module, Threat, list[Any]]:
         """The model on the device, the threat, and of the splits named the first ``subset`` images each."""
         options: dict[str, Any] = {name: getattr(self, name) for name in IMAGES}
         splits = load(self.data, **options)
-        if self.subset is not None and not 1 <= self.subset <= len(splits.test):
+        if self.subset is not None and self.subset > len(splits.test):
             raise ValueError(f"--subset {self.subset}; allowed: 1..{len(splits.test)}.")
         eps = (0.15 if self.data == "digits" else 8 / 255) if self.eps is None else self.eps
         sets = [getattr(splits, name) for name in names]
@@ -163,7 +86,7 @@ class Evaluate(_OnModel):
     )] = "quick"  # fmt: skip
     set: tuple[str, ...] = ()
     """Options of the suite as NAME=VALUE: steps, step_size, points, iterations, queries, attacks, states, restarts."""
-    checks: int = 50
+    checks: Natural = 50
     """Look for red flags on the first so many samples; 0 for none."""
     images: bool = False
     """Keep the adversarial images, a file for each batch, in out/images."""
@@ -222,10 +145,10 @@ class Attack(_OnModel):
     That file is made in memory: give --subset for a large set. out/images holds the same, a batch a file.
     """
 
-    steps: int = 20
-    step_size: float | None = None
+    steps: Count = 20
+    step_size: Distance | None = None
     """In pixels of [0, 1]; default a quarter of eps."""
-    restarts: int = 1
+    restarts: Count = 1
     loss: Annotated[str, arg(help=" | ".join(LOSSES))] = "ce"
     gradient: Annotated[str, arg(help=str(GRADIENTS))] = "unrolled"
 
@@ -243,43 +166,13 @@ class Attack(_OnModel):
         file, whole = self.out / "images.safetensors", test.take(slice(None))
         tensors = {"images": whole.images(), "labels": whole.labels, "robust": evaluation.robust[entry.name]}
         tensors["adversarial"] = evaluation.images[entry.name][:]
-        write_bytes(file, save({key: value.cpu().contiguous() for key, value in tensors.items()}))
+        write_tensors(file, tensors)
         print(f"{evaluation.table()}\n{file}")
 
     def _seen(self, model: torch.nn.Module) -> torch.nn.Module:
         if not structure(model).states and self.gradient != "unrolled":
             raise ValueError(f"--gradient {self.gradient} of a {type(model).__name__}; allowed: of a DEQ.")
         return ThroughGradient(model, self.gradient) if structure(model).states else model
-
-
-@dataclass(kw_only=True)
-class Reproduce(_OfRecipe):
-    """Train the rows of a recipe's table, evaluate them, and write table, results and figures.
-
-    For example:
-      robustdeq reproduce digits
-      robustdeq reproduce digits --full --out runs/digits-full
-      robustdeq reproduce digits --seed 1 --out runs/digits-1
-      robustdeq reproduce cifar10-small --data path/to/cifar10 --set test_points=1000 --jobs 1 --out runs/cifar10
-
-    Given again, it picks up what is done.
-    """
-
-    out: Path | None = None
-    """Output folder; default runs/RECIPE."""
-    full: bool = False
-    """AutoAttack standard on every test image instead of the recipe's short form (hours on a CPU)."""
-    jobs: int = 3
-    """Rows that are worked on at the same time, each in a process of its own with its share of the cores."""
-
-    def run(self) -> None:
-        check_count("reproduce", "jobs", self.jobs)
-        chosen = self.changed()
-        out = Path("runs") / chosen.name if self.out is None else self.out
-        options = {"device": str(available(self.device)), "jobs": self.jobs, "full": self.full}
-        with bars() as report:
-            table = Reproduction(recipe=chosen, out=out, **options).run(report)
-        print(f"{table}\n{out}: table.md, results.json, models/, figures/")
 
 
 @dataclass(kw_only=True)
@@ -296,5 +189,7 @@ class Convert:
     """Folder to be written."""
 
     def run(self) -> None:
-        save_model(model := load_official(self.file), self.out)
+        model = load_official(self.file)
+        with held(self.out):
+            save_model(model, self.out)
         print(f"{self.out}: {sum(p.numel() for p in model.parameters()):,} parameters")
