@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,10 +23,11 @@ OWNER = "owner/numbered"
 @pytest.fixture
 def answer(monkeypatch):
     """Lets the hub answer every request with a status, a code and JSON, after a delay."""
-    reply = {"status": 200, "code": "", "json": {}, "delay": 0.0}
+    reply = {"status": 200, "code": "", "json": {}, "delay": 0.0, "asked": 0}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            reply["asked"] += 1
             time.sleep(reply["delay"])
             body = json.dumps(reply["json"]).encode()
             self.send_response(reply["status"])
@@ -138,7 +142,22 @@ def test_offline_by_request_and_no_progress_bars(answer, published, monkeypatch,
     load(OWNER)
     assert "%|" not in capfd.readouterr().err and not datasets.utils.are_progress_bars_disabled()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "cannot be reached" in message("owner/other")
+    answer["asked"] = 0
+    for streaming in (False, True):
+        text = message("owner/other", streaming=streaming)
+        assert "cannot be reached" in text and "not asked, since HF_HUB_OFFLINE is set" in text
+    load(OWNER)  # its copy is in the cache
+    assert answer["asked"] == 0
+
+
+def test_offline_from_the_start(answer, tmp_path):
+    script = "from robustdeq.data import load; load('owner/other')"
+    url = huggingface_hub.constants.ENDPOINT
+    for names in ({"HF_HUB_OFFLINE": "1"}, {"HF_DATASETS_OFFLINE": "1"}):
+        env = {**os.environ, **names, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=100)
+        assert done.returncode and "not asked, since HF_HUB_OFFLINE is set" in done.stderr.splitlines()[-1]
+    assert answer["asked"] == 0
 
 
 def test_what_cannot_be_read_from_the_hub(published, tmp_path, monkeypatch):

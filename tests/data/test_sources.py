@@ -112,6 +112,7 @@ def test_labels_that_are_text_become_classes(tmp_path, streaming):
     assert splits.test.take(slice(None)).labels.tolist() == [3, 1, 2, 0, 2, 3]
 
 
+@pytest.mark.filterwarnings("ignore:.*files are not read")
 def test_class_folders_hidden_files_and_other_files(tmp_path):
     for name in ("2", "10", "1", "fox"):
         for split in ("train", "test"):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,6 +19,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from typing_extensions import TypeVar
+
+from ..checks import check_count
+from ..files import first_line
+from .doors import check_device, check_epoch, check_rows
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is opened, whatever a file's ending says: not EPS, which Pillow hands to Ghostscript. PPM includes PGM."""
@@ -34,6 +37,9 @@ WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode: Pillow lets the others run while it decodes and resizes."""
 CHUNK = 16
 """Images that a thread decodes at a time: handing over one by one costs as much as a small image."""
+
+
+Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class Row(NamedTuple):
@@ -58,6 +64,12 @@ class ImageSet:
     source: str
     white: int = 255
 
+    def __post_init__(self) -> None:
+        check_count("ImageSet", "white", self.white, 1, 255)
+        kinds = [(getattr(t, "dtype", None), len(getattr(t, "shape", ()))) for t in (self.pixels, self.labels)]
+        if kinds != [(torch.uint8, 4), (torch.int64, 1)] or len(self.pixels) != len(self.labels):
+            raise ValueError(f"ImageSet: (dtype, dim) {kinds}; allowed: pixels (N, C, H, W) uint8, labels (N,) int64.")
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -70,27 +82,36 @@ class ImageSet:
 
     def images(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """(n, C, H, W) float32 in [0, 1]."""
+        return self._shown(check_rows("images", rows, len(self)))
+
+    def _shown(self, rows: Tensor | slice) -> Tensor:
         return self.pixels[rows].float() / self.white
 
     def take(self, rows: Tensor | slice) -> ImageSet:
-        """These rows, a slice or (n,) int64, as a set."""
+        """These rows, a slice or (n,) int64, as a set. Raises a ValueError for a row that is not there."""
+        rows = check_rows("take", rows, len(self))
         return replace(self, pixels=self.pixels[rows], labels=self.labels[rows])
 
     def to(self, device: torch.device | str) -> ImageSet:
+        check_device(device)
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
     def batches(
         self, size: int, generator: torch.Generator, part: slice = slice(None), skip: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Batches:
         """One epoch of shuffled batches: float32 (size, C, H, W) in [0, 1] and int64 (size,).
 
         A last batch smaller than ``size`` is left out. part: which rows of every batch are wanted (the rows of one
         process). skip: how many batches are passed over.
         """
+        check_epoch(size, generator, part, skip, len(self))
+        return self._batches(size, generator, part, skip)
+
+    def _batches(self, size: int, generator: torch.Generator, part: slice, skip: int) -> Batches:
         order = torch.randperm(len(self), generator=generator)
         for start in range(skip * size, len(self) - size + 1, size):
             rows = order[start : start + size][part].to(self.labels.device)
-            yield self.images(rows), self.labels[rows]
+            yield self._shown(rows), self.labels[rows]
 
 
 S = TypeVar("S", default=ImageSet)
@@ -111,6 +132,12 @@ class Splits(Generic[S]):
 
 def cut(images: ImageSet, sizes: tuple[int, ...], seed: int) -> tuple[ImageSet, ...]:
     """Disjoint random subsets of these sizes, and the rest as the last. Raises a ValueError if no rest is left."""
+    if not isinstance(images, ImageSet) or not isinstance(sizes, Sequence):
+        pair = f"{type(images).__name__} into {sizes!r:.80}"
+        raise ValueError(f"cut: a {pair}; allowed: an ImageSet into a list of sizes.")
+    for size in sizes:
+        check_count("cut", "sizes", size, 0)
+    check_count("cut", "seed", seed, 0, 2**63 - 1)
     if sum(sizes) >= len(images):
         raise ValueError(f"cut: sizes {sizes} of {len(images)} images; allowed: a sum below {len(images)}.")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -124,6 +151,8 @@ def digits(*, test: int = 360, validation: int = 100, seed: int = 0) -> Splits:
     """
     from sklearn.datasets import load_digits
 
+    check_count("digits", "test", test, 0)
+    check_count("digits", "validation", validation, 0)
     pixels, labels = load_digits(return_X_y=True)
     images, numbers = torch.as_tensor(pixels).to(torch.uint8).reshape(-1, 1, 8, 8), torch.as_tensor(labels).long()
     whole = ImageSet(images, numbers, tuple("0123456789"), "scikit-learn digits (8x8, 17 grey levels)", white=16)
@@ -131,29 +160,41 @@ def digits(*, test: int = 360, validation: int = 100, seed: int = 0) -> Splits:
     return Splits(rest, held, tested, seed)
 
 
-def open_image(row: Row) -> tuple[Image.Image, bool]:
-    """The first frame, upright, in mode L or RGB, and whether it is JPEG-coded. Raises a ValueError naming the row."""
+def open_image(row: Row) -> tuple[Image.Image, bool, bool]:
+    """The first frame, upright, in mode L or RGB; whether it is JPEG-coded; whether transparent pixels became white.
+
+    Raises a ValueError naming the row.
+    """
     try:
         data = Path(row.where).read_bytes() if row.data is None else row.data
+    except OSError as error:
+        raise ValueError(f"{row.where}: cannot be read ({first_line(error)}); allowed: an image file.") from error
+    if not data:
+        raise ValueError(f"{row.where}: no image, the file is empty; fetch it again or remove it.")
+    try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         jpeg = image.format in ("JPEG", "MPO")  # MPO: a JPEG with a second picture behind it, as telephones write it
-        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 2**62):  # Pillow itself only warns up to twice that
-            raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-        deep = any(";16" in str(tile) for tile in image.tile)  # Pillow would drop half the bits of 16-bit RGB unsaid
+        most = Image.MAX_IMAGE_PIXELS or 2**62
+        if image.width * image.height > most:  # Pillow itself only warns up to twice that
+            raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels; allowed: at most {most}")
+        # Pillow would drop half the bits of 16-bit RGB unsaid; of a PPM it keeps the largest value at the end.
+        deep = any(";16" in str(tile) or (tile[0][:3] == "ppm" and tile[3][-1] > 255) for tile in image.tile)  # type: ignore
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
     except UnidentifiedImageError as error:
         raise ValueError(f"{row.where}: broken image; allowed: {', '.join(FORMATS)}.") from error
     except Exception as error:  # Pillow's readers raise whatever a broken file drives them to
-        raise ValueError(f"{row.where}: broken image ({type(error).__name__}: {error}).") from error
+        problem = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{row.where}: broken image ({problem}); fetch it again or remove it.") from error
     if deep or image.mode not in MODES:
         mode = f"{image.mode} of 16 bits" if deep and "16" not in image.mode else image.mode
         raise ValueError(f"{row.where}: pixels of mode {mode}; allowed: 8 bits a channel.")
-    mode = MODES[image.mode]
-    if image.has_transparency_data and (rgba := image.convert("RGBA")).getextrema()[3][0] < 255:  # type: ignore[index]
-        warnings.warn("transparent pixels are shown on white.", RuntimeWarning, stacklevel=2)
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return (image if image.mode == mode else image.convert(mode)), jpeg
+    mode, clear = MODES[image.mode], False
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if clear := image.getextrema()[3][0] < 255:  # type: ignore[index]
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return (image if image.mode == mode else image.convert(mode)), jpeg, clear
 
 
 def fit(image: Image.Image, size: int, place: tuple[float, ...] | None = None) -> Image.Image:
@@ -166,8 +207,23 @@ def fit(image: Image.Image, size: int, place: tuple[float, ...] | None = None) -
     return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
 
 
-Decoded = tuple[Row, np.ndarray, bool]
-"""A row, its pixels (C, H, W) uint8, C = 1 where it is grey, and whether it was JPEG."""
+class Decoded(NamedTuple):
+    """A row and its pixels (C, H, W) uint8, C = 1 where it is grey. jpeg, clear: see ``open_image``."""
+
+    row: Row
+    pixels: np.ndarray
+    jpeg: bool
+    clear: bool
+
+
+class Stack(NamedTuple):
+    """pixels: (N, 3, H, W) uint8, grey images repeated. labels: (N,) int64. grey, jpeg: all are; clear: any is."""
+
+    pixels: Tensor
+    labels: Tensor
+    grey: bool
+    jpeg: bool
+    clear: bool
 
 
 def decode(rows: Iterator[Row], size: int | None) -> Generator[Decoded]:
@@ -177,9 +233,9 @@ def decode(rows: Iterator[Row], size: int | None) -> Generator[Decoded]:
     """
 
     def work(row: Row) -> Decoded:
-        image, jpeg = open_image(row)
+        image, jpeg, clear = open_image(row)
         pixels = np.asarray(fit(image, size, row.place) if size else image)
-        return row, pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), jpeg
+        return Decoded(row, pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), jpeg, clear)
 
     first, chunks = None, iter(lambda: list(islice(rows, CHUNK)), [])
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="decode") as pool:
@@ -189,36 +245,40 @@ def decode(rows: Iterator[Row], size: int | None) -> Generator[Decoded]:
             while ahead:
                 decoded = ahead.popleft().result()
                 ahead.extend(islice(futures, 1))
-                for row, pixels, jpeg in decoded:
-                    height, width = pixels.shape[1:]
+                for one in decoded:
+                    height, width = one.pixels.shape[1:]
                     first = first or (height, width)
                     if (height, width) != first:
                         images = f"{width}x{height} pixels where the images before it have {first[1]}x{first[0]}"
-                        raise ValueError(f"{row.where}: {images}; give image_size to bring all to one size.")
-                    yield row, pixels, jpeg
+                        raise ValueError(f"{one.row.where}: {images}; give image_size= to bring all to one size.")
+                    yield one
         finally:
             for future in ahead:
                 future.cancel()
 
 
-def stack(decoded: Iterable[Decoded], count: int) -> tuple[Tensor, Tensor, bool, bool]:
-    """(count, 3, H, W) uint8, grey images repeated; labels (count,) int64; whether all are grey; whether all were JPEG.
+def check_memory(where: str, count: int, height: int, width: int) -> None:
+    """Raises a ValueError for images that are not to be held in memory."""
+    if (size := count * 3 * height * width) > MAX_BYTES:
+        images = f"{count} images of {width}x{height} would take {size / 2**30:.0f} GiB"
+        most = f"{MAX_BYTES / 2**30:.0f} GiB"
+        raise ValueError(f"{where}: {images}; allowed: {most}; give streaming=True or a smaller image_size=.")
 
-    Raises a ValueError for pixels that do not fit into memory.
-    """
-    pixels, labels, grey, all_jpeg = np.empty((count, 0), np.uint8), np.empty(count, np.int64), True, True
-    for index, (row, image, jpeg) in enumerate(decoded):
+
+def stack(decoded: Iterable[Decoded], count: int) -> Stack:
+    """``count`` images in one tensor. Raises a ValueError for pixels that do not fit into memory."""
+    pixels, labels = np.empty((count, 0), np.uint8), np.empty(count, np.int64)
+    grey, all_jpeg, any_clear = True, True, False
+    for index, (row, image, jpeg, clear) in enumerate(decoded):
         if index == 0:
-            if (size := count * 3 * image[0].size) > MAX_BYTES:
-                images = f"{row.where} and the other {count - 1} images of {image.shape[2]}x{image.shape[1]} would take"
-                raise ValueError(f"{images} {size / 2**30:.0f} GiB; give streaming=True or a smaller image_size.")
+            check_memory(row.where, count, *image.shape[1:])
             pixels = np.empty((count, 3, *image.shape[1:]), np.uint8)
         pixels[index], labels[index] = image, row.label
-        grey, all_jpeg = grey and len(image) == 1, all_jpeg and jpeg
-    return torch.from_numpy(pixels), torch.from_numpy(labels), grey, all_jpeg
+        grey, all_jpeg, any_clear = grey and len(image) == 1, all_jpeg and jpeg, any_clear or clear
+    return Stack(torch.from_numpy(pixels), torch.from_numpy(labels), grey, all_jpeg, any_clear)
 
 
-def read(rows: Iterator[Row], count: int, size: int | None) -> tuple[Tensor, Tensor, bool, bool]:
+def read(rows: Iterator[Row], count: int, size: int | None) -> Stack:
     """``count`` rows decoded and stacked, see there."""
     with closing(decode(rows, size)) as images:
         return stack(images, count)
