@@ -127,7 +127,13 @@ def check_images(x: Tensor, shape: Sequence[int] | None = None) -> None:
         given = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"images are {given}; allowed: a floating-point tensor in [0, 1] (uint8 / 255).")
     if x.dim() != 4 or (shape is not None and tuple(x.shape[1:]) != tuple(shape)):
-        allowed = "(batch, channels, height, width)" if shape is None else f"(batch, {', '.join(map(str, shape))})"
+        allowed = "(batch, channels, height, width)"
+        if shape is not None:
+            allowed = f"(batch, {', '.join(map(str, shape))})"
+            if x.dim() == 4:
+                sized = x.shape[2:] != tuple(shape)[1:] and shape[-1] == shape[-2]
+                way = f"load them with image_size={shape[-1]}, or " if sized else ""
+                allowed += f": {way}make the model with image_shape={tuple(x.shape[1:])}"
         raise ValueError(f"images have shape {tuple(x.shape)}; allowed: {allowed}.")
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         check_range(x)
@@ -139,7 +145,10 @@ def check_range(x: Tensor, slack: float = 1e-5) -> None:
         return
     low, high = (float(v) for v in x.detach().aminmax())
     if low < -slack or high > 1 + slack:
-        raise ValueError(f"images lie in [{low:.4g}, {high:.4g}]; allowed: [0, 1] (divide 8-bit pixels by 255).")
+        way = "divide 8-bit pixels by 255"
+        if low < -slack:
+            way = "a normalisation belongs into the model, as the first layer of its injection, not in front of it"
+        raise ValueError(f"images lie in [{low:.4g}, {high:.4g}]; allowed: [0, 1] ({way}).")
 
 
 def check_dtype(x: Tensor, weight: Tensor) -> None:

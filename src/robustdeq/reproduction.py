@@ -33,6 +33,7 @@ from .models import DEQClassifier
 from .options import describe
 from .recipe import Recipe, train, trainer_of
 from .seeds import mix
+from .text import markdown
 
 Report = Callable[[str, str, int, int], None]
 """Called with the row, what it is doing, and how much of how much is done."""
@@ -252,7 +253,7 @@ def _assemble(job: Reproduction) -> str:
 def _table(job: Reproduction, evaluations: Mapping[str, Evaluation], images: Mapping[str, Any]) -> str:
     attacks = "standard" if job.full else " + ".join(name.upper() for name in job.recipe.auto_attacks)
     lines = [
-        f"# {job.recipe.model} on {images['source']}",
+        f"# {markdown(job.recipe.model)} on {markdown(images['source'])}",
         "",
         f"| row | clean | PGD-20 | AA ({attacks}) | {' | '.join(SETTINGS)} | All |",
         "|---|---|---|---|" + "---|" * len(SETTINGS) + "---|",

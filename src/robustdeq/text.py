@@ -10,7 +10,7 @@ def printable(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """As one cell of a table, shown as it is: neither markup nor HTML."""
-    for sign in "\\`*_[]|":
+    """As one cell of a table, shown as it is: no markup, no link, no HTML."""
+    for sign in "\\`*[|":
         text = text.replace(sign, "\\" + sign)
     return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -20,6 +20,7 @@ from ..gradients import GRADIENTS
 from ..models import load_model, load_official, save_model, structure
 from ..options import check_options, settings
 from ..progress import bar
+from ..text import printable
 from .shared import Command
 
 BUDGETS = ("steps", "step_size", "points", "iterations", "queries", "attacks", "states", "restarts")
@@ -167,7 +168,7 @@ class Attack(_OnModel):
         tensors = {"images": whole.images(), "labels": whole.labels, "robust": evaluation.robust[entry.name]}
         tensors["adversarial"] = evaluation.images[entry.name][:]
         write_tensors(file, tensors)
-        print(f"{evaluation.table()}\n{file}")
+        print(f"{evaluation.table()}\n{printable(str(file))}")
 
     def _seen(self, model: torch.nn.Module) -> torch.nn.Module:
         if not structure(model).states and self.gradient != "unrolled":
@@ -192,4 +193,4 @@ class Convert:
         model = load_official(self.file)
         with held(self.out):
             save_model(model, self.out)
-        print(f"{self.out}: {sum(p.numel() for p in model.parameters()):,} parameters")
+        print(f"{printable(str(self.out))}: {sum(p.numel() for p in model.parameters()):,} parameters")

@@ -17,6 +17,7 @@ from ..progress import bar, bars
 from ..recipe import Recipe, clean, train
 from ..recipes import RECIPES, recipe
 from ..reproduction import Reproduction
+from ..text import printable
 from ..training import CHECKPOINT, OBJECTIVES, STATE_SAMPLERS, TrainConfig, summary
 from .shared import Command
 
@@ -78,7 +79,7 @@ class Train(_OfRecipe):
         chosen = self.changed(**{name: parsed(getattr(self, name)) for name in flags})
         settled = settings(self.set)
         if self.solver is not None:
-            if "solver" in (settled.get("model_options") or {}):
+            if "solver" in (settled.get("model_options") or {}):  # of a dict: `changed` has refused anything else
                 raise ValueError("--solver and --set model_options= with a solver; allowed: one of them.")
             chosen = chosen.changed({"model_options": {"solver": parsed(self.solver)}})
         if self.clean:
@@ -91,7 +92,7 @@ class Train(_OfRecipe):
         with launched(self.device) as distributed, bar("training", distributed.main) as progress:
             history = train(chosen, self.out, folder, distributed=distributed, progress=progress, wandb=self.wandb)
         if distributed.main:
-            print(f"{folder}\n{summary(history)}")
+            print(f"{printable(str(folder))}\n{summary(history)}")
 
 
 @dataclass(kw_only=True)
@@ -120,4 +121,4 @@ class Reproduce(_OfRecipe):
         options = {"device": str(available(self.device)), "jobs": self.jobs, "full": self.full}
         with bars() as report:
             table = Reproduction(recipe=chosen, out=out, **options).run(report)
-        print(f"{table}\n{out}: table.md, results.json, models/, figures/")
+        print(f"{table}\n{printable(str(out))}: table.md, results.json, models/, figures/")

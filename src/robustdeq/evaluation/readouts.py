@@ -15,6 +15,7 @@ from ..checks import check_count
 from ..defences import EarlyState, Ensemble
 from ..distributed import SINGLE, Distributed
 from ..models.structure import structure
+from ..text import markdown
 from .evaluate import evaluate
 from .images import Points
 from .result import Share
@@ -95,7 +96,8 @@ def readouts(
         folder = Path(scratch if out is None else out)
         before = None if held_out is None else _shares(states, held_out, attack, folder / "held-out", options)
         shares = _shares({**states, "ensemble": Ensemble(kind.deployed)}, test, attack, folder / "test", options)
-    note = f"{threat.name}, eps {threat.eps:.4g}, PGD-{steps}. Samples: {samples or f'the first {len(test)} given'}."
+    samples = markdown(samples or f"the first {len(test)} given")
+    note = f"{threat.name}, eps {threat.eps:.4g}, PGD-{steps}. Samples: {samples}."
     own, known = (None if of is None else tuple(of[name] for name in reversed(states)) for of in (shares, before))
     return Readouts(own or (), shares["ensemble"], known, note)
 

@@ -235,7 +235,7 @@ def _refuse_other(path: Path, before: Identity, now: Identity) -> None:
     if len(before.logits) == len(now.logits) and all(abs(a - b) <= 1e-3 * size for a, b in pairs):
         before = replace(before, logits=now.logits)
     if differing := ", ".join(differences(asdict(before), asdict(now))):
-        raise ValueError(f"{path} belongs to another {differing}; give another output folder, or resume=False.")
+        raise ValueError(f"{path} belongs to another {differing}; give another folder, or remove it.")
 
 
 def _write(path: Path, record: Record) -> None:

@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from ..attacks.autoattack import VERSIONS
+from ..text import markdown
 from .flags import Flag, flags
 from .images import KeptImages, batches
 from .record import RECORD, AttackRecord, Identity, Record, united
@@ -139,7 +140,8 @@ class Evaluation:
         lines = ["| accuracy | percent | 95% interval | samples |", "|---|---|---|---|"]
         for name, share in rows.items():
             low, high = share.interval
-            lines.append(f"| {name} | {share.percent:.1f} | {low:.1f} to {high:.1f} | {share.count}/{share.total} |")
+            cells = f"{share.percent:.1f} | {low:.1f} to {high:.1f} | {share.count}/{share.total}"
+            lines.append(f"| {markdown(name)} | {cells} |")
         lines += ["", *self._notes(), ""]
         if not self.flags:
             return "\n".join([*lines, "No checks for red flags were made."])
@@ -167,7 +169,7 @@ class Evaluation:
 
     def _notes(self) -> list[str]:
         record, threat = self.record, self._threat
-        lines = [f"{threat['name']}, eps {threat['eps']:.4g}. Samples: {record.samples}."]
+        lines = [f"{threat['name']}, eps {threat['eps']:.4g}. Samples: {markdown(record.samples)}."]
         if record.opaque:
             lines.append(
                 "The model is opaque: it hides a DEQ or a defence. Only its outermost gradient was attacked; its own "
@@ -181,19 +183,19 @@ class Evaluation:
             )
         climbed = set()  # columns in which attacks of AutoAttack that follow the gradient have run
         for name, column in self.columns.items():
-            attack = record.attacks[name]
+            attack, called = record.attacks[name], markdown(name)
             if rejected := sum(batch.rejected for batch in attack.batches.values()):
-                lines.append(f"{name}: {rejected} images lay outside the threat model and were not counted.")
+                lines.append(f"{called}: {rejected} images lay outside the threat model and were not counted.")
             own = (attack.options or {}).get("threat", threat)
             if own != threat:
-                lines.append(f"{name}: made for {own['name']}, eps {own['eps']:.4g}, another threat model.")
+                lines.append(f"{called}: made for {own['name']}, eps {own['eps']:.4g}, another threat model.")
             warned = {text for batch in attack.batches.values() for text in batch.warnings}
             broken, parts = int((attack.outcomes == 0).sum()), _autoattack(attack)
             if parts == ("square",) and column in climbed and broken > SQUARE_SURPLUS * attack.points:
                 warned.add(f"Square broke {broken} samples that the attacks that follow the gradient had left.")
             if set(parts) - {"square"}:
                 climbed.add(column)
-            lines += [f"{name} warned: {text}" for text in sorted(warned)]
+            lines += [f"{called} warned: {markdown(text)}" for text in sorted(warned)]
         return lines
 
     @property
