@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from .text import shown
+
 
 def check_number(
     owner: str,
@@ -24,13 +26,14 @@ def check_number(
     high_open: bool = False,
 ) -> None:
     """``value`` is a finite number in the stated interval."""
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ok = isinstance(value, int | float) and not isinstance(value, bool)
+    ok = ok and (math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63)  # what torch can take
     ok = ok and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)
     if not ok:
         left, right = "(" if low_open else "[", ")" if high_open else "]"
         bound = f"a number {'>' if low_open else '>='} {low:g}"
         allowed = bound if math.isinf(high) else f"a number in {left}{low:g}, {high:g}{right}"
-        raise ValueError(f"{owner}: {name}={value!r}; allowed: {allowed}.")
+        raise ValueError(f"{owner}: {name}={shown(value)}; allowed: {allowed}.")
 
 
 def check_count(owner: str, name: str, value: int, low: int = 1, high: int | None = None) -> None:
@@ -38,7 +41,7 @@ def check_count(owner: str, name: str, value: int, low: int = 1, high: int | Non
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < low or (high is not None and value > high):
         allowed = f"a whole number >= {low}" if high is None else f"{low}..{high}"
-        raise ValueError(f"{owner}: {name}={value!r}; allowed: {allowed}.")
+        raise ValueError(f"{owner}: {name}={shown(value)}; allowed: {allowed}.")
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Length:
     def check(self, owner: str, name: str, value: Any) -> None:
         if not value or len(value) != (self.count or len(value)):
             wanted = "at least one value" if self.count is None else f"{self.count} values"
-            raise ValueError(f"{owner}: {name}={value!r}; allowed: {wanted}.")
+            raise ValueError(f"{owner}: {name}={shown(value)}; allowed: {wanted}.")
 
 
 Count = Annotated[int, Whole(1)]

@@ -27,6 +27,9 @@ from .text import printable
 FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 """Errors of the machine, not of what was given."""
 
+LONGEST = 1000
+"""Characters of a line that is said."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: 0 done, 1 a run that failed, 2 a mistake in what was given, 130 interrupted."""
@@ -74,7 +77,9 @@ def _told(error: Exception) -> tuple[int, str]:
 
 
 def _say(text: str) -> None:
-    print(f"robustdeq: {printable(text)}", file=sys.stderr)
+    text = printable(text)
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} ... {text[-300:]}"
+    print(f"robustdeq: {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -170,6 +175,10 @@ def _checked_value(owner: str, flag: str, value: str, kind: Any) -> str:
     if get_origin(kind) is Literal:
         return str(choose(flag, value, {choice: choice for choice in get_args(kind)}))
     if kind in (str, Path):
+        if value == "None":  # which tyro takes for an option that is left out
+            if kind is str:
+                raise ValueError(f"{flag} None; allowed: a value, or no {flag}.")
+            value = "./None"
         return value
     return str(convert(owner, flag, parsed(value), kind))
 

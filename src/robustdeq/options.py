@@ -14,6 +14,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from .text import shown
+
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
 PLAIN: dict[Any, tuple[Any, str]] = {
@@ -58,9 +60,10 @@ class Registry(dict[str, type[T]], Generic[T]):
             return spec
         options = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
         if "class" in options:
+            given = f"load_model(folder, {self.kind.replace(' ', '_')}=...)"
             raise ValueError(
                 f"{self.kind} {options['class']} is a class outside of this package, which no file can bring in; "
-                f"allowed: the {self.base.__name__} itself, as an object."
+                f"allowed: the {self.base.__name__} itself, as in {given}."
             )
         return make(choose(self.kind, options.pop("name", None), self, f"a {self.base.__name__}"), options)
 
@@ -84,12 +87,12 @@ def choose(kind: str, name: object, table: Mapping[str, T], otherwise: str = "")
     if isinstance(name, str) and name in table:
         return table[name]
     allowed = ", ".join(table) + (f", or {otherwise}" if otherwise else "")
-    raise ValueError(f"unknown {kind} {name!r}{suggestion(name, table)}; allowed: {allowed}.")
+    raise ValueError(f"unknown {kind} {shown(name)}{suggestion(name, table)}; allowed: {allowed}.")
 
 
 def suggestion(name: object, allowed: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"``, or nothing when no allowed name is near."""
-    near = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name)[:100], list(allowed), n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
@@ -99,7 +102,7 @@ def check_options(owner: str, names: Iterable[str], allowed: Iterable[str]) -> N
     for name in names:
         if name not in allowed:
             near = suggestion(name, allowed)
-            raise ValueError(f"{owner}: unknown option {name!r}{near}; allowed: {', '.join(allowed) or 'none'}.")
+            raise ValueError(f"{owner}: unknown option {shown(name)}{near}; allowed: {', '.join(allowed) or 'none'}.")
 
 
 def checked(cls: type[T]) -> type[T]:
@@ -155,22 +158,22 @@ def convert(owner: str, name: str, value: Any, hint: Any) -> Any:
         return value
     if hint in PLAIN:
         if not isinstance(value, PLAIN[hint][0]) or (isinstance(value, bool) and hint is not bool):
-            raise ValueError(f"{owner}: {name}={value!r}; allowed: {PLAIN[hint][1]}.")
+            raise ValueError(f"{owner}: {name}={shown(value)}; allowed: {PLAIN[hint][1]}.")
         return value
     if origin in (Sequence, tuple, list):
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ValueError(f"{owner}: {name}={value!r}; allowed: a list.")
+            raise ValueError(f"{owner}: {name}={shown(value)}; allowed: a list.")
         parts = [convert(owner, name, part, inner[0]) for part in value]
         return parts if origin is list else tuple(parts)
     if origin in (Mapping, dict):
         if not isinstance(value, Mapping):
-            raise ValueError(f"{owner}: {name}={value!r}; allowed: options by name.")
+            raise ValueError(f"{owner}: {name}={shown(value)}; allowed: options by name.")
         if origin is dict:
             return {inner[0](key): convert(owner, name, item, inner[1]) for key, item in value.items()}
     abstract = inspect.isabstract(hint)  # nothing can be made of it; the owner says what is allowed
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and not isinstance(value, hint) and not abstract:
         if not isinstance(value, Mapping):
-            raise ValueError(f"{owner}: {name} holds {value!r}; allowed: the fields of {hint.__name__} by name.")
+            raise ValueError(f"{owner}: {name} holds {shown(value)}; allowed: the fields of {hint.__name__} by name.")
         return make(hint, value)
     return value
 
@@ -178,11 +181,13 @@ def convert(owner: str, name: str, value: Any, hint: Any) -> Any:
 def make(cls: Callable[..., T], options: Mapping[str, Any]) -> T:
     """``cls(**options)``, where a missing option is a ValueError, too."""
     owner = getattr(cls, "__name__", str(cls))
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{owner}: {shown(options)}; allowed: its fields by name.")
     parameters = list(inspect.signature(cls).parameters.values())
     check_options(owner, options, [parameter.name for parameter in parameters])
     needed = [p.name for p in parameters if p.default is p.empty and p.name not in options]
     if needed:
-        raise ValueError(f"{owner}: {', '.join(needed)} missing in {dict(options)!r:.200}; allowed: all of them.")
+        raise ValueError(f"{owner}: {', '.join(needed)} missing in {shown(dict(options))}; allowed: all of them.")
     return cls(**options)
 
 
@@ -218,9 +223,9 @@ def settings(words: Iterable[str], *classes: type) -> dict[str, Any]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(f"--set {word}; allowed: NAME=VALUE, for example learning_rate=2e-3.")
+            raise ValueError(f"--set {word:.100}; allowed: NAME=VALUE, for example learning_rate=2e-3.")
         if name in values:
-            raise ValueError(f"--set {name}= is given twice; allowed: once.")
+            raise ValueError(f"--set {name:.100}= is given twice; allowed: once.")
         values[name] = value if hints.get(name) is str else parsed(value)
     return values
 

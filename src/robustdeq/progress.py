@@ -12,9 +12,16 @@ from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColum
 from .text import printable
 
 
-def _progress(console: Console) -> Progress:
+@contextmanager
+def _begun_later(console: Console) -> Iterator[Progress]:
+    """Bars that show from the first task on, so that a refusal stands alone."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)
+    progress = Progress(*columns, console=console)
+    try:
+        yield progress
+    finally:
+        if progress.tasks:
+            progress.stop()
 
 
 @contextmanager
@@ -23,28 +30,26 @@ def bar(name: str, shows: bool = True) -> Iterator[Callable[[int, int, str], Non
     if not shows:
         yield None
         return
-    progress, tasks = _progress(Console(stderr=True)), list[TaskID]()
+    with _begun_later(Console(stderr=True)) as progress:
 
-    def report(done: int, total: int, text: str) -> None:
-        if not tasks:
-            progress.start()
-            tasks.append(progress.add_task(name))
-        progress.update(tasks[0], completed=done, total=total, description=escape(printable(f"{name}: {text}")))
+        def report(done: int, total: int, text: str) -> None:
+            if not progress.tasks:
+                progress.add_task(name)
+                progress.start()
+            description = escape(printable(f"{name}: {text}"))
+            progress.update(progress.task_ids[0], completed=done, total=total, description=description)
 
-    try:
         yield report
-    finally:
-        if tasks:
-            progress.stop()
 
 
 @contextmanager
 def bars() -> Iterator[Callable[[str, str, int, int], None]]:
     """A progress bar for every row, fed with (row, text, done, total). Without a terminal, a line for every stage."""
     console, tasks = Console(stderr=True), dict[str, tuple[TaskID, str]]()
-    with _progress(console) as progress:
+    with _begun_later(console) as progress:
 
         def report(row: str, text: str, done: int, total: int) -> None:
+            progress.start()
             task, before = tasks[row] if row in tasks else (progress.add_task(row), "")
             stage = text.split(":")[0]
             if stage != before and not console.is_terminal:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .attacks import AutoAttack
 from .checks import Count, Natural, Seed
 from .data import ImageSet, Splits, StreamedSet, load
 from .defences import EntropyReduction
 from .distributed import SINGLE, Distributed
 from .models import create_model, load_model, save_model
 from .options import check_options, checked, describe
+from .text import shown
 from .training import RandomState, TrainConfig, Trainer
 from .training.trainer import Progress
 
@@ -52,6 +54,9 @@ class Recipe:
     auto_points: Count = 100
     test_points: Count | None = None
 
+    def __post_init__(self) -> None:
+        AutoAttack(self.training.threat, attacks=self.auto_attacks)  # which are checked there
+
     @property
     def rows(self) -> dict[str, Recipe]:
         """The models that are trained, by the names of their rows."""
@@ -78,7 +83,7 @@ class Recipe:
         fields = {name: settings[name] for name in own if name in settings}
         for name in fields.keys() & {"model_options", "defence"}:  # what is not named stays
             if not isinstance(fields[name], Mapping):
-                raise ValueError(f"{name}={fields[name]!r}; allowed: options by name, as JSON.")
+                raise ValueError(f"{name}={shown(fields[name])}; allowed: options by name, as JSON.")
             fields[name] = {**describe(getattr(self, name)), **fields[name]}
         training = {name: value for name, value in settings.items() if name not in own}
         before = self.training.to_dict()
@@ -99,8 +104,8 @@ def trainer_of(
 
     Raises a ValueError if model, images and config do not fit each other, and writes nothing.
     """
-    options = {"seed": recipe.training.seed, **recipe.model_options}
-    model = create_model(recipe.model, len(data.train.classes), **options).to(distributed.device)
+    options = {"num_classes": len(data.train.classes), "seed": recipe.training.seed, **recipe.model_options}
+    model = create_model(recipe.model, **options).to(distributed.device)
     model.classes = tuple(data.train.classes)
     trainer = Trainer(
         model, data.train.to(distributed.device), recipe.training, out, data.validation.to(distributed.device),
@@ -120,6 +125,8 @@ def train(
     It is the one that stood best on held-out images where it was judged there, else the last. data: of the recipe,
     where it has been loaded already. A killed run goes on. Returns the run's history, a row an epoch.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; allowed: a folder, for the model.")
     trainer = trainer_of(recipe, out, recipe.load() if data is None else data, distributed, wandb)
     model: Any = trainer.run(progress, recipe.plan())
     if distributed.main:

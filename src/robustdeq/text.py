@@ -1,6 +1,22 @@
-"""Names that others gave, in lines of ours: on a terminal and in Markdown."""
+"""Names and values that others gave, in lines of ours: on a terminal and in Markdown."""
 
 from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, 100, 100, 60
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = 12
+
+
+def shown(value: Any) -> str:
+    """A value as an error tells it: on one line, of about a hundred signs."""
+    try:
+        text = printable(" ".join(_REPR.repr(value).split()))
+    except Exception:  # whatever the repr of somebody's class does; an integer of 5,000 digits has none
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def printable(text: str) -> str:

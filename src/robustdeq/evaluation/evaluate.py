@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import AutoAttack, Linf, Threat, ThroughGradient
-from ..checks import check_count, check_labels
+from ..checks import Count, Distance, Natural, Seed, check_labels
 from ..distributed import SINGLE, Distributed
 from ..files import digest, held, plain
 from ..gradients import Unrolled
 from ..models.modes import evaluating, images_only
 from ..models.structure import Structure, structure
-from ..options import check_options, describe
+from ..options import check_options, convert, describe
+from ..text import shown
 from . import suites
 from .images import Points, Rows, loaded, points_of
 from .probes import probe
@@ -52,16 +53,20 @@ def evaluate(
     samples: how they were chosen, in words. opaque: take a module that hides a DEQ or a defence.
     beside: of the bare model, to be shown in this table; one that does not fit is refused before the first attack.
     """
+    _check_arguments(
+        batch_size=batch_size, seed=seed, checks=checks, images=images, resume=resume, opaque=opaque, samples=samples,
+        step_size=step_size, threat=threat, out=out, beside=beside, transfers=transfers, suite=suite,
+        progress=progress,
+    )  # fmt: skip
     threat = _threat(suite) if threat is None else threat
     points, kind = points_of(x, y), structure(model, opaque=opaque)
-    check_count("evaluate", "batch_size", batch_size)
-    check_count("evaluate", "checks", checks, 0)
     if images and out is None:
         raise ValueError("evaluate: images=True without out; allowed: a folder to keep them in.")
     if isinstance(suite, str):
         suite = suites.suite(suite, kind, threat, step_size=step_size, seed=seed, batch_size=batch_size, **options)
     else:
-        check_options("evaluate with a list of entries", options, [])
+        own = {} if step_size is None else {"step_size": step_size}
+        check_options("evaluate with a list of entries", [*options, *own], [])
     entries = _entries(transfers or {}, suite)
     logits = _first_logits(kind, points, y, entries)
     identity = _identity(kind, points, threat, logits, seed=seed, batch_size=batch_size)
@@ -84,6 +89,32 @@ def evaluate(
             run.attack(entry)
         file.gather(lambda: probe(run, checks, seed))
     return Evaluation(file.record, file.folder)
+
+
+OPTIONS: dict[str, Any] = {
+    "batch_size": Count, "seed": Seed, "checks": Natural, "images": bool, "resume": bool, "opaque": bool,
+}  # fmt: skip
+OPTIONAL = {"samples": str, "step_size": Distance}
+
+
+def _check_arguments(**arguments: Any) -> None:
+    given = {name: hint for name, hint in OPTIONAL.items() if arguments[name] is not None}
+    for name, hint in {**OPTIONS, **given}.items():
+        convert("evaluate", name, arguments[name], hint)
+    suite, transfers = arguments["suite"], arguments["transfers"]
+    rows = isinstance(transfers, Mapping) and all(hasattr(x, "__getitem__") for x in transfers.values())
+    listed = isinstance(suite, Sequence) and all(isinstance(entry, Entry) for entry in suite)
+    fitting = {
+        "suite": (isinstance(suite, str) or listed, "the name of a suite, or a list of Entry"),
+        "threat": (isinstance(arguments["threat"], Threat | None), "a Threat, such as Linf(8/255)"),
+        "out": (isinstance(arguments["out"], str | Path | None) and arguments["out"] != "", "a folder"),
+        "beside": (isinstance(arguments["beside"], Evaluation | None), "an Evaluation"),
+        "transfers": (rows or transfers is None, "images by name"),
+        "progress": (arguments["progress"] is None or callable(arguments["progress"]), "a function"),
+    }
+    for name, (fits, allowed) in fitting.items():
+        if not fits:
+            raise ValueError(f"evaluate: {name}={shown(arguments[name])}; allowed: {allowed}.")
 
 
 def _threat(suite: str | Sequence[Entry]) -> Threat:

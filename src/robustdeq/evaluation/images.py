@@ -110,14 +110,18 @@ class KeptImages:
 
     def write(self, start: int, images: Tensor) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(self.file(start), {"images": images})
+        write_tensors(self.file(start), {"images": images}, **self._label(start))
 
     def _read(self, start: int) -> Tensor:
-        tensors, _ = read_tensors(self.file(start), "remove it, and evaluate again to make these images anew")
+        todo = "remove it, and evaluate again to make these images anew"
+        tensors, metadata = read_tensors(self.file(start), todo)
         images = tensors.get("images", torch.empty(0))
-        if images.dim() != 4 or len(images) != min(self.batch_size, self.points - start):
-            raise ValueError(f"{self.file(start)}: images {tuple(images.shape)} of another evaluation; remove it.")
+        if metadata != self._label(start) or len(images) != min(self.batch_size, self.points - start):
+            raise ValueError(f"{self.file(start)} holds other images; {todo}.")
         return images
+
+    def _label(self, start: int) -> dict[str, str]:
+        return {"attack": self.name, "first": str(start)}
 
     def file(self, start: int) -> Path:
         """Of the batch that begins there."""

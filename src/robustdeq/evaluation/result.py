@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from ..attacks.autoattack import VERSIONS
-from ..text import markdown
+from ..text import markdown, shown
 from .flags import Flag, flags
 from .images import KeptImages, batches
 from .record import RECORD, AttackRecord, Identity, Record, united
@@ -60,6 +60,8 @@ class Evaluation:
     @classmethod
     def read(cls, folder: str | Path) -> Evaluation:
         """The finished evaluation that a folder holds."""
+        if not isinstance(folder, str | Path):
+            raise ValueError(f"Evaluation.read: {shown(folder)}; allowed: a folder.")
         folder = Path(folder)
         record = united(folder)
         if record is None:

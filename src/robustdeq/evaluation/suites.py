@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..attacks import PGD, AutoAttack, EndToEnd, Frozen, IntermediateState, Summed, Threat, ThroughGradient
-from ..checks import Count, Natural, NonNegative, check_count
+from ..checks import Count, Distance, Seed, check_count
 from ..defences import EarlyState
 from ..models.structure import Structure, structure
 from ..options import check_options, checked, choose, convert, field_types
+from ..text import shown
 
 Attack = Callable[..., Tensor]
 Model = nn.Module | Structure
@@ -39,6 +40,9 @@ class Entry:
     independent: bool = False
 
     def __post_init__(self) -> None:
+        for part in ("attack", "view"):
+            if not callable(getattr(self, part)):
+                raise ValueError(f"Entry {self.name}: {part}={shown(getattr(self, part))}; allowed: a callable.")
         if self.column in ("clean", "All"):
             raise ValueError(f"Entry {self.name}: column={self.column!r}; allowed: neither clean nor All.")
 
@@ -81,8 +85,8 @@ class Budget:
     """
 
     threat: Threat
-    step_size: NonNegative | None = None
-    seed: Natural = 0
+    step_size: Distance | None = None
+    seed: Seed = 0
     batch_size: Count = 250
     steps: Count = 20
     points: Count | None = None
@@ -154,7 +158,7 @@ def paper(model: Model, threat: Threat, **options: Any) -> list[Entry]:
     pgd = replace(budget.pgd, keep="highest" if defended else "worst")
     columns = ("static", "static") if defended else ("PGD", "AA")
     if not kind.states and states is not None:
-        raise ValueError(f"suite paper: states={states!r} of a {type(kind.bare).__name__}; allowed: a DEQ's.")
+        raise ValueError(f"suite paper: states={shown(states)} of a {type(kind.bare).__name__}; allowed: a DEQ's.")
     if states is None:
         states = dict.fromkeys([kind.states, max(kind.states // 2, 1)]) if kind.states else ()
     views: dict[str, View] = {} if kind.states else {"": static}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -13,8 +14,10 @@ from huggingface_hub import constants as hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
+from ..checks import Seed
 from ..files import first_line, looks_local, read_json, read_tensors, write_json, write_tensors
-from ..options import check_options, choose, describe
+from ..options import check_options, choose, convert, describe
+from ..text import shown
 from .modes import unwrapped
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -81,7 +84,9 @@ def architecture(config: type[Any], presets: Mapping[str, Mapping[str, Any]]):
     return register
 
 
-def create_model(name: str, num_classes: int = 10, *, seed: int | None = None, **options: Any) -> HubModule:
+def create_model(
+    name: str, /, num_classes: int = 10, *, seed: int | None = None, **options: Any
+) -> HubModule:  # fmt: skip
     """A model with fresh weights, in train mode.
 
     name: mdeq-nano | mdeq-small | mdeq-large | mdeq-xl | resnet18 | wrn34-10. options: fields of the preset's config,
@@ -90,6 +95,7 @@ def create_model(name: str, num_classes: int = 10, *, seed: int | None = None, *
     """
     kind = choose("model", name, ARCHITECTURES)
     check_options(f"model {name}", options, kind.options())
+    convert(f"model {name}", "seed", seed, Seed | None)
     return _make(name, kind.config(**{**kind.preset, "num_classes": num_classes, **options}), seed)
 
 
@@ -99,6 +105,8 @@ def save_model(model: nn.Module, folder: str | Path) -> Path:
     A model that create_model or load_official made is rebuilt from the folder by ``load_model(folder)``. Of a model put
     together by hand only the weights can be kept: ``load_model(folder, into=model)`` reads them back.
     """
+    if not isinstance(model, nn.Module) or not isinstance(folder, str | Path) or not str(folder):
+        raise ValueError(f"save_model: {shown(model)} into {shown(folder)}; allowed: a module, and a folder.")
     model, folder = unwrapped(model), Path(folder)
     config = getattr(model, "config", None) or {"model": None, "class": type(model).__qualname__}
     if classes := getattr(model, "classes", None):
@@ -116,6 +124,8 @@ def load_model(path_or_hub_id: str | Path, into: N | None = None, **overrides: A
     model's config, such as ``solver``, ``steps`` and ``gradient`` of a DEQ; a solver of one's own, whose class no file
     can bring in, must be given here. Raises a ValueError for anything that cannot be read or does not fit.
     """
+    if not isinstance(into, nn.Module | None):
+        raise ValueError(f"load_model: into={shown(into)}; allowed: a module.")
     if into is not None and overrides:
         raise ValueError(f"load_model: {', '.join(overrides)} given with into=; set these on the model itself.")
     folder = model_folder(path_or_hub_id)
@@ -167,7 +177,7 @@ def _other_kind(stored: Tensor, own: Tensor) -> bool:
 def model_folder(path_or_hub_id: str | Path, **hub_options: Any) -> Path:
     """The local folder of a model: the path itself, or where the hub's copy was put."""
     if not isinstance(path_or_hub_id, str | Path) or not str(path_or_hub_id).strip():
-        raise ValueError(f"load_model: {path_or_hub_id!r}; allowed: a folder, or a hub id (owner/name).")
+        raise ValueError(f"load_model: {shown(path_or_hub_id)}; allowed: a folder, or a hub id (owner/name).")
     name, folder = str(path_or_hub_id), Path(path_or_hub_id)
     if folder.is_dir():
         return folder
@@ -186,12 +196,26 @@ def model_folder(path_or_hub_id: str | Path, **hub_options: Any) -> Path:
         raise ValueError(f"{name}: no such folder, and no model that the hub gives ({why}).") from error
 
 
-def _make(name: str, config: Any, seed: int | None) -> HubModule:
-    """A model that knows its config. A seed moves only the CPU's generator, and only for the while."""
+def _make(
+    name: str, config: Any, seed: int | None, weights: tuple[str, Mapping[str, Tensor]] | None = None
+) -> HubModule:  # fmt: skip
+    """A model that knows its config. A seed moves only the CPU's generator, and only for the while. weights: the name
+    and the tensors of the file that it shall take."""
+    make = ARCHITECTURES[name].make
+    try:
+        with torch.device("meta"):  # what a config asks for is not allocated before it is known to fit
+            state = make(config).state_dict()
+    except (TypeError, RuntimeError, OverflowError) as error:  # as torch refuses a size of more than 63 bits
+        raise ValueError(f"model {name}: sizes that no memory holds ({first_line(error)[:80]}).") from error
+    if weights is not None:
+        check_keys(state, weights[1], weights[0])
+    size = sum(tensor.nbytes for tensor in state.values())
+    if size > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise ValueError(f"model {name}: its weights take {size / 2**30:.0f} GiB; allowed here: {memory / 2**30:.0f}.")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        model = ARCHITECTURES[name].make(config)
+        model = make(config)
     model.config = {"model": name, **describe(config)}
     return model
 
@@ -215,9 +239,7 @@ def _rebuild(
         raise ValueError(f"{file} describes no model that this version of robustdeq knows: {error}") from error
     check_options(f"model {name}", overrides, kind.options())
     config = dataclasses.replace(config, **overrides)
-    with torch.device("meta"):  # what a file asks for is not allocated before it is known to fit the weights beside it
-        check_keys(kind.make(config).state_dict(), state, str(file.with_name(WEIGHTS)))
-    return _make(name, config, seed=0)
+    return _make(name, config, seed=0, weights=(str(file.with_name(WEIGHTS)), state))
 
 
 def _read_config(file: Path) -> dict[str, Any]:

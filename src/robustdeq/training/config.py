@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from ..attacks import THREATS
-from ..checks import Count, Decay, Distance, Length, Natural, NonNegative, Positive, Seed
+from ..checks import Count, Decay, Distance, Length, Natural, NonNegative, Pixels, Positive, Seed
 from ..dynamics import SOLVERS
 from ..gradients import GRADIENTS
 from ..options import OneOf, checked, describe, make
+from ..text import shown
 from .objectives import OBJECTIVES, JacobianPenalty
 from .optim import SCHEDULES, Optimizer
 from .states import STATE_SAMPLERS
@@ -87,10 +88,11 @@ class TrainConfig:
         size, pieces = self.batch_size, self.accumulate
         if size % pieces:
             raise ValueError(f"TrainConfig: accumulate={pieces}; allowed: a divisor of batch_size={size}.")
-        eps, threat = 8 / 255 if self.eps is None else self.eps, self.threat
-        threat = THREATS.resolve({"name": threat, "eps": eps} if isinstance(threat, str) else threat)
-        if self.eps not in (None, threat.eps):
-            raise ValueError(f"TrainConfig: eps={self.eps!r} with threat={threat}; allowed: one of them, or a name.")
+        eps, threat = Pixels.read(self.eps), self.threat
+        named = {"name": threat, "eps": 8 / 255 if eps is None else eps}
+        threat = THREATS.resolve(named if isinstance(threat, str) else threat)
+        if eps is not None and eps != threat.eps:
+            raise ValueError(f"TrainConfig: eps={shown(eps)} with threat={threat}; allowed: one of them, or a name.")
         object.__setattr__(self, "threat", threat)
         object.__setattr__(self, "eps", threat.eps)
         object.__setattr__(self, "optimizer", Optimizer.resolve(self.optimizer))

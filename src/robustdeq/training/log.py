@@ -51,7 +51,8 @@ class Log:
 def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError, RecursionError):  # a line that a kill or an editor cut belongs to no step
+    # A line that a kill or an editor has cut belongs to no step.
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return float("inf")
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..checks import Number, PositiveShare, Share
 from ..options import Registry, check_options, choose, convert, describe
+from ..text import shown
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {}),
@@ -47,7 +48,7 @@ class Optimizer:
         try:
             optimizer([nn.Parameter(torch.zeros(1))], lr=1.0, weight_decay=0.0)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"optimizer {spec!r}: {error}.") from error
+            raise ValueError(f"optimizer {shown(spec)}: {error}.") from error
         return optimizer
 
     def __call__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -21,10 +21,10 @@ from ..data import ImageSet, StreamedSet, crop_and_flip
 from ..distributed import SINGLE, Distributed
 from ..dynamics.trajectory import monitored
 from ..environment import environment
-from ..files import claim, first_line, held, tidy
+from ..files import claim, first_line, held, read_json, read_tensors, tidy
 from ..models.modes import evaluating
 from ..models.structure import structure
-from ..models.zoo import save_model
+from ..models.zoo import CONFIG, WEIGHTS, check_keys, save_model
 from ..seeds import generator
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
@@ -37,6 +37,7 @@ Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and a short text."""
 
 CHECKPOINT = "last.safetensors"
+ANEW = f"remove {CHECKPOINT} to start this run anew"
 LOG_EVERY = 10
 CLEAN_POINTS = 128
 """Training images whose clean accuracy and residual are logged every epoch."""
@@ -55,6 +56,11 @@ class Trainer:
         self, model: nn.Module, images: ImageSet | StreamedSet, config: TrainConfig, folder: str | Path,
         validation: ImageSet | StreamedSet | None = None, *, wandb: bool = False, distributed: Distributed = SINGLE,
     ) -> None:  # fmt: skip
+        sets = [one for one in (images, validation) if one is not None]
+        fits = images is not None and all(hasattr(one, name) for one in sets for name in ("batches", "take", "digest"))
+        if not fits or not isinstance(config, TrainConfig) or not isinstance(folder, str | Path):
+            kinds = ", ".join(type(one).__name__ for one in (images, config, folder, validation))
+            raise ValueError(f"Trainer: {kinds}; allowed: an ImageSet, a TrainConfig, a folder, perhaps an ImageSet.")
         kind, size, world_size = structure(model), config.batch_size, distributed.world_size
         model, deq = kind.bare, kind.deq
         if kind.defence is not None or kind.readout is not None:
@@ -123,6 +129,10 @@ class Trainer:
         if self.checkpoint.exists():
             header = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.identity, self.averaged)
             self.step, self.history, self.sums = (header[name] for name in ("step", "history", "sums"))
+            if any("best" in row for row in self.history):  # it is needed at the end, so now is the time to miss it
+                read_json(self.best / CONFIG, ANEW)
+                weights = self.best / WEIGHTS
+                check_keys(self.model.state_dict(), read_tensors(weights, ANEW)[0], str(weights))
             if self.average is not None:
                 self.average.n_averaged.fill_(self.step + 1)
         if not self.distributed.agree(self.step):
