@@ -15,7 +15,7 @@ from ..data import load
 from ..defences import EntropyReduction
 from ..distributed import available, launched
 from ..evaluation import SUITES, Entry, Evaluation, evaluate, readouts
-from ..files import held, write_json, write_tensors, write_text
+from ..files import held, tidy, write_json, write_tensors, write_text
 from ..gradients import GRADIENTS
 from ..models import load_model, load_official, save_model, structure
 from ..options import check_options, settings
@@ -192,5 +192,6 @@ class Convert:
     def run(self) -> None:
         model = load_official(self.file)
         with held(self.out):
+            tidy(self.out)
             save_model(model, self.out)
         print(f"{printable(str(self.out))}: {sum(p.numel() for p in model.parameters()):,} parameters")

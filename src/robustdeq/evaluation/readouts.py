@@ -14,6 +14,7 @@ from ..attacks import PGD, Linf, Threat
 from ..checks import check_count
 from ..defences import EarlyState, Ensemble
 from ..distributed import SINGLE, Distributed
+from ..files import held, tidy
 from ..models.structure import structure
 from ..text import markdown
 from .evaluate import evaluate
@@ -92,8 +93,9 @@ def readouts(
                "progress": progress, "checks": 0}  # fmt: skip
     # The last state first: its images are what the others are shown.
     states = {f"state-{t}": EarlyState(kind.deployed, t) for t in range(kind.states, 0, -1)}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch if out is None else out)
+    with tempfile.TemporaryDirectory() as scratch, held(Path(out or scratch), distributed.main):
+        folder = Path(out or scratch)
+        distributed.main_first(lambda: tidy(folder))
         before = None if held_out is None else _shares(states, held_out, attack, folder / "held-out", options)
         shares = _shares({**states, "ensemble": Ensemble(kind.deployed)}, test, attack, folder / "test", options)
     samples = markdown(samples or f"the first {len(test)} given")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -108,13 +109,21 @@ def save_model(model: nn.Module, folder: str | Path) -> Path:
     if not isinstance(model, nn.Module) or not isinstance(folder, str | Path) or not str(folder):
         raise ValueError(f"save_model: {shown(model)} into {shown(folder)}; allowed: a module, and a folder.")
     model, folder = unwrapped(model), Path(folder)
-    config = getattr(model, "config", None) or {"model": None, "class": type(model).__qualname__}
-    if classes := getattr(model, "classes", None):
-        config = {**config, "classes": list(classes)}
+    config = stored_config(model)
+    if config["model"] is None and any(isinstance(inner, HubModule) for inner in model.modules() if inner is not model):
+        warnings.warn(f"of the {type(model).__name__} only the weights are kept, for load_model(..., into=); "
+                      "the model inside can be saved so that it is rebuilt.", stacklevel=2)  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS, model.state_dict(), format="pt")
     write_json(folder / CONFIG, config)
     return folder
+
+
+def stored_config(model: nn.Module) -> dict[str, Any]:
+    """What config.json says of a model."""
+    config = getattr(model, "config", None) or {"model": None, "class": type(model).__qualname__}
+    classes = getattr(model, "classes", None)
+    return {**config, "classes": list(classes)} if classes else config
 
 
 def load_model(path_or_hub_id: str | Path, into: N | None = None, **overrides: Any) -> HubModule | N:

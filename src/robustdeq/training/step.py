@@ -143,6 +143,8 @@ class TrainStep:
             if deq is not None and jacobian_steps is not None:
                 probes = generator(config.seed, JACOBIAN, step, piece, 1 + rank)
                 total = total + config.jacobian(deq, x_adv, jacobian_steps, probes, phase.solver)
+            if not total.requires_grad:
+                raise ValueError("the loss depends on no weight; allowed: a model that is trained by gradients.")
             (1 / config.accumulate * total).backward()
         solver_steps = torch.as_tensor(updated.steps).float().mean()
         values = [float(total.detach()), float(losses.correct_adv.float().mean()), float(solver_steps)]

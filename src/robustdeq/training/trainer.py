@@ -21,10 +21,10 @@ from ..data import ImageSet, StreamedSet, crop_and_flip
 from ..distributed import SINGLE, Distributed
 from ..dynamics.trajectory import monitored
 from ..environment import environment
-from ..files import claim, first_line, held, read_json, read_tensors, tidy
+from ..files import claim, differences, first_line, held, plain, read_json, read_tensors, tidy
 from ..models.modes import evaluating
 from ..models.structure import structure
-from ..models.zoo import CONFIG, WEIGHTS, check_keys, save_model
+from ..models.zoo import CONFIG, WEIGHTS, check_keys, save_model, stored_config
 from ..seeds import generator
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
@@ -130,7 +130,8 @@ class Trainer:
             header = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.identity, self.averaged)
             self.step, self.history, self.sums = (header[name] for name in ("step", "history", "sums"))
             if any("best" in row for row in self.history):  # it is needed at the end, so now is the time to miss it
-                read_json(self.best / CONFIG, ANEW)
+                if differing := differences(read_json(self.best / CONFIG, ANEW), plain(stored_config(self.model))):
+                    raise ValueError(f"{self.best / CONFIG} has another {', '.join(differing)}; {ANEW}.")
                 weights = self.best / WEIGHTS
                 check_keys(self.model.state_dict(), read_tensors(weights, ANEW)[0], str(weights))
             if self.average is not None:
