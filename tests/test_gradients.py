@@ -7,7 +7,7 @@ import torch
 from problems import SOLVERS, WITH_INVERSE, each, every_solver
 from torch import Tensor, nn
 
-from robustdeq.dynamics import Broyden, Picard, Reversible, drive
+from robustdeq.dynamics import Broyden, Picard, Reversible, SolverState, drive
 from robustdeq.gradients import GRADIENTS, Implicit, Phantom, SimultaneousAdjoint, Unrolled, phantom_state
 from robustdeq.models.zoo import create_model
 from robustdeq.testing import assert_near, assert_same
@@ -261,3 +261,37 @@ def test_a_reversible_classifier_has_the_gradients_of_plain_unrolling():
     z = drive(model.solver, model.map(x), model.zeros(x), 4).z
     for a, b in zip(found, torch.autograd.grad(model.readout(z).square().sum(), wanted)):
         assert_near(a, b, 1e-8)
+
+
+NO_STEPS = [None, True, "x", [], {"name": []}, 1.5, -1, [1, 2, 3], torch.tensor(2), torch.ones(2).long()]
+NO_STEPS += [torch.zeros(3).long(), torch.ones(3), torch.ones(3, 1).long(), torch.ones(3).int()]
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize("steps", NO_STEPS, ids=str)
+def test_steps_are_one_number_or_one_for_each_sample(name, steps):
+    rule = GRADIENTS[name]()
+    with pytest.raises(ValueError, match=rf"{type(rule).__name__}: steps(=| are).*; allowed: a"):
+        rule(Picard(), torch.tanh, torch.rand(3, 4), steps)
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_what_a_rule_is_given_is_named(name):
+    rule, z = GRADIENTS[name](), torch.rand(3, 4, requires_grad=True)
+    for solver in (None, 5, [], {"name": []}, {"name": "picard", 5: 1}, Picard):
+        with pytest.raises(ValueError, match=r"solver|Picard"):
+            rule(solver, torch.tanh, z, 2)
+    for start in (None, 5, [[0.0]], z[0], z.long(), SolverState(z)):
+        with pytest.raises(ValueError, match=r"z\^\[0\] is .*; allowed: a floating-point tensor"):
+            rule(Picard(), torch.tanh, start, 2)
+    for f in (None, 5, "x", lambda: z, lambda z: None, lambda z: (z,), lambda z: z[:1], lambda z: z.double()):
+        with pytest.raises(ValueError, match=r"drive: f .*; allowed: a function of a state"):
+            rule(Picard(), f, z, 2)
+        with pytest.raises(ValueError, match=r"drive: f .*; allowed: a function of a state"):
+            rule(Picard(), f, z, torch.tensor([1, 2, 2]))
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_no_samples_with_steps_of_their_own(name):
+    z = torch.zeros(0, 4, requires_grad=True)
+    assert GRADIENTS[name]()(Picard(), torch.tanh, z, torch.zeros(0, dtype=torch.int64)).shape == (0, 4)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from .checks import Count, PositiveShare
+from .checks import Count, PositiveShare, check_count, check_start
 from .dynamics import SOLVERS, Broyden, Map, Solver, SolverState, drive
 from .options import Registry
 
@@ -31,9 +31,21 @@ class Gradient(ABC):
     name: ClassVar[str]
 
     def __call__(self, solver: Solver, f: Map, z: Tensor, steps: Steps, *, training: bool = False) -> Tensor:
+        check_start(z)
+        solver, steps = SOLVERS.resolve(solver), self._checked(steps, z)
         if not training and not torch.is_grad_enabled():
             return reached(solver, f, z, steps)
         return self.solve(solver, f, z, steps, training)
+
+    def _checked(self, steps: Steps, z: Tensor) -> Steps:
+        """One number, or one for each sample; of no samples any will do."""
+        if not isinstance(steps, Tensor):
+            check_count(type(self).__name__, "steps", steps, 0)
+            return steps
+        if steps.dtype != torch.int64 or steps.shape != z.shape[:1] or (len(z) and int(steps.min()) < 1):
+            kind = f"{type(self).__name__}: steps are {steps.dtype} of shape {tuple(steps.shape)}"
+            raise ValueError(f"{kind}; allowed: a number, or int64 >= 1 of shape ({len(z)},).")
+        return steps if len(z) else 1
 
     @abstractmethod
     def solve(self, solver: Solver, f: Map, z: Tensor, steps: Steps, training: bool) -> Tensor:

@@ -46,6 +46,28 @@ def test_cross_entropies_and_kl_are_their_definitions():
     torch.testing.assert_close(LOSSES["kl"](logits, goal), (q * (q.log() - p.log())).sum(1))
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+def test_margins_are_their_definitions(classes):
+    """The largest of another class less that of the label: of the logits, of the probabilities."""
+    logits, y = logits_of(classes), labels_of(classes)
+    for name, values in (("cw", logits), ("pm", logits.softmax(1))):
+        others = [max(v for k, v in enumerate(row) if k != label) for row, label in zip(values.tolist(), y.tolist())]
+        found = LOSSES[name](logits, Goal(y))
+        torch.testing.assert_close(found, torch.tensor(others, dtype=torch.float64) - values[torch.arange(B), y])
+        assert torch.equal(found > 0, logits.argmax(1) != y)
+
+
+def test_the_margin_of_probabilities_is_bounded_and_has_the_gradient_of_its_closed_form():
+    """d (p_j - p_y) / dz = p_j (e_j - p) - p_y (e_y - p), of the nearest class j."""
+    logits, y = logits_of(5).requires_grad_(), labels_of(5)
+    found = LOSSES["pm"](logits, Goal(y))
+    assert (found.abs() <= 1).all()
+    p, rows, unit = logits.detach().softmax(1), torch.arange(B), torch.eye(5, dtype=torch.float64)
+    j = p.scatter(1, y[:, None], -1).argmax(1)
+    wanted = p[rows, j, None] * (unit[j] - p) - p[rows, y, None] * (unit[y] - p)
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), logits)[0], wanted)
+
+
 @given(classes=st.integers(2, 8), seed=st.integers(0, 999), shift=st.floats(-9, 9), scale=st.floats(0.1, 9))
 @settings(max_examples=50, deadline=None)
 def test_dlr_is_positive_where_the_prediction_is_wrong_and_blind_to_shift_and_scale(classes, seed, shift, scale):
@@ -56,7 +78,7 @@ def test_dlr_is_positive_where_the_prediction_is_wrong_and_blind_to_shift_and_sc
     torch.testing.assert_close(found, other, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["ce", "dlr", "kl"])
+@pytest.mark.parametrize("name", ["ce", "dlr", "kl", "pm", "cw"])
 def test_losses_of_equal_logits_have_a_finite_gradient(name):
     logits = torch.zeros(2, 3, requires_grad=True)
     goal = Goal(torch.tensor([0, 1]), clean=torch.zeros(2, 3).log_softmax(1))

@@ -274,10 +274,14 @@ def test_double_precision_is_refused():
         ({"attacks": ["square", "fabt"]}, "did you mean 'fab-t'"),
         ({"attacks": "square"}, "attacks='square'; allowed: a list"),
         ({"attacks": []}, r"attacks=\(\); allowed: at least one value"),
-        ({"seed": -1}, "seed=-1; allowed: a whole number >= 0"),
+        ({"seed": -1}, r"seed=-1; allowed: 0\.\."),
         ({"seed": None}, "seed=None"),
-        ({"queries": 0}, "queries=0; allowed: a whole number >= 1"),
-        ({"batch_size": 0}, "batch_size=0; allowed: a whole number >= 1"),
+        ({"seed": 2**70}, r"seed=1180591620717411303424; allowed: 0\.\."),
+        ({"queries": 0}, r"queries=0; allowed: 1\.\."),
+        ({"batch_size": 0}, r"batch_size=0; allowed: 1\.\."),
+        ({"iterations": 2**70}, r"iterations=1180591620717411303424; allowed: 1\.\."),
+        ({"attacks": ["square", "square"]}, "allowed: every attack once, and no version"),
+        ({"attacks": ["square"], "version": "plus"}, "allowed: every attack once, and no version"),
     ],
 )
 def test_bad_options_are_named(options, why):

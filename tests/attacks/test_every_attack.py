@@ -7,6 +7,7 @@ from torch import nn
 
 from robustdeq import L2, DEQClassifier, EntropyReduction, Linf
 from robustdeq.attacks import (
+    APGD,
     PGD,
     AutoAttack,
     EndToEnd,
@@ -70,6 +71,8 @@ ATTACKS = {
     "dlr-targeted": PGD(LINF, 0.05, 2, loss="dlr-targeted", targets=2),
     "ce-targeted L2": PGD(L_2, 0.1, 2, loss="ce-targeted", targets=2),
     "ce-targeted highest": PGD(LINF, 0.05, 1, loss="ce-targeted", targets=2, restarts=2, keep="highest"),
+    "apgd": APGD(LINF, 2, restarts=2),
+    "apgd targeted L2": APGD(L_2, 2, loss="ce-targeted", targets=2, stack=3),
     "autoattack": AutoAttack(LINF, attacks=["apgd-ce", "square"], iterations=2, queries=3),
     "square L2": AutoAttack(L_2, attacks=["square"], queries=3),
 }

@@ -115,7 +115,10 @@ def test_more_steps_never_give_a_lower_loss(loss, threat):
         target = q.scatter(1, y[:, None], -torch.inf).argmax(1)
         top = logits.topk(4).values
         rows = torch.arange(12)
+        others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
         value = {
+            "cw": others - logits[rows, y],
+            "pm": (others.exp() - logits[rows, y].exp()) / logits.exp().sum(1),
             "ce": -p[rows, y],
             "kl": (q.exp() * (q - p)).sum(1),
             "dlr": (top[:, 1] - logits[rows, y]) / (top[:, 0] - top[:, 2]),

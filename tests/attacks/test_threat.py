@@ -1,6 +1,7 @@
 """Threat models: the ball, the box, the projection to both, the steepest step."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -126,15 +127,39 @@ def test_no_images_at_all(kind):
 
 
 @both
-@pytest.mark.parametrize("eps", [-1e-9, -8 / 255, float("nan"), float("inf"), "8/255", None, True])
+@pytest.mark.parametrize("eps", [-1e-9, -8 / 255, float("nan"), float("inf"), "8/0", "-8/255", "8", None, True])
 def test_bad_eps_is_refused(kind, eps):
     with pytest.raises(ValueError, match=rf"{kind.__name__}: eps=.*; allowed: a number"):
         kind(eps)
 
 
+@both
+def test_images_of_two_shapes_are_not_compared(kind):
+    """One of them would be spread over the other."""
+    x = images(3)
+    for other in (x[:1], x[0], x[..., :1], x.numpy(), None):
+        for pair in ((x, other), (other, x)):
+            with pytest.raises(ValueError, match=rf"{kind.__name__}: images are .*; allowed: two tensors of one shape"):
+                kind(0.1).contains(*pair)
+
+
+@both
+def test_eps_is_a_number_or_a_fraction(kind):
+    assert kind("8/255") == kind(8 / 255) and isinstance(kind("8/255").eps, float)
+
+
 def test_eps_of_8_bit_pixels_is_refused():
     with pytest.raises(ValueError, match=r"Linf: eps=8; allowed: a number in \[0, 1\]"):
         Linf(8)
+
+
+def test_eps_of_8_bit_pixels_is_questioned_where_it_might_be_meant():
+    with pytest.warns(UserWarning, match=r"L2: eps=8 .*; did you mean 8/255\?") as seen:
+        assert L2(8).eps == 8
+    assert len(seen) == 1 and seen[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        L2(7.9)
 
 
 def test_threats_are_chosen_by_name():

@@ -158,7 +158,7 @@ def test_leaves_the_model_as_it_was_when_it_breaks_down():
     model = lived_in(own())
     readout, model.readout = model.readout, Linear.random(3, size=5)
     defended = SHORT(model)
-    with left_untouched(defended), pytest.raises(RuntimeError):
+    with left_untouched(defended), pytest.raises(ValueError, match=r"the readout, a Linear .*cannot take"):
         defended(images_for(model))
     model.readout = readout
     assert defended(images_for(model)).shape == (3, 3)

@@ -18,6 +18,8 @@ def entropy_along(model: nn.Module, x: Tensor) -> Tensor:
     model: a DEQ, or a defended one, with a ``trajectory``.
     """
     deq: Any = unwrapped(model)
+    if not hasattr(deq, "trajectory"):
+        raise ValueError(f"entropy_along: the model is a {type(deq).__name__}; allowed: a DEQ, or a defended one.")
     with evaluating(deq):
         trajectory = deq.trajectory(x)
         return torch.stack([entropy(trajectory.logits(t)) for t in range(1, len(trajectory.states) + 1)])

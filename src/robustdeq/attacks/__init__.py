@@ -1,6 +1,8 @@
 """Threat models, attacks, and the views an attack looks through."""
 
+from .apgd import APGD as APGD
 from .autoattack import AutoAttack as AutoAttack
+from .joint import JointOptimisation as JointOptimisation
 from .losses import LOSSES as LOSSES
 from .losses import predictions as predictions
 from .pgd import PGD as PGD

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pyautoattack import AutoAttack as Reference
 from torch import Tensor, nn
 
-from ..checks import Count, Length, Natural, check_images, check_labels, check_range
-from ..models.modes import images_only
+from ..checks import Length, Seed, Whole, check_labels
 from ..options import OneOf, checked
+from .door import at_the_door, logits_of
 from .threat import OfThreat, Threat
 from .views import Summed, View
 
@@ -27,6 +27,7 @@ VERSIONS = {
 }
 CLASSES = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab": 2, "fab-t": 2, "square": 2}
 """Every attack, and how many classes its loss needs."""
+Bounded = Annotated[int, Whole(1, 2**31 - 1)]
 
 
 @checked
@@ -46,40 +47,45 @@ class AutoAttack:
     threat: Annotated[Threat, OfThreat()]
     version: Annotated[str, OneOf("AutoAttack version", VERSIONS)] = "standard"
     attacks: Annotated[Sequence[Annotated[str, OneOf("AutoAttack attack", CLASSES)]], Length()] | None = None
-    seed: Natural = 0
-    batch_size: Count = 250
-    iterations: Count = 100
-    queries: Count = 5000
+    seed: Seed = 0
+    batch_size: Bounded = 250
+    iterations: Bounded = 100
+    queries: Bounded = 5000
+
+    def __post_init__(self) -> None:
+        if self.attacks is not None and (self.version != "standard" or len(set(self.attacks)) < len(self.attacks)):
+            wanted = "every attack once, and no version beside them"
+            raise ValueError(f"AutoAttack: version={self.version!r}, attacks={self.attacks!r}; allowed: {wanted}.")
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.attacks) if self.attacks is not None else VERSIONS[self.version]
 
+    @at_the_door
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:
         """Adversarial images (B, C, H, W); the image itself where no attack succeeded. x: float32 in [0, 1], since the
         reference computes in nothing else. y: (B,) int64. indices: not used."""
-        check_images(x)
-        check_range(x)
-        check_labels(x, y)
         if x.dtype != torch.float32:
             raise ValueError(f"AutoAttack: images are {x.dtype}; allowed: torch.float32.")
         if "square" in self.names and self.threat.name == "L2" and min(x.shape[2:]) < 5:
             size = " x ".join(map(str, x.shape[2:]))
             raise ValueError(f"AutoAttack: square under L2 on images of {size} pixels; allowed: at least 5 x 5.")
-        x = x.detach().contiguous()
-        if not len(x):
-            return x.clone()
-        with images_only(model), _process_as_it_was():
-            check_labels(x, y, _classes(model, x))
+        x = x.contiguous()
+        with _process_as_it_was():
+            check_labels(x, y, self._classes(model, x))
             return self.reference(model, x).run_standard_evaluation(x, y, batch_size=self.batch_size)[0].detach()
 
     def reference(self, model: nn.Module, x: Tensor) -> Reference:
         """The pyautoattack object that is run, for images like x. model: in eval mode."""
-        seen = Summed([model]) if isinstance(model, View) and not model.faithful else model
+        whole = Summed([model]) if isinstance(model, View) and not model.faithful else model
+
+        def seen(x: Tensor) -> Tensor:
+            return logits_of(self, whole, x).float()  # in autocast, for one, they may be of another dtype
+
         options: dict[str, Any] = {"norm": self.threat.name, "version": self.version}
         if self.attacks is not None:
             options |= {"version": "custom", "attacks": list(self.attacks)}
-        reference = Reference(seen, eps=self.threat.eps, seed=self.seed, device=x.device, **options)
+        reference = Reference(cast(Any, seen), eps=self.threat.eps, seed=self.seed, device=x.device, **options)
         apgd, targeted, fab = reference.apgd, reference.apgd_targeted, reference.fab
         if self.attacks is not None:
             apgd.n_restarts = fab.n_restarts = targeted.n_restarts = 1
@@ -88,7 +94,7 @@ class AutoAttack:
         for name, share in shares.items():  # what APGD's constructor derives from the number of iterations
             for attack in (apgd, targeted):
                 setattr(attack, name, max(int(share * self.iterations), 1))
-        targeted.n_target_classes = fab.n_target_classes = min(9, self.fitting(_classes(seen, x)) - 1)
+        targeted.n_target_classes = fab.n_target_classes = min(9, self.fitting(self._classes(whole, x)) - 1)
         return reference
 
     def fitting(self, classes: int) -> int:
@@ -100,19 +106,20 @@ class AutoAttack:
             raise ValueError(f"AutoAttack: {needs}; allowed: attacks=[...] of {fit}.")
         return classes
 
-
-def _classes(model: nn.Module, x: Tensor) -> int:
-    with torch.no_grad():
-        return model(x[:1]).shape[1]
+    def _classes(self, model: nn.Module, x: Tensor) -> int:
+        with torch.no_grad():
+            return logits_of(self, model, x[:1]).shape[1]
 
 
 @contextmanager
 def _process_as_it_was() -> Iterator[None]:
     """Put back what the reference changes beyond its own objects. It seeds torch's generators on every device, and
     removes the process's tracer (a debugger's, a coverage tool's) after it has counted calls with its own. Its log is
-    not shown meanwhile: a run of ours reports for itself, and hears the warnings on ``LOGGER``."""
+    not shown meanwhile: a run of ours reports for itself, and hears the warnings on ``LOGGER``. It makes tensors of the
+    default dtype, which is float32 meanwhile."""
     logger, silent = logging.getLogger(LOGGER), logging.NullHandler()  # without a handler they go to stderr
-    level, propagate, tracer = logger.level, logger.propagate, sys.gettrace()
+    level, propagate, tracer, dtype = logger.level, logger.propagate, sys.gettrace(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
     logger.addHandler(silent)
@@ -124,3 +131,4 @@ def _process_as_it_was() -> Iterator[None]:
         logger.propagate = propagate
         logger.removeHandler(silent)
         sys.settrace(tracer)
+        torch.set_default_dtype(dtype)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models.fit import described
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -41,6 +43,16 @@ def dlr(logits: Tensor, goal: Goal) -> Tensor:
     return -(_pick(logits, goal.y) - other) / scale
 
 
+def cw(logits: Tensor, goal: Goal) -> Tensor:
+    """Margin of the logits (Carlini and Wagner 2017): the largest of another class less that of the label."""
+    return logits.scatter(1, goal.y[:, None], -torch.inf).max(1).values - _pick(logits, goal.y)
+
+
+def pm(logits: Tensor, goal: Goal) -> Tensor:
+    """Margin of the probabilities (Xie et al. 2024, arXiv 2411.15210), in [-1, 1]."""
+    return cw(logits.softmax(1), goal)
+
+
 def dlr_targeted(logits: Tensor, goal: Goal) -> Tensor:
     """Targeted difference of logits ratio (Croce and Hein 2020, eq. 7); needs four classes."""
     top = logits.topk(4, dim=1).values
@@ -56,9 +68,14 @@ def _pick(logits: Tensor, index: Tensor) -> Tensor:
     return logits.gather(1, index[:, None]).squeeze(1)
 
 
-LOSSES = {"ce": cross_entropy, "kl": kl, "dlr": dlr, "dlr-targeted": dlr_targeted, "ce-targeted": ce_targeted}
+LOSSES = {
+    "ce": cross_entropy, "kl": kl, "dlr": dlr, "pm": pm, "cw": cw, "dlr-targeted": dlr_targeted,
+    "ce-targeted": ce_targeted,
+}  # fmt: skip
 
 
 def predictions(logits: Tensor) -> Tensor:
     """argmax, (B,); -1, a class of nobody, where a logit is not finite."""
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise ValueError(f"predictions: logits are {described(logits)}; allowed: a tensor (B, K).")
     return torch.where(logits.isfinite().all(dim=1), logits.argmax(1), -1)

@@ -8,11 +8,11 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from ..checks import Count, Natural, NonNegative, check_images, check_indices, check_labels, check_range
-from ..models.modes import images_only
+from ..checks import Count, Distance, Natural, Seed
 from ..options import OneOf, checked
-from ..seeds import generator
+from .door import at_the_door, logits_of
 from .losses import LOSSES, Goal, predictions
+from .starts import goals, numbered, slope_of
 from .threat import OfThreat, Threat
 from .views import View, summands
 
@@ -29,7 +29,7 @@ KEEPS = {
 class PGD:
     """x_adv = attack(model, x, y): ``steps`` ascents of length ``step_size`` on a loss, projected to the threat model.
 
-    threat: ``Linf(eps)`` or ``L2(eps)``. loss: ``ce | kl | dlr | dlr-targeted | ce-targeted``. targets: a targeted loss
+    threat: ``Linf(eps)`` or ``L2(eps)``. loss: in ``LOSSES``. targets: a targeted loss
     aims at this many of the likeliest wrong classes, one after the other. start: in ``STARTS``. keep: in ``KEEPS``.
     ``worst`` works no more on a sample that is broken. ``highest`` takes every step of every restart and target, for
     images that must hold elsewhere: with ``ce-targeted`` one of a confident wrong class. ``last`` is for training.
@@ -39,10 +39,10 @@ class PGD:
     """
 
     threat: Annotated[Threat, OfThreat()]
-    step_size: NonNegative = 2 / 255
+    step_size: Distance = 2 / 255
     steps: Natural = 10
     restarts: Count = 1
-    seed: Natural = 0
+    seed: Seed = 0
     loss: Annotated[str, OneOf("loss", LOSSES)] = "ce"
     targets: Count = 9
     start: Annotated[str, OneOf("start", STARTS)] = "uniform"
@@ -53,46 +53,39 @@ class PGD:
             wanted = "'worst', 'highest', or one restart of an untargeted loss"
             raise ValueError(f"PGD: keep='last', restarts={self.restarts}, loss={self.loss!r}; allowed: {wanted}.")
 
+    @at_the_door
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:
         """Adversarial images (B, C, H, W) for images x in [0, 1] and labels y (B,) int64; no gradient is left behind.
         indices: (B,) the samples' numbers in their data set. The random start of a sample depends on the seed and on
         its number alone, so it is the same in any batch; without numbers it depends on its place in the batch."""
-        check_images(x)
-        check_range(x)
-        check_labels(x, y)
-        check_indices(x, indices)
-        x = x.detach()
-        if not len(x):
-            return x.clone()
-        with images_only(model):
-            goals = self._goals(model, x, y)
-            if self.keep == "last":  # no look at who is broken, which would synchronise in every step of a training
-                x_adv = self._start(x, 0, indices)
-                for step in range(self.steps):
-                    slope = self._slope(model, x_adv, goals[0], first=step == 0, wanted=True)[2]
-                    x_adv = self.threat.project(x, self.threat.ascend(x_adv, slope, self.step_size))
-                return x_adv
-            best, best_loss = x.clone(), x.new_full((len(x),), -torch.inf)
-            for restart in range(self.restarts):
-                start = self._start(x, restart, indices)
-                for goal in goals:
-                    rows = torch.nonzero(best_loss < torch.inf).flatten()
-                    if not len(rows):
-                        return best
-                    x_adv, loss = self._run(model, x[rows], goal.rows(rows), start[rows])
-                    better = loss > best_loss[rows]
-                    best[rows[better]], best_loss[rows[better]] = x_adv[better], loss[better]
-            return best
+        aims = goals(self, model, x, y)
+        if self.keep == "last":  # no look at who is broken, which would synchronise in every step of a training
+            x_adv = self._start(x, 0, indices)
+            for step in range(self.steps):
+                slope = slope_of(self, model, x_adv, aims[0], first=step == 0, wanted=True)[2]
+                x_adv = self.threat.project(x, self.threat.ascend(x_adv, slope, self.step_size))
+            return x_adv
+        best, best_loss = x.clone(), x.new_full((len(x),), -torch.inf)
+        for restart in range(self.restarts):
+            start = self._start(x, restart, indices)
+            for goal in aims:
+                rows = torch.nonzero(best_loss < torch.inf).flatten()
+                if not len(rows):
+                    return best
+                x_adv, loss = self._run(model, x[rows], goal.rows(rows), start[rows])
+                better = loss > best_loss[rows]
+                best[rows[better]], best_loss[rows[better]] = x_adv[better], loss[better]
+        return best
 
     def _run(self, model: nn.Module, x: Tensor, goal: Goal, x_adv: Tensor) -> tuple[Tensor, Tensor]:
         """One run from ``x_adv``: the kept images and their losses (B,), infinite where the sample is broken."""
         kept, kept_loss = x_adv.clone(), x.new_full((len(x),), -torch.inf)
         rows, view = torch.arange(len(x), device=x.device), summands(model)[0]  # the view whose logits they are
         for step in range(self.steps + 1):
-            logits, loss, slope = self._slope(model, x_adv, goal, first=step == 0, wanted=step < self.steps)
+            logits, loss, slope = slope_of(self, model, x_adv, goal, first=step == 0, wanted=step < self.steps)
             if self.keep == "worst" and isinstance(view, View) and not view.faithful:
                 with torch.no_grad():
-                    logits = view.deployed(x_adv)
+                    logits = logits_of(self, view.deployed, x_adv)
             broken = (predictions(logits) != goal.y) & (self.keep == "worst")  # "highest" is never done with a sample
             loss = loss.nan_to_num(-torch.inf).masked_fill(broken, torch.inf)
             better = loss > kept_loss[rows]
@@ -105,48 +98,9 @@ class PGD:
             x_adv = self.threat.project(x, self.threat.ascend(x_adv, slope, self.step_size))
         return kept, kept_loss
 
-    def _slope(self, model: nn.Module, x_adv: Tensor, goal: Goal, first: bool, wanted: bool) -> tuple[Tensor, ...]:
-        """Logits, losses, and d loss / d x_adv (zeros when not wanted; zero where it is not finite). Of several views
-        the first one's logits, and the sums. first: look at the labels, which costs a synchronisation."""
-        logits, losses, slopes = [], [], []
-        for view in summands(model):
-            at = x_adv.detach().requires_grad_(wanted)
-            with torch.set_grad_enabled(wanted):
-                seen = view(at)
-                if first:
-                    check_labels(x_adv, goal.y, seen.shape[1])
-                loss = LOSSES[self.loss](seen, goal)
-                slope = torch.autograd.grad(loss.sum(), at)[0] if wanted else torch.zeros_like(at)
-            logits.append(seen.detach())
-            losses.append(loss.detach())
-            slopes.append(slope.nan_to_num(0, 0, 0))
-        return logits[0], torch.stack(losses).sum(0), torch.stack(slopes).sum(0)
-
-    def _goals(self, model: nn.Module, x: Tensor, y: Tensor) -> list[Goal]:
-        """One goal, or one for each target. The logits of the image are computed once an attack."""
-        if self.loss not in ("kl", "dlr-targeted", "ce-targeted"):
-            return [Goal(y)]
-        with torch.no_grad():
-            logits = model(x)
-        classes = logits.shape[1]
-        check_labels(x, y, classes)
-        if self.loss == "kl":
-            return [Goal(y, clean=logits.log_softmax(1))]
-        if self.loss == "dlr-targeted" and classes < 4:
-            allowed = "at least 4, or loss='ce-targeted'"
-            raise ValueError(f"PGD: loss='dlr-targeted' on {classes} classes; allowed: {allowed}.")
-        wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
-        return [Goal(y, target=wrong[:, rank]) for rank in range(min(self.targets, classes - 1))]
-
     def _start(self, x: Tensor, restart: int, indices: Tensor | None) -> Tensor:
         if self.start == "clean":
             return x.clone()
-        draw = torch.randn if self.start == "gaussian" else torch.rand  # on the CPU: the same numbers for every device
-        if indices is None:
-            numbers = draw(x.shape, generator=generator(self.seed, restart, 0)).to(x)
-        else:
-            streams = [generator(self.seed, restart, 1 + index) for index in indices.tolist()]
-            numbers = torch.stack([draw(x.shape[1:], generator=stream) for stream in streams]).to(x)
         if self.start == "gaussian":
-            return self.threat.project(x, x + 0.001 * numbers)
-        return self.threat.spread(x, numbers)
+            return self.threat.project(x, x + 0.001 * numbered(x, self.seed, restart, indices, torch.randn))
+        return self.threat.spread(x, numbered(x, self.seed, restart, indices))

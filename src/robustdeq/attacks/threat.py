@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..checks import NonNegative, Share
+from ..checks import Distance, Pixels
+from ..models.fit import described
 from ..options import Registry
+from ..text import shown
 
 
 @dataclass(frozen=True)
 class Threat(ABC):
     """All x' with ||x' - x|| <= eps and pixels in [0, 1]."""
 
-    eps: NonNegative
+    eps: Distance
     name: ClassVar[str]
 
     @abstractmethod
@@ -38,6 +41,9 @@ class Threat(ABC):
 
     def contains(self, x: Tensor, x_adv: Tensor, slack: float = 1e-6) -> Tensor:
         """(B,) bool: inside the ball and the box up to rounding; False for a NaN."""
+        if not (isinstance(x, Tensor) and isinstance(x_adv, Tensor)) or x.shape != x_adv.shape:
+            kinds = f"{described(x)} and {described(x_adv)}"
+            raise ValueError(f"{type(self).__name__}: images are {kinds}; allowed: two tensors of one shape.")
         inside = self.distance(x, x_adv) <= self.eps + slack * max(1.0, self.eps)
         low, high = x_adv.flatten(1).aminmax(dim=1)
         return inside & (low >= -slack) & (high <= 1 + slack)
@@ -48,7 +54,7 @@ class OfThreat:
 
     def check(self, owner: str, name: str, value: Any) -> None:
         if not isinstance(value, Threat):
-            raise ValueError(f"{owner}: {name}={value!r}; allowed: Linf(eps) or L2(eps).")
+            raise ValueError(f"{owner}: {name}={shown(value)}; allowed: Linf(eps) or L2(eps).")
 
 
 THREATS: Registry[Threat] = Registry("threat", Threat)
@@ -59,7 +65,7 @@ THREATS: Registry[Threat] = Registry("threat", Threat)
 class Linf(Threat):
     """max |x' - x| <= eps, in pixel units of [0, 1]."""
 
-    eps: Share
+    eps: Annotated[float, Pixels(0, 1)]
     name: ClassVar[str] = "Linf"
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -81,6 +87,11 @@ class L2(Threat):
     """||x' - x||_2 <= eps, in pixel units of [0, 1]."""
 
     name: ClassVar[str] = "L2"
+
+    def __post_init__(self) -> None:
+        if self.eps >= 8:
+            reach = "is most of the way between any two images, whose pixels lie in [0, 1]"
+            warnings.warn(f"L2: eps={self.eps:g} {reach}; did you mean {self.eps:g}/255?", stacklevel=4)
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
         return (x_adv - x).flatten(1).norm(dim=1, dtype=torch.float64)

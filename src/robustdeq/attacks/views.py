@@ -4,7 +4,7 @@ model that is really attacked, ``deployed``, alone decides whether an image is a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from ..gradients import GRADIENTS, Phantom, phantom_state
 from ..models.deq import DEQClassifier
 from ..models.modes import unwrapped
 from ..options import checked, describe
+from ..text import shown
+from .door import logits_of
 
 
 class View(nn.Module):
@@ -37,6 +39,7 @@ class View(nn.Module):
         self.deployed = deployed
 
 
+@checked
 class ThroughGradient(View):
     """The deployed logits with a gradient of one's choice, by a name in ``GRADIENTS`` or as a Gradient."""
 
@@ -54,10 +57,10 @@ class Static(ThroughGradient):
     """The bare DEQ of a defended one, for a transfer attack: it is ``deployed``, and the defence is never asked."""
 
     def __init__(self, defended: Defended, gradient: Any = "unrolled") -> None:
-        Frozen(defended)  # refuses what is not defended
-        super().__init__(defended.model, gradient)
+        super().__init__(Frozen(defended).deployed.model, gradient)  # Frozen refuses what is not defended
 
 
+@checked
 class Frozen(View):
     """A defended model with x' - x held constant in the backward pass (BPDA, Athalye et al. 2018)."""
 
@@ -98,15 +101,17 @@ class IntermediateState(View):
     @classmethod
     def several(cls, deployed: DEQClassifier, states: Sequence[int], unroll: int = 5, damping: float = 0.5) -> Summed:
         """The sum over several states, e.g. ``range(1, 9)``."""
+        if not isinstance(states, Sequence):
+            raise ValueError(f"IntermediateState: states={shown(states)}; allowed: a list of states, e.g. range(1, 9).")
         return Summed([cls(deployed, state, unroll, damping) for state in states])
 
     @classmethod
     def parse(cls, deployed: DEQClassifier, code: str) -> IntermediateState:
         """From the authors' codes: ``Munroll-7-5`` is lambda 0.5, 0-based state 7, K_a = 5; ``Funroll`` lambda 1."""
-        match = re.fullmatch(r"([MF])unroll-(\d+)-(\d+)", code) if isinstance(code, str) else None
+        match = re.fullmatch(r"([MF])unroll-([0-9]{1,9})-([0-9]{1,9})", code) if isinstance(code, str) else None
         if match is None:
             codes = "Munroll-STATE-UNROLL or Funroll-STATE-UNROLL, e.g. Munroll-7-5"
-            raise ValueError(f"IntermediateState: code {code!r}; allowed: {codes}.")
+            raise ValueError(f"IntermediateState: code {shown(code)}; allowed: {codes}.")
         kind, state, unroll = match.groups()
         return cls(deployed, state=int(state) + 1, unroll=int(unroll), damping=0.5 if kind == "M" else 1.0)
 
@@ -116,9 +121,10 @@ class IntermediateState(View):
         f = model.map(x)
         with torch.no_grad():
             z = drive(model.solver, f, model.zeros(x), self.state).z
-        return model.readout(phantom_state(f, z, self.phantom.unroll, self.phantom.damping))
+        return model.read(phantom_state(f, z, self.phantom.unroll, self.phantom.damping))
 
 
+@checked
 class Summed(View):
     """Several modules at once in an attack on one deployed model (P22, P23: the gradient of several states).
 
@@ -130,9 +136,12 @@ class Summed(View):
     accepts = nn.Module
 
     def __init__(self, views: Sequence[nn.Module], deployed: nn.Module | None = None) -> None:
+        if not isinstance(views, Iterable) or isinstance(views, Tensor):
+            raise ValueError(f"Summed: views is a {type(views).__name__}; allowed: a list of views.")
         views = list(views)
         owners = [getattr(view, "deployed", None) for view in views] if deployed is None else [deployed]
-        if not views or owners[0] is None or any(owner is not owners[0] for owner in owners):
+        modules = bool(views) and all(isinstance(view, nn.Module) for view in views)
+        if not modules or owners[0] is None or any(owner is not owners[0] for owner in owners):
             names = ", ".join(type(view).__name__ for view in views)
             raise ValueError(f"Summed: views=[{names}]; allowed: one or more views of one deployed model.")
         super().__init__(owners[0])
@@ -141,9 +150,9 @@ class Summed(View):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            logits = self.deployed(x)
+            logits = logits_of(self, self.deployed, x)
         for view in self.views if torch.is_grad_enabled() else ():
-            seen = view(x)
+            seen = logits_of(self, view, x)
             logits = logits + (seen - seen.detach()).nan_to_num()  # logits that are not finite have no say
         return logits
 

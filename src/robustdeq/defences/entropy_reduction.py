@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checks import Count, Natural, Positive, Share, check_images
+from ..checks import Count, Natural, Pixels, Positive, check_images
 from ..dynamics import Map, SolverState, drive
 from ..models.deq import CellMap, ClassifierTrajectory, DEQClassifier
-from ..models.modes import evaluating, unwrapped
+from ..models.fit import described
+from ..models.modes import evaluating, trackable, unwrapped
 from ..models.structure import Defended, Sign
 from ..options import checked
 
@@ -27,8 +28,8 @@ class EntropyReduction:
     eps, step_size: in pixel units of [0, 1]. updates: R, 0 leaves the model as it is. every: T_f.
     """
 
-    eps: Share = 8 / 255
-    step_size: Share = 2 / 255
+    eps: Annotated[float, Pixels(0, 1)] = 8 / 255
+    step_size: Annotated[float, Pixels(0, 1)] = 2 / 255
     updates: Natural = 10
     every: Count = 2
 
@@ -59,6 +60,9 @@ class RegulatedClassifier(Defended):
     def __init__(self, model: nn.Module, method: EntropyReduction) -> None:
         if not isinstance(model, DEQClassifier):
             raise ValueError(f"EntropyReduction: the model is a {type(model).__name__}; allowed: a DEQClassifier.")
+        if not isinstance(method, EntropyReduction):
+            kind = type(method).__name__
+            raise ValueError(f"RegulatedClassifier: the method is a {kind}; allowed: an EntropyReduction.")
         if method.every > model.steps:
             steps = f"1..{model.steps}, the model's number of steps"
             raise ValueError(f"EntropyReduction: every={method.every}; allowed: {steps}.")
@@ -79,14 +83,14 @@ class RegulatedClassifier(Defended):
     def _read(self, z: Tensor) -> Tensor:
         """Logits (B, K) of a state, as the model in eval mode reads it."""
         with evaluating(self.model):
-            return self.model.readout(z)
+            return self.model.read(z)
 
     def _solve(self, x: Tensor, record: bool = False, through: Sign | None = None) -> ClassifierTrajectory:
         model, wanted = self.model, torch.is_grad_enabled()
         check_images(x, model.image_shape)
         # In inference mode no gradient of the entropy could be taken. Grad mode stays as it is.
         with evaluating(model), torch.inference_mode(False), torch.set_grad_enabled(wanted):
-            x = x.clone() if x.is_inference() else x
+            x = trackable(x)
             f = model.map(x)
             regulator = _Regulator(self, x, f, through if wanted else None)
             trajectory = drive(model.solver, f, model.zeros(x), model.steps, regulate=regulator, record=record)
@@ -130,7 +134,12 @@ class _Regulator:
         with torch.enable_grad(), evaluating(self.model):  # the backward pass comes here again, in any mode
             at.requires_grad_()
             z = self.f.cell.finish(prepared, self.model.inject(at), self.f.constants)
-            slope = torch.autograd.grad(entropy(self.model.readout(z)).sum(), at, create_graph=exact)[0]
+            height, slope = entropy(self.model.read(z)).sum(), None
+            if height.requires_grad:
+                slope = torch.autograd.grad(height, at, create_graph=exact, allow_unused=True)[0]
+            if slope is None:
+                wanted = "an inject, a cell and a readout that autograd can follow (no detach)"
+                raise ValueError(f"EntropyReduction: the prediction has no gradient in the image; allowed: {wanted}.")
         moved = adjusted - self.method.step_size * (slope.sign() if self.through is None else self.through(slope))
         low, high = x - self.method.eps, x + self.method.eps
         return torch.minimum(torch.maximum(moved, low), high).clamp(0, 1)
@@ -138,5 +147,7 @@ class _Regulator:
 
 def entropy(logits: Tensor) -> Tensor:
     """Shannon entropy of softmax(logits) in nats, per sample. (B, K) -> (B,)"""
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise ValueError(f"entropy: logits are {described(logits)}; allowed: a tensor (B, K).")
     log_p = logits.log_softmax(dim=1)
     return -(log_p.exp() * log_p).sum(dim=1)

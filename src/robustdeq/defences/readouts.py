@@ -48,6 +48,7 @@ class EarlyState(Readout):
         return self.model(x, steps=self.state, gradient=Unrolled())
 
 
+@checked
 class Ensemble(Readout):
     """readout(mean of z^[1], ..., z^[N])."""
 
@@ -61,4 +62,4 @@ class Ensemble(Readout):
             total = total + state.z
 
         drive(model.solver, model.map(x), model.zeros(x), model.steps, observers=[add])
-        return model.readout(total / model.steps)
+        return model.read(total / model.steps)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_count, check_number
-from .solver import Map, Solver, SolverState, length, residual
+from .solver import SOLVERS, Map, Solver, SolverState, length, residual
 from .trajectory import Status, Trajectory, monitored
 
 Regulator = Callable[[SolverState], Map | None]
@@ -40,6 +40,8 @@ def drive(
     if tolerance is not None:
         check_number("drive", "tolerance", tolerance, 0)
     check_number("drive", "divergence", divergence, 1, low_open=True)
+    solver, f = SOLVERS.resolve(solver), _looked_at(f)
+    _check_calls(regulate, observers)
     state = _state(solver, start)
     past = start if isinstance(start, Trajectory) else Trajectory(state)
     watched = record or tolerance is not None or past.status is not None
@@ -60,7 +62,8 @@ def drive(
         for observer in observers:
             observer(state)
         if regulate is not None and taken + 1 < steps:
-            f = regulate(state) or f
+            other = regulate(state)
+            f = f if other is None else _looked_at(other)
     # What a subclass of Trajectory knows beside the dynamics stays with it.
     verdict = {} if monitor is None else monitor.verdict()
     trajectory = replace(past, state=state, states=tuple(states), **verdict)
@@ -69,11 +72,50 @@ def drive(
     return trajectory
 
 
+def _looked_at(f: Map) -> Map:
+    """``f``, which must give a state like the one it is given. A look at shape and dtype, never at the numbers."""
+    wanted = "a function of a state (B, D) that gives one of the same shape, dtype and device"
+    if not callable(f):
+        raise ValueError(f"drive: f is {_kind(f)}; allowed: {wanted}.")
+
+    def looked_at(z: Tensor) -> Tensor:
+        try:
+            f_z: Any = f(z)
+        except TypeError as error:
+            if "positional argument" not in str(error):
+                raise
+            raise ValueError(f"drive: f cannot be called with a state ({error}); allowed: {wanted}.") from error
+        same = isinstance(f_z, Tensor) and f_z.shape == z.shape and f_z.device == z.device
+        if not same or (f_z.dtype != z.dtype and not torch.is_autocast_enabled(z.device.type)):
+            raise ValueError(f"drive: f gives {_kind(f_z)} for {_kind(z)}; allowed: {wanted}.")
+        return f_z
+
+    return looked_at
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
+
+
+def _check_calls(regulate: Any, observers: Any) -> None:
+    if regulate is not None and not callable(regulate):
+        raise ValueError(f"drive: regulate is {_kind(regulate)}; allowed: a function of a SolverState, or None.")
+    if not isinstance(observers, Sequence) or not all(map(callable, observers)):
+        kinds = [_kind(each) for each in observers] if isinstance(observers, Sequence) else _kind(observers)
+        raise ValueError(f"drive: observers are {kinds}; allowed: a list of functions of a SolverState.")
+
+
 def _state(solver: Solver, start: Tensor | SolverState | Trajectory) -> SolverState:
     state = start.state if isinstance(start, Trajectory) else start
     if not isinstance(state, SolverState):
         return solver.init(state)
     own = type(solver.init(state.z))
+    for name in ("z_prev", "f_prev"):
+        part: Any = getattr(state, name)
+        if part is not None and getattr(part, "shape", None) != state.z.shape:
+            raise ValueError(f"drive: the start's {name} has not the shape of its z; allowed: {tuple(state.z.shape)}.")
     if type(state) is not own:
         raise ValueError(f"drive: {type(solver).__name__} from a {type(state).__name__}; allowed: a {own.__name__}.")
     return state

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from typing_extensions import Self
 
-from ..checks import Counts, Length, check_count, check_images
+from ..checks import Counts, ImageShape, Length, check_count, check_images
 from ..dynamics import SOLVERS, Solver, Trajectory, drive
 from ..gradients import GRADIENTS, Gradient, Steps
 from ..options import checked, convert
+from .fit import asked, check_injection, check_logits, check_module, described
+from .modes import trackable
 from .zoo import HubModule
 
 
@@ -29,18 +31,21 @@ class StateLayout:
         self.shapes = convert("DEQClassifier", "state_shapes", shapes, Annotated[Sequence[Counts], Length()])
         self.sizes = tuple(math.prod(shape) for shape in self.shapes)
         self.size = sum(self.sizes)
+        check_count("DEQClassifier", "size of the state", self.size, high=2**31 - 1)
 
     def pack(self, parts: Sequence[Tensor]) -> Tensor:
         """A list of (B, *shape_i) to (B, D)."""
-        shapes = tuple(tuple(part.shape[1:]) for part in parts)
+        listed = isinstance(parts, Sequence) and all(isinstance(part, Tensor) for part in parts)
+        shapes = tuple(tuple(part.shape[1:]) for part in parts) if listed else type(parts).__name__
         if shapes != self.shapes:
             raise ValueError(f"pack: parts of shape {shapes}; allowed: {self.shapes}.")
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
     def unpack(self, z: Tensor) -> list[Tensor]:
         """(B, D) to a list of (B, *shape_i); views of ``z``."""
-        if z.dim() != 2 or z.shape[1] != self.size:
-            raise ValueError(f"unpack: a state of shape {tuple(z.shape)}; allowed: (batch, {self.size}).")
+        if not isinstance(z, Tensor) or z.dim() != 2 or z.shape[1] != self.size:
+            given = f"a state of shape {tuple(z.shape)}" if isinstance(z, Tensor) else described(z)
+            raise ValueError(f"unpack: {given}; allowed: (batch, {self.size}).")
         return [part.view(len(z), *shape) for part, shape in zip(z.split(self.sizes, dim=1), self.shapes)]
 
 
@@ -56,11 +61,11 @@ class Cell(nn.Module):
 
     def prepare(self, z: Tensor, constants: Any = None) -> Any:
         """The part of f that does not depend on u. z: packed (B, D)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no prepare")
 
     def finish(self, prepared: Any, u: Any, constants: Any = None) -> Tensor:
         """The rest of f, packed (B, D)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no finish")
 
     def forward(self, z: Tensor, u: Any, constants: Any = None) -> Tensor:
         if constants is None:
@@ -73,7 +78,7 @@ class PlainCell(Cell):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.module = module
+        self.module = check_module("PlainCell", "module", module)
 
     def prepare(self, z: Tensor, constants: Any = None) -> Tensor:
         return z
@@ -106,6 +111,9 @@ class CellMap:
 
     def __call__(self, z: Tensor) -> Tensor:
         self.tally.evaluations += len(z)
+        return asked("DEQClassifier: the cell", self.cell, z, self._evaluate, self.u)
+
+    def _evaluate(self, z: Tensor) -> Tensor:
         return self.cell.finish(self.prepare(z), self.u, self.constants)
 
     def prepare(self, z: Tensor) -> Any:
@@ -176,6 +184,8 @@ class DEQClassifier(HubModule):
     ) -> None:  # fmt: skip
         super().__init__()
         check_count("DEQClassifier", "steps", steps)
+        for role, module in (("inject", inject), ("cell", cell), ("readout", readout)):
+            check_module("DEQClassifier", role, module)
         # In this order the parameters are numbered in an optimizer's state, and summed where gradients are clipped.
         self.inject = inject
         self.cell = cell if isinstance(cell, Cell) else PlainCell(cell)
@@ -184,7 +194,7 @@ class DEQClassifier(HubModule):
         self.solver: Solver = SOLVERS.resolve(solver)
         self.gradient: Gradient = GRADIENTS.resolve(gradient)
         self.steps, self.tally = steps, Tally()
-        self.image_shape = None if image_shape is None else tuple(image_shape)
+        self.image_shape = convert("DEQClassifier", "image_shape", image_shape, ImageShape | None)
 
     def forward(
         self, x: Tensor, steps: Steps | None = None, gradient: Gradient | None = None, solver: Solver | None = None
@@ -198,16 +208,22 @@ class DEQClassifier(HubModule):
         steps = self.steps if steps is None else steps
         if not isinstance(steps, Tensor):
             check_count("DEQClassifier", "steps", steps)
-        elif steps.dtype != torch.int64 or steps.shape != x.shape[:1] or int(steps.min()) < 1:
-            kind = f"{steps.dtype} of shape {tuple(steps.shape)}"
-            raise ValueError(f"DEQClassifier: steps are {kind}; allowed: a number, or int64 >= 1 of shape ({len(x)},).")
         rule = self.gradient if gradient is None else GRADIENTS.resolve(gradient)
         solver = self.solver if solver is None else SOLVERS.resolve(solver)
-        return self.readout(rule(solver, self.map(x), self.zeros(x), steps, training=self.training))
+        return self.read(rule(solver, self.map(x), self.zeros(x), steps, training=self.training))
+
+    def read(self, z: Tensor) -> Tensor:
+        """readout(z), which must be logits: (B, D) to (B, K)."""
+        logits = asked("DEQClassifier: the readout", self.readout, z)
+        check_logits("DEQClassifier", self.readout, logits, len(z), classes=1)
+        return logits
 
     def map(self, x: Tensor) -> CellMap:
         """f(.; inject(x)), with what stays the same during a solve computed once."""
-        return CellMap(self.cell, self.inject(x), self.cell.constants(self.zeros(x)), self.tally)
+        u = asked("DEQClassifier: inject", self.inject, trackable(x))
+        check_injection(self.inject, u, len(x))
+        constants = asked("DEQClassifier: the cell", self.cell, self.zeros(x), self.cell.constants)
+        return CellMap(self.cell, u, constants, self.tally)
 
     def zeros(self, x: Tensor) -> Tensor:
         """z^[0], packed (B, D), of the images' dtype and device."""
@@ -234,4 +250,4 @@ class DEQClassifier(HubModule):
         steps = self.steps if steps is None else steps
         check_count("trajectory", "steps", steps)
         solve = drive(self.solver, self.map(x), self.zeros(x), steps, tolerance=tolerance, record=True, throw=throw)
-        return ClassifierTrajectory.of(solve, self.readout)
+        return ClassifierTrajectory.of(solve, self.read)

@@ -19,6 +19,7 @@ from ..checks import Count, Counts, Decay, ImageShape, check_dtype
 from ..dynamics import SOLVERS
 from ..gradients import GRADIENTS
 from ..options import checked
+from ..text import shown
 from .deq import Cell, DEQClassifier, StateLayout
 from .zoo import architecture
 
@@ -51,14 +52,14 @@ class MDEQConfig:
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.head_channels):
-            widths = f"channels={self.channels!r}, head_channels={self.head_channels!r}"
+            widths = f"channels={shown(self.channels)}, head_channels={shown(self.head_channels)}"
             raise ValueError(f"mdeq: {widths}; allowed: one of each a scale.")
         if any(c % GROUPS for c in self.channels):
-            raise ValueError(f"mdeq: channels={self.channels!r}; allowed: multiples of {GROUPS} (group normalisation).")
+            raise ValueError(f"mdeq: channels={shown(self.channels)}; allowed: multiples of {GROUPS}, for its groups.")
         coarsest = self.stem_stride * 2 ** (len(self.channels) - 1)
         if any(n % coarsest for n in self.image_shape[1:]):
-            wanted = f"(channels, height, width), sides divisible by {coarsest}"
-            raise ValueError(f"mdeq: image_shape={self.image_shape!r}; allowed: {wanted}.")
+            wanted = f"(channels, height, width), sides divisible by {shown(coarsest)}"
+            raise ValueError(f"mdeq: image_shape={shown(self.image_shape)}; allowed: {wanted}.")
 
     @property
     def state_shapes(self) -> list[tuple[int, int, int]]:

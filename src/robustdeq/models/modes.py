@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -17,6 +18,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
     These compute what the module inside computes. A wrapper with a hook of its own may not, and is left as it is.
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"the model is a {type(module).__name__}; allowed: a torch.nn.Module, logits = model(images).")
     while not (module._forward_hooks or module._forward_pre_hooks):
         if isinstance(module, DataParallel | DistributedDataParallel):
             module = module.module
@@ -27,6 +30,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
         else:
             break
     return module
+
+
+def trackable(x: Tensor) -> Tensor:
+    """x; or a copy where it was made in inference mode, which has been left: autograd keeps nothing made there."""
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
 
 
 @contextmanager

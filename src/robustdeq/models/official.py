@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, cast
 
 import torch
@@ -58,21 +59,34 @@ def load_official(
 
     Raises one ValueError that lists every missing, unexpected and misshapen key.
     """
+    if not isinstance(source, Mapping | str | os.PathLike):
+        raise ValueError(f"load_official: source is a {type(source).__name__}; allowed: a path, or a state dict.")
     name = "the state dict" if isinstance(source, Mapping) else os.fspath(source)
     state = _state_dict(source, name)
-    if not any(key.startswith(BRANCH) for key in state):
+    if not any(key.startswith(BRANCH) and SCALE.match(key) for key in state):
         first = ", ".join(list(state)[:4])
         raise ValueError(f"{name} is not a checkpoint of the papers: it has no keys {BRANCH}*; its first are {first}.")
 
     sizes, complete = _sizes(state)
     height, width = convert("load_official", "image_size", image_size, Annotated[Sequence[Count], Length(2)])
     same = [kind for kind, preset in mdeq.PRESETS.items() if list(preset.get("channels", ())) == sizes["channels"]]
-    model: Any = create_model(
-        same[0] if same else "mdeq-large", seed=0, image_shape=(sizes.pop("image_channels"), height, width),
-        stem_stride=1, **sizes, solver=solver, steps=steps, gradient=gradient,
+    options: dict[str, Any] = dict(
+        image_shape=(sizes.pop("image_channels"), height, width), stem_stride=1, solver=solver, steps=steps,
+        gradient=gradient,
     )  # fmt: skip
+    make = partial(create_model, same[0] if same else "mdeq-large", seed=0, **sizes, **options)
+    try:
+        with torch.device("meta"):  # nothing is allocated before the file is known to hold as much
+            model: Any = make()
+    except RuntimeError as error:
+        wanted = "a checkpoint of the papers"
+        raise ValueError(f"{name} states sizes that no memory holds: {sizes}; allowed: {wanted}.") from error
     fresh, official = model.state_dict(), _official_keys(model)
-    check_keys({official[key]: fresh[key] for key in fresh}, state, name, optional=COUNTER, shapes=complete)
+    expected = {official[key]: fresh[key] for key in fresh}
+    check_keys(expected, state, name, optional=COUNTER, shapes=complete)
+    check_keys(expected, state, name, optional=COUNTER)  # where sizes are untold, and yet no key is missing
+    model = make()
+    fresh = model.state_dict()
     model.load_state_dict({key: state.get(official[key], fresh[key]) for key in fresh})
     return model.eval()
 
@@ -102,13 +116,24 @@ def _state_dict(source: str | os.PathLike[str] | Mapping[str, Any], name: str) -
             "holds tensors and plain values only (of any other, save the state_dict alone)."
         ) from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{name} holds no state dict; allowed: a dict of tensors, or one with such a 'state_dict'.")
+    if not isinstance(state, Mapping) or not state or not all(map(_holds_numbers, state.values())):
+        wanted = "a dict of dense tensors, or one with such a 'state_dict'"
+        raise ValueError(f"{name} holds no state dict; allowed: {wanted}.")
     tensors = {str(key): value for key, value in state.items()}
     for prefix in ("module.", "_orig_mod.", "module."):  # of DataParallel, of torch.compile, of one inside the other
         if all(key.startswith(prefix) for key in tensors):
             tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors
+
+
+def _holds_numbers(value: Any) -> bool:
+    """A tensor with a number in memory for each of its places: not sparse, not one number repeated; and not on meta,
+    unless the model is to be there, too."""
+    if not isinstance(value, Tensor) or value.is_nested or value.layout is not torch.strided:
+        return False
+    if value.is_meta and torch.get_default_device().type != "meta":
+        return False
+    return value.untyped_storage().nbytes() >= value.numel() * value.element_size()
 
 
 def _sizes(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], bool]:
@@ -134,7 +159,7 @@ def _sizes(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], bool]:
     sizes = {
         "image_channels": size("downsample.", "0.weight", dim=1),
         "channels": channels,
-        "expansion": max(1, size(branches[0], "gn1.weight", "gn1.bias", "conv1.weight_g") // channels[0]),
+        "expansion": max(1, size(branches[0], "gn1.weight", "gn1.bias", "conv1.weight_g") // max(1, channels[0])),
         "head_channels": [size(head, "conv1.weight", "bn1.running_mean", "bn1.running_var") for head in heads],
         "features": size("final_layer.", "0.weight", "0.bias", "1.weight", "1.bias"),
         "num_classes": size("classifier.", "weight", "bias"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checks import Count, Counts, ImageShape, check_dtype, check_images
 from ..options import checked
+from .modes import trackable
 from .zoo import HubModule, architecture
 
 
@@ -87,7 +88,7 @@ class PreActResNet(HubModule):
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.image_shape)
         check_dtype(x, self.stem.weight)
-        h = F.relu(self.norm(self.units(self.stem(x))))
+        h = F.relu(self.norm(self.units(self.stem(trackable(x)))))
         return self.classifier(h.mean(dim=(2, 3)))
 
 

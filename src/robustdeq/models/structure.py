@@ -100,8 +100,6 @@ def structure(model: Any, *, opaque: bool = False) -> Structure:
     """
     if isinstance(model, Structure):
         return model
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"the model is a {type(model).__name__}; allowed: a torch.nn.Module, logits = model(images).")
     model = unwrapped(model)
     if isinstance(model, DEQClassifier):
         return Structure(model, model, deq=model)

@@ -1,0 +1,175 @@
+"""Auto-PGD (Croce and Hein 2020, algorithm 1): projected ascent with momentum that finds its step sizes by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import Count, Seed, Share
+from ..options import OneOf, checked
+from .door import at_the_door, logits_of
+from .losses import LOSSES, Goal, predictions
+from .starts import goals, numbered, slope_of
+from .threat import OfThreat, Threat
+from .views import View, summands
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of every sample, one for each restart and target, side by side; a row for each run of each sample.
+
+    Ordered by restart, target, sample. Legend of shapes: P rows. rows: (P,) the row's sample. at, before: (P, C, H, W)
+    this point and the last. best: that of the highest loss so far. rises: (P,) steps that raised the loss since the
+    last check. checked, halved: (P,) at that check the highest loss, and whether the step size was halved.
+    """
+
+    rows: Tensor
+    x: Tensor
+    goal: Goal
+    at: Tensor
+    before: Tensor
+    slope: Tensor
+    loss: Tensor
+    best: Tensor
+    best_slope: Tensor
+    best_loss: Tensor
+    size: Tensor
+    rises: Tensor
+    checked: Tensor
+    halved: Tensor
+
+    @classmethod
+    def begin(cls, x: Tensor, starts: list[Tensor], aims: list[Goal], size: float) -> Runs:
+        """``size``: of the first step."""
+        count = len(starts) * len(aims)
+        at = torch.cat([start for start in starts for _ in aims])
+        low, high = at.new_full((len(at),), -torch.inf), at.new_full((len(at),), torch.inf)
+        parts: list[list[Any]] = [[getattr(aim, field.name) for aim in aims] * len(starts) for field in fields(Goal)]
+        y, target, clean = (None if part[0] is None else torch.cat(part) for part in parts)
+        return cls(
+            rows=torch.arange(len(x), device=x.device).repeat(count), x=x.repeat(count, 1, 1, 1),
+            goal=Goal(cast(Tensor, y), target, clean), at=at, before=at, slope=torch.zeros_like(at), loss=high,
+            best=at, best_slope=torch.zeros_like(at), best_loss=low, size=torch.full_like(at[:, :1, :1, :1], size),
+            rises=torch.zeros_like(low, dtype=torch.int64), checked=low, halved=torch.ones_like(low, dtype=torch.bool),
+        )  # fmt: skip
+
+    def only(self, keep: Tensor) -> Runs:
+        """The kept rows."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "goal"}
+        return Runs(goal=self.goal.rows(keep), **{name: part[keep] for name, part in parts.items()})
+
+    def moved(self, threat: Threat, share: float) -> Runs:
+        """Moved by ``share`` of a projected step up the slope, and by the rest of the last move again."""
+        up = threat.ascend(torch.zeros_like(self.at), self.slope, 1.0)
+        aim = threat.project(self.x, self.at + self.size * up)
+        at = self.at + (aim - self.at) * share + (self.at - self.before) * (1 - share)
+        return replace(self, at=threat.project(self.x, at), before=self.at)
+
+    def seen(self, loss: Tensor, slope: Tensor) -> Runs:
+        """With the loss and the slope at this point. A loss that is NaN is above none, and none is above it."""
+        better = loss > self.best_loss
+        return replace(
+            self, loss=loss, slope=slope, rises=self.rises + (loss > self.loss),
+            best=_choose(better, self.at, self.best), best_slope=_choose(better, slope, self.best_slope),
+            best_loss=torch.where(better, loss, self.best_loss),
+        )  # fmt: skip
+
+    def adjusted(self, enough: float) -> Runs:
+        """Back to the best point with half the step where at most ``enough`` steps have raised the loss, or where after
+        a whole stretch at the same step size none was better than all before."""
+        halve = (self.rises <= enough) | (~self.halved & (self.best_loss <= self.checked))
+        return replace(
+            self, at=_choose(halve, self.best, self.at), slope=_choose(halve, self.best_slope, self.slope),
+            size=_choose(halve, self.size / 2, self.size), rises=torch.zeros_like(self.rises), checked=self.best_loss,
+            halved=halve,
+        )  # fmt: skip
+
+    def first(self, chosen: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        """The first chosen row of each sample that has one: (samples,) bool whether it has, and the rows."""
+        places = torch.arange(len(self.rows), device=self.rows.device)
+        none = places.new_full((samples,), len(places))
+        first = none.scatter_reduce(0, self.rows[chosen], places[chosen], "amin")
+        return first < none, first[first < none]
+
+
+@checked
+@dataclass(frozen=True)
+class APGD:
+    """x_adv = attack(model, x, y): ``iterations`` ascents of a loss by Auto-PGD from each of ``restarts`` starts.
+
+    threat: ``Linf(eps)`` or ``L2(eps)``. loss: in ``LOSSES``. targets: a targeted loss aims at this many of the
+    likeliest wrong classes, all at once. rho: the share of the steps that must raise the loss, or the step is halved.
+    stack: how many times as many images as it is given the model sees at once; more is faster where the device is not
+    busy, takes more memory, and gives the same images.
+
+    All runs of all samples take their steps side by side, and a sample leaves with all of its runs where the first one
+    breaks it. One that stands has the image of the highest loss. The start is that of ``PGD``; from there the steps are
+    those of the authors' implementation, except that the first look at the step size compares the first loss with the
+    start's, as the paper says, and not with 0. The gradient is taken through whatever module is given; of a view the
+    deployed model alone decides what counts as misclassified.
+    """
+
+    threat: Annotated[Threat, OfThreat()]
+    iterations: Count = 100
+    restarts: Count = 1
+    seed: Seed = 0
+    loss: Annotated[str, OneOf("loss", LOSSES)] = "ce"
+    targets: Count = 9
+    rho: Share = 0.75
+    stack: Count = 1
+
+    @at_the_door
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:
+        """Adversarial images (B, C, H, W) for images x in [0, 1] and labels y (B,) int64; no gradient is left behind.
+        indices: (B,) the samples' numbers in their data set, by which they draw their starts, as in ``PGD``."""
+        starts = [self.threat.spread(x, numbered(x, self.seed, r, indices)) for r in range(self.restarts)]
+        runs = Runs.begin(x, starts, goals(self, model, x, y), 2 * self.threat.eps)
+        found, checks = x.clone(), self._checks()
+        for step in range(self.iterations + 1):
+            if step:
+                runs = runs.moved(self.threat, 1.0 if step == 1 else 0.75)
+            wrong, loss, slope = self._look(model, runs, len(x), first=step == 0, wanted=step < self.iterations)
+            runs = runs.seen(loss, slope)
+            if wrong.any():
+                fallen, rows = runs.first(wrong, len(x))
+                found[fallen] = runs.at[rows]
+                runs = runs.only(~fallen[runs.rows])
+                if not len(runs.rows):
+                    return found
+            if step in checks:
+                runs = runs.adjusted(self.rho * checks[step])
+        highest = torch.full_like(found[:, 0, 0, 0], -torch.inf).scatter_reduce(0, runs.rows, runs.best_loss, "amax")
+        standing, rows = runs.first((runs.best_loss == highest[runs.rows]) & (runs.best_loss > -torch.inf), len(x))
+        found[standing] = runs.best[rows]
+        return found
+
+    def _look(self, model: nn.Module, runs: Runs, batch: int, first: bool, wanted: bool) -> tuple[Tensor, ...]:
+        """Of every row whether it is misclassified, its loss and its slope; at most ``stack * batch`` at a time."""
+        view, looks = summands(model)[0], []  # the view whose logits they are
+        for part in torch.arange(len(runs.rows), device=runs.rows.device).split(self.stack * batch):
+            x_adv, goal = runs.at[part], runs.goal.rows(part)
+            logits, loss, slope = slope_of(self, model, x_adv, goal, first, wanted)
+            if isinstance(view, View) and not view.faithful:
+                with torch.no_grad():
+                    logits = logits_of(self, view.deployed, x_adv)
+            looks.append((predictions(logits) != goal.y, loss, slope))
+        return tuple(torch.cat(parts) for parts in zip(*looks))
+
+    def _checks(self) -> dict[int, int]:
+        """The iterations after which the step size is looked at, each with the number since the look before. Shares of
+        0.22, then 0.03 less each time, 0.06 at least, of all; in whole iterations, as the authors' code rounds them."""
+        span, less, least = (max(int(share * self.iterations), 1) for share in (0.22, 0.03, 0.06))
+        checks, at = {}, span
+        while at <= self.iterations:
+            checks[at] = span
+            span = max(span - less, least)
+            at += span
+        return checks
+
+
+def _choose(rows: Tensor, this: Tensor, other: Tensor) -> Tensor:
+    """``this`` in the rows (P,) that are true, ``other`` in the rest."""
+    return torch.where(rows.view(-1, 1, 1, 1), this, other)

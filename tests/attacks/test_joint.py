@@ -1,0 +1,120 @@
+"""Joint inference and input optimisation: one fixed point of state, adjoint and image."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import robustdeq as rd
+from robustdeq.attacks import JointOptimisation
+from robustdeq.attacks.joint import Partly
+from robustdeq.attacks.losses import Goal
+from robustdeq.dynamics import Anderson, Picard, drive
+
+SIDE, STATE, CLASSES = 3, 6, 3
+
+
+class LinearCell(rd.Cell):
+    """f(z; u) = A z + u, a contraction."""
+
+    def __init__(self, generator):
+        super().__init__()
+        a = torch.randn(STATE, STATE, generator=generator, dtype=torch.float64)
+        self.a = nn.Parameter(0.6 * a / torch.linalg.matrix_norm(a, 2))
+
+    def prepare(self, z, constants=None):
+        return z @ self.a.mT
+
+    def finish(self, prepared, u, constants=None):
+        return prepared + u
+
+
+def linear(steps=60, classes=CLASSES, seed=0):
+    """A DEQ whose logits are M x at the fixed point, and M (K, CHW)."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    inject = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, STATE, bias=False, dtype=torch.float64))
+    readout = nn.Linear(STATE, classes, bias=False, dtype=torch.float64)
+    cell = LinearCell(generator)
+    model = rd.DEQClassifier(inject, cell, readout, [(STATE,)], steps=steps).eval()
+    inverse = torch.linalg.inv(torch.eye(STATE, dtype=torch.float64) - cell.a)
+    return model, (readout.weight @ inverse @ inject[1].weight).detach()
+
+
+def points(model, count=8, low=0.3, high=0.7):
+    generator = torch.Generator().manual_seed(1)
+    x = low + (high - low) * torch.rand(count, 1, SIDE, SIDE, generator=generator, dtype=torch.float64)
+    return x, model(x).argmax(1)
+
+
+@pytest.mark.parametrize("solver", [Picard(), Anderson(memory=3)], ids=["picard", "anderson"])
+@pytest.mark.parametrize("threat", [rd.Linf(0.05), rd.L2(0.05)], ids=["Linf", "L2"])
+def test_on_a_linear_model_it_finds_the_worst_case(threat, solver):
+    """Of two classes the loss rises along one direction, and the worst image of the ball is known."""
+    model, matrix = linear(classes=2)
+    x, y = points(model)
+    slope = torch.where(y[:, None] == 0, matrix[1] - matrix[0], matrix[0] - matrix[1]).view(x.shape)
+    length = slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    wanted = x + threat.eps * (slope.sign() if threat.name == "Linf" else slope / length)
+    attack = JointOptimisation(threat, iterations=120, step=0.3, last_step=0.1, solver=solver)
+    assert (attack(model, x, y) - wanted).abs().max() < 1e-4
+
+
+def test_its_state_is_the_fixed_point_and_its_adjoint_the_implicit_one():
+    model, _ = linear()
+    x, y = points(model)
+    attack = JointOptimisation(rd.Linf(0.05), iterations=150, last_step=1e-12)
+    images, z, mu = attack.run(model, x, Goal(y), x)
+    a, readout = model.cell.a.detach(), model.readout
+    inverse = torch.linalg.inv(torch.eye(STATE, dtype=torch.float64) - a)
+    assert (z - model.inject(images) @ inverse.mT).abs().max() < 1e-9
+    at = z.clone().requires_grad_()
+    slope = torch.autograd.grad(nn.functional.cross_entropy(readout(at), y, reduction="sum"), at)[0]
+    assert (mu - slope @ inverse).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("loss", ["ce", "dlr-targeted", "ce-targeted"])
+def test_every_sample_has_its_own_run(loss):
+    """In any batch, in any order, and with any number of runs side by side: the same image."""
+    model, _ = linear(classes=5)
+    x, y = points(model, 12, 0.0, 1.0)
+    attack = JointOptimisation(rd.Linf(0.02), iterations=15, loss=loss, restarts=2, targets=3)
+    whole = attack(model, x, y, indices=torch.arange(12))
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(2))
+    for other, rows in ((attack, order), (replace(attack, stack=1), order[:5]), (replace(attack, stack=6), order[5:6])):
+        assert (other(model, x[rows], y[rows], indices=rows) - whole[rows]).abs().max() < 1e-12
+    assert attack.threat.contains(x, whole).all()
+
+
+def test_evaluations_are_counted_and_the_fallen_cost_nothing_more():
+    model, _ = linear(steps=4, classes=5)
+    x, y = points(model)
+    attack = JointOptimisation(rd.Linf(1e-6), iterations=10, restarts=3, stack=1)
+    model.tally.evaluations = 0
+    attack(model, x, y)
+    assert model.tally.evaluations == 3 * len(x) * (10 + 4)
+    model.tally.evaluations = 0
+    attack(model, x, (y + 1) % 5)  # all wrong from the first run on
+    assert model.tally.evaluations == len(x) * (10 + 4)
+
+
+def test_a_network_without_states_is_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double()
+    for other in (model, rd.EntropyReduction(eps=0.1)(linear()[0])):
+        with pytest.raises(ValueError, match="allowed: a DEQ, undefended"):
+            JointOptimisation(rd.Linf(0.1))(other, *points(model))
+
+
+def test_partly_is_the_solver_on_its_columns_and_a_plain_step_elsewhere():
+    model, _ = linear()
+    x, _ = points(model)
+    f, start = model.map(x), torch.cat([model.zeros(x), torch.zeros(len(x), 2, dtype=torch.float64)], dim=1)
+
+    def wide(v):
+        return torch.cat([f(v[:, :STATE]), v[:, STATE:] + 1], dim=1)
+
+    for solver in (Picard(0.7), Anderson(memory=2)):
+        both = drive(Partly(solver, STATE), wide, start, 5).z
+        assert torch.equal(both[:, :STATE], drive(solver, f, model.zeros(x), 5).z)
+        assert (both[:, STATE:] == 5).all()
