@@ -43,7 +43,7 @@ def test_checked_leaves_the_class_as_it_was():
 
     assert Point(1) == Point(1, 2) == dataclasses.replace(Point(5), x=1)
     assert list(inspect.signature(Point).parameters) == ["x", "y"]
-    with pytest.raises(TypeError, match="missing"):
+    with pytest.raises(ValueError, match="missing a required argument: 'x'; allowed: x, y"):
         Point()
 
 

@@ -97,12 +97,14 @@ class Length:
             raise ValueError(f"{owner}: {name}={shown(value)}; allowed: {wanted}.")
 
 
+LARGEST = 1e30
+"""Of an option: what float32 can still square-root, add and scale."""
 Count = Annotated[int, Whole(1)]
 Natural = Annotated[int, Whole(0)]
 Seed = Annotated[int, Whole(0, 2**63 - 1)]
 """What torch's generators take."""
-NonNegative = Annotated[float, Number(0)]
-Positive = Annotated[float, Number(0, low_open=True)]
+NonNegative = Annotated[float, Number(0, LARGEST)]
+Positive = Annotated[float, Number(0, LARGEST, low_open=True)]
 Distance = Annotated[float, Pixels(0)]
 PositiveDistance = Annotated[float, Pixels(0, low_open=True)]
 Share = Annotated[float, Number(0, 1)]
@@ -129,6 +131,8 @@ def check_images(x: Tensor, shape: Sequence[int] | None = None) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         given = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"images are {given}; allowed: a floating-point tensor in [0, 1] (uint8 / 255).")
+    if x.layout is not torch.strided or x.is_nested:
+        raise ValueError(f"images are a tensor of the layout {x.layout}; allowed: a dense one.")
     if x.dim() != 4 or (shape is not None and tuple(x.shape[1:]) != tuple(shape)):
         allowed = "(batch, channels, height, width)"
         if shape is not None:

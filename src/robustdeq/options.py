@@ -92,7 +92,7 @@ def choose(kind: str, name: object, table: Mapping[str, T], otherwise: str = "")
 
 def suggestion(name: object, allowed: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"``, or nothing when no allowed name is near."""
-    near = difflib.get_close_matches(str(name)[:100], list(allowed), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:100], list(allowed), n=1, cutoff=0.5) if isinstance(name, str) else []
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
@@ -119,10 +119,13 @@ def checked(cls: type[T]) -> type[T]:
     @functools.wraps(plain)
     def init(self: Any, *args: Any, **options: Any) -> None:
         check_options(cls.__name__, options, allowed)
+        try:
+            bound = signature.bind(self, *args, **options)
+        except TypeError as error:
+            raise ValueError(f"{cls.__name__}: {error}; allowed: {', '.join(allowed)}.") from None
         if dataclasses.is_dataclass(cls):
-            given = signature.bind(self, *args, **options).arguments
             hints = field_types(cls)
-            values = {f.name: given.get(f.name, f.default) for f in dataclasses.fields(cls) if f.init}
+            values = {f.name: bound.arguments.get(f.name, f.default) for f in dataclasses.fields(cls) if f.init}
             anew = dataclasses.MISSING  # of a field whose default is made anew each time
             options = {k: convert(cls.__name__, k, v, hints[k]) for k, v in values.items() if v is not anew}
             args = ()

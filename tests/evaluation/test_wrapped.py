@@ -101,9 +101,9 @@ def test_classes_that_differ_are_refused():
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda logits: logits[:, :1], r"shape \(1, 1\); allowed: floating-point logits"),
+        (lambda logits: logits[:, :1], r"shape \(1, 1\) on cpu; allowed: a floating-point tensor of logits"),
         (lambda logits: logits.argmax(1), r"torch.int64 of shape \(1,\)"),
-        (lambda logits: (logits,), "gives tuple"),
+        (lambda logits: (logits,), "gives a tuple"),
         (lambda logits: logits.mean(0, keepdim=True).expand(2, -1), r"shape \(2, 10\)"),
     ],
 )

@@ -159,7 +159,10 @@ def test_a_damaged_checkpoint_is_never_trained_on(damage, run, tmp_path, capfd):
     assert (out / "model" / "model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize("line", ["{}", "[]", "5", '{"step": null}', "[" * 3000, '{"step": 1' + "0" * 400 + "}", "\x00"])
+NO_STEPS = ["{}", "[]", "5", '{"step": null}', "[" * 3000, '{"step": 1' + "0" * 400 + "}", "\x00"]
+
+
+@pytest.mark.parametrize("line", NO_STEPS, ids=range(len(NO_STEPS)))
 def test_a_log_line_that_says_no_step_is_dropped(line, run, tmp_path):
     import shutil
 

@@ -16,6 +16,7 @@ from ..checks import Count, Distance, Natural, Seed, check_labels
 from ..distributed import SINGLE, Distributed
 from ..files import digest, held, plain
 from ..gradients import Unrolled
+from ..models.fit import check_logits
 from ..models.modes import evaluating, images_only
 from ..models.structure import Structure, structure
 from ..options import check_options, convert, describe
@@ -56,7 +57,7 @@ def evaluate(
     _check_arguments(
         batch_size=batch_size, seed=seed, checks=checks, images=images, resume=resume, opaque=opaque, samples=samples,
         step_size=step_size, threat=threat, out=out, beside=beside, transfers=transfers, suite=suite,
-        progress=progress,
+        progress=progress, distributed=distributed,
     )  # fmt: skip
     threat = _threat(suite) if threat is None else threat
     points, kind = points_of(x, y), structure(model, opaque=opaque)
@@ -110,6 +111,7 @@ def _check_arguments(**arguments: Any) -> None:
         "out": (isinstance(arguments["out"], str | Path | None) and arguments["out"] != "", "a folder"),
         "beside": (isinstance(arguments["beside"], Evaluation | None), "an Evaluation"),
         "transfers": (rows or transfers is None, "images by name"),
+        "distributed": (hasattr(arguments["distributed"], "world_size"), "a Distributed"),
         "progress": (arguments["progress"] is None or callable(arguments["progress"]), "a function"),
     }
     for name, (fits, allowed) in fitting.items():
@@ -148,11 +150,7 @@ def _first_logits(kind: Structure, points: Points, y: Tensor | None, entries: Se
     for module in dict.fromkeys((kind.deployed, kind.bare)):
         with torch.no_grad(), evaluating(kind.deployed):
             logits = module(x)
-        tensor = isinstance(logits, Tensor)
-        if not tensor or not logits.is_floating_point() or logits.dim() != 2 or len(logits) != 1 or logits.shape[1] < 2:
-            given = f"{logits.dtype} of shape {tuple(logits.shape)}" if tensor else type(logits).__name__
-            wanted = "floating-point logits (1, K >= 2) of one image"
-            raise ValueError(f"evaluate: {type(module).__name__} gives {given}; allowed: {wanted}.")
+        check_logits("evaluate", module, logits, 1)
     labels = getattr(points, "labels", first if y is None else y)
     check_labels(labels, labels, logits.shape[1])
     for entry in entries:

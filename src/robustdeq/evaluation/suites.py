@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
 from ..attacks import PGD, AutoAttack, EndToEnd, Frozen, IntermediateState, Summed, Threat, ThroughGradient
-from ..checks import Count, Distance, Seed, check_count
+from ..checks import Count, Distance, Length, Seed, check_count
 from ..defences import EarlyState
 from ..models.structure import Structure, structure
 from ..options import check_options, checked, choose, convert, field_types
@@ -90,11 +90,11 @@ class Budget:
     batch_size: Count = 250
     steps: Count = 20
     points: Count | None = None
-    attacks: Sequence[str] | None = None
+    attacks: Annotated[Sequence[str], Length()] | None = None
     iterations: Count = 100
     queries: Count = 5000
     restarts: Count = 5
-    states: Sequence[int | str] | None = None
+    states: Annotated[Sequence[int | str], Length()] | None = None
 
     @classmethod
     def of(cls, suite: str, threat: Threat, names: Sequence[str], options: Mapping[str, Any], **default: Any) -> Budget:

@@ -17,22 +17,24 @@ class Log:
     False writes nothing at all."""
 
     def __init__(self, folder: Path, step: int, wandb: dict[str, Any] | None = None, speaks: bool = True) -> None:
-        self.path, self.board, self.wandb = folder / "log.jsonl", None, None
+        self.path, self.first, self.speaks, self.wandb = folder / "log.jsonl", step + 1, speaks, None
+        self.board: Any = None  # made at the first line, so that a finished run that is started again leaves none
         if not speaks:
             return
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
             before = [line for line in lines if _step(line) <= step]
             write_text(self.path, "".join(line + "\n" for line in before))
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self.wandb = None if wandb is None else _wandb(folder, wandb)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """values: JSON; numbers also go to TensorBoard, nested names joined by a slash."""
-        if self.board is None:
+        if not self.speaks:
             return
+        if self.board is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
+            self.board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=self.first)
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         numbers = _numbers(values)

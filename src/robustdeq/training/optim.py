@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..checks import Number, PositiveShare, Share
+from ..files import first_line
 from ..options import Registry, check_options, choose, convert, describe
 from ..text import shown
 
@@ -42,13 +43,15 @@ class Optimizer:
         fields = {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
         check_options("optimizer", options, [name for name in fields if name not in ("params", "lr", "weight_decay")])
         for name, value in options.items():
-            if isinstance(fields[name], bool):  # torch would take any value for true
-                convert("optimizer", name, value, bool)
+            if isinstance(fields[name], bool | float | int):  # torch would take any value for true, and true for 1
+                convert("optimizer", name, value, bool if isinstance(fields[name], bool) else float)
         optimizer = cls(make, {**ours, **options})
         try:
-            optimizer([nn.Parameter(torch.zeros(1))], lr=1.0, weight_decay=0.0)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"optimizer {shown(spec)}: {error}.") from error
+            weight = nn.Parameter(torch.zeros(1))
+            weight.grad = torch.zeros(1)
+            optimizer([weight], lr=1.0, weight_decay=0.0).step()
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"optimizer {shown(spec)}: {first_line(error)}.") from error
         return optimizer
 
     def __call__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:

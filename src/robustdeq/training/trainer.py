@@ -58,9 +58,11 @@ class Trainer:
     ) -> None:  # fmt: skip
         sets = [one for one in (images, validation) if one is not None]
         fits = images is not None and all(hasattr(one, name) for one in sets for name in ("batches", "take", "digest"))
+        fits = fits and hasattr(distributed, "world_size") and isinstance(wandb, bool)
         if not fits or not isinstance(config, TrainConfig) or not isinstance(folder, str | Path):
             kinds = ", ".join(type(one).__name__ for one in (images, config, folder, validation))
-            raise ValueError(f"Trainer: {kinds}; allowed: an ImageSet, a TrainConfig, a folder, perhaps an ImageSet.")
+            wanted = "an ImageSet, a TrainConfig, a folder, perhaps an ImageSet; wandb true or false"
+            raise ValueError(f"Trainer: {kinds}; allowed: {wanted}.")
         kind, size, world_size = structure(model), config.batch_size, distributed.world_size
         model, deq = kind.bare, kind.deq
         if kind.defence is not None or kind.readout is not None:
