@@ -70,6 +70,8 @@ def _told(error: Exception) -> tuple[int, str]:
         return (1 if error.errno in FAILURES else 2), f"{error.strerror or error}{place}"
     if isinstance(error, JobError | FloatingPointError):
         return 1, str(error)
+    if isinstance(error, torch.distributed.DistError) or "closed by peer" in str(error):
+        return 1, "another process of this run has ended; the same command goes on from what is done."
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
         return 1, "out of memory; a smaller batch, image or model needs less, and the same command goes on."
     kind = type(error).__name__

@@ -17,7 +17,7 @@ from ..files import first_line
 from ..options import convert
 from . import mdeq
 from .deq import DEQClassifier
-from .zoo import check_keys, create_model
+from .zoo import check_keys, create_model, stripped
 
 COUNTER = "num_batches_tracked"  # BatchNorm's own count of steps, which older checkpoints do not have
 BRANCH = "fullstage.branches."
@@ -119,11 +119,7 @@ def _state_dict(source: str | os.PathLike[str] | Mapping[str, Any], name: str) -
     if not isinstance(state, Mapping) or not state or not all(map(_holds_numbers, state.values())):
         wanted = "a dict of dense tensors, or one with such a 'state_dict'"
         raise ValueError(f"{name} holds no state dict; allowed: {wanted}.")
-    tensors = {str(key): value for key, value in state.items()}
-    for prefix in ("module.", "_orig_mod.", "module."):  # of DataParallel, of torch.compile, of one inside the other
-        if all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return tensors
+    return stripped({str(key): value for key, value in state.items()})
 
 
 def _holds_numbers(value: Any) -> bool:

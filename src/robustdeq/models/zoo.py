@@ -141,12 +141,20 @@ def load_model(path_or_hub_id: str | Path, into: N | None = None, **overrides: A
     file, weights = folder / CONFIG, folder / WEIGHTS
     fields = _read_config(file) if into is None or file.exists() else {}
     state, _ = read_tensors(weights, "allowed: the file that save_model wrote", foreign=True)
-    classes = fields.pop("classes", None)
+    state, classes = stripped(state), fields.pop("classes", None)
     model: Any = _rebuild(file, fields, overrides, state) if into is None else into
     if classes:
         model.classes = tuple(map(str, classes))
     load_strictly(model, state, str(weights))
     return model.eval()
+
+
+def stripped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without what a wrapper writes before every key: DataParallel, torch.compile, one in the other."""
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
