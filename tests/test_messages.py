@@ -107,3 +107,20 @@ def test_a_mistyped_folder_is_no_hub_name(name, folder, tmp_path, capfd):
     assert "no such folder" in said(capfd, "evaluate", name, "--out", tmp_path / "out")
     line = said(capfd, "evaluate", folder, "--data", name, "--out", tmp_path / "out")
     assert "no such folder" in line and "hub" in line
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["train", "--out", "OUT"], "train: RECIPE missing"), (["train", "smoke"], "train: --out missing"),
+        (["train", "smoke", "more", "--out", "OUT"], "'more' beside another RECIPE"),
+        (["train", "smoke", "--out"], "--out without a value"), (["convert", "x"], "--out missing"),
+        (["train", "smoke", "--out", "FILE"], "is a file; allowed: a folder"),
+        (["evaluate", "MODEL", "--out", "FILE", "--subset", "3"], "is a file; allowed: a folder"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_or_in_the_way_is_named(words, message, folder, tmp_path, capfd):
+    (tmp_path / "file").write_text("mine")
+    names = {"OUT": tmp_path / "out", "FILE": tmp_path / "file", "MODEL": folder}
+    assert message in said(capfd, *(names.get(word, word) for word in words))
+    assert (tmp_path / "file").read_text() == "mine" and not (tmp_path / "out").exists()

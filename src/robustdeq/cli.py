@@ -12,7 +12,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -22,7 +22,7 @@ import tyro
 from .commands import COMMANDS
 from .options import check_options, choose, convert, parsed
 from .reproduction import JobError
-from .text import printable
+from .text import printable, shown
 
 FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 """Errors of the machine, not of what was given."""
@@ -110,7 +110,7 @@ def _command(name: str, *arguments: str):
     flags = [f"--{field.name.replace('_', '-')}" for field in fields(command) if "Positional" not in str(field.type)]
     names = [word.split("=")[0].replace("_", "-") for word in words if word.startswith("--")]
     check_options(f"robustdeq {name}", names, [*flags, "--help"])
-    if "--help" not in names:
+    if "--help" not in names and "-h" not in words:
         words = _with_checked_values(name, command, words)
     complaint = io.StringIO()
     try:
@@ -139,11 +139,18 @@ def _with_one_set(arguments: Sequence[str]) -> Sequence[str]:
 def _with_checked_values(name: str, command: type, arguments: Sequence[str]) -> list[str]:
     """Every value as its field states it, so that a mistake is told in our words; a fraction becomes its number."""
     hints, words, checked, seen = get_type_hints(command, include_extras=True), iter(arguments), [], set()
+    (main_field, *_) = [field.name for field in fields(command) if "Positional" in str(field.type)]
     for word in words:
         flag, equals, value = word.partition("=")
         field = flag.removeprefix("--").replace("-", "_")
         kind = _kind(hints[field]) if flag.startswith("--") and field != "set" else None
-        if not flag.startswith("--") or kind is None:
+        if flag == "--set":
+            checked += [word, *words]
+            break
+        if not flag.startswith("--"):
+            if main_field in seen:
+                raise ValueError(f"{name}: {shown(word)} beside another {main_field.upper()}; allowed: one.")
+            seen.add(main_field)
             checked.append(word)
             continue
         if field in seen:
@@ -158,6 +165,10 @@ def _with_checked_values(name: str, command: type, arguments: Sequence[str]) -> 
         if not value.strip() or (value.startswith("--") and not equals):
             raise ValueError(f"{flag} without a value; allowed: {flag} VALUE.")
         checked += [flag, _checked_value(name, flag, value, kind)]
+    needed = [field.name for field in fields(command) if field.default is MISSING and field.name not in seen]
+    if needed:
+        ways = [one.upper() if one == main_field else f"--{one}" for one in needed]
+        raise ValueError(f"{name}: {', '.join(ways)} missing; robustdeq {name} --help shows examples.")
     return checked
 
 

@@ -124,6 +124,8 @@ def held(folder: Path, wanted: bool = True) -> Iterator[None]:
     if not wanted:
         yield
         return
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; allowed: a folder, or a name that nothing has.")
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
