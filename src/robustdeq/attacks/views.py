@@ -142,7 +142,7 @@ class Summed(View):
         owners = [getattr(view, "deployed", None) for view in views] if deployed is None else [deployed]
         modules = bool(views) and all(isinstance(view, nn.Module) for view in views)
         if not modules or owners[0] is None or any(owner is not owners[0] for owner in owners):
-            names = ", ".join(type(view).__name__ for view in views)
+            names = ", ".join(type(view).__name__ for view in views[:9])
             raise ValueError(f"Summed: views=[{names}]; allowed: one or more views of one deployed model.")
         super().__init__(owners[0])
         self.views = nn.ModuleList(views)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_count, check_number
+from ..text import shown
 from .solver import SOLVERS, Map, Solver, SolverState, length, residual
 from .trajectory import Status, Trajectory, monitored
 
@@ -37,6 +38,8 @@ def drive(
     throw: raise ``SolveError`` when a sample diverged or is not finite.
     """
     check_count("drive", "steps", steps, 0)
+    if not isinstance(record, bool) or not isinstance(throw, bool):
+        raise ValueError(f"drive: record={shown(record)}, throw={shown(throw)}; allowed: true or false.")
     if tolerance is not None:
         check_number("drive", "tolerance", tolerance, 0)
     check_number("drive", "divergence", divergence, 1, low_open=True)

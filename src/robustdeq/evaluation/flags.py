@@ -124,7 +124,8 @@ def _gap(unrolled: list[int], phantom: list[int]) -> Flag:
 
 def _wins(record: Record, name: str, weak: Sequence[str], strong: Sequence[str], text: str) -> Flag | None:
     """Whether the columns that should be the weaker ones break more; a column is known by its last word."""
-    sides = [[n for n, column in record.columns.items() if column.split()[-1] in kinds] for kinds in (strong, weak)]
+    last = {name: (column.split() or [""])[-1] for name, column in record.columns.items()}
+    sides = [[name for name in last if last[name] in kinds] for kinds in (strong, weak)]
     if not all(sides):
         return None
     fallen = [[record.attacks[attack].outcomes == 0 for attack in side] for side in sides]

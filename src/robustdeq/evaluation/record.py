@@ -19,6 +19,8 @@ from ..options import checked, make
 from .images import batches
 
 SCHEMA = 6
+MEASURED = ("gradients", "repeated", "more steps", "fewer steps", "half eps", "double eps", "huge eps")
+"""By every finished look for red flags."""
 RECORD = "evaluation.json"
 SHARES = "evaluation.[0-9]*.json"
 ANEW = "remove it to evaluate anew"
@@ -41,6 +43,10 @@ class CleanBatch(Spent):
     predictions: list[int]
     labels: list[int]
     probabilities: int
+
+    def __post_init__(self) -> None:
+        if len(self.predictions) != len(self.labels):
+            raise ValueError(f"CleanBatch: {len(self.predictions)} predictions; allowed: {len(self.labels)}, as labels.")
 
 
 @checked
@@ -73,6 +79,12 @@ class AttackRecord:
     independent: bool = False
     batches: dict[int, Batch] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        threat, gradient = (self.options or {}).get("threat"), self.settings.get("gradient")
+        told = isinstance(threat, dict) and isinstance(threat.get("eps"), int | float) and "name" in threat
+        if not (threat is None or told) or not isinstance(gradient, dict | None):
+            raise ValueError("AttackRecord: threat or gradient has no name and options; allowed: both as JSON objects.")
+
     @property
     def outcomes(self) -> Tensor:
         """1 stands, 0 fell, -1 not attacked, (points,) int64."""
@@ -90,6 +102,11 @@ class Checks:
     outcomes: dict[str, list[int]] = field(default_factory=dict)
     values: dict[str, float | None] = field(default_factory=dict)
     done: bool = False
+
+    def __post_init__(self) -> None:
+        missing = [name for name in MEASURED if name not in self.outcomes or name not in self.values]
+        if self.done and self.points and missing:
+            raise ValueError(f"Checks: done without {', '.join(missing)}; allowed: all of them.")
 
 
 @checked

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from ..attacks.autoattack import VERSIONS
-from ..text import markdown, shown
+from ..text import markdown, printable, shown
 from .flags import Flag, flags
 from .images import KeptImages, batches
 from .record import RECORD, AttackRecord, Identity, Record, united
@@ -60,12 +60,12 @@ class Evaluation:
     @classmethod
     def read(cls, folder: str | Path) -> Evaluation:
         """The finished evaluation that a folder holds."""
-        if not isinstance(folder, str | Path):
+        if not isinstance(folder, str | Path) or len(str(folder)) > 4000:  # which no system takes for a path
             raise ValueError(f"Evaluation.read: {shown(folder)}; allowed: a folder.")
         folder = Path(folder)
         record = united(folder)
         if record is None:
-            raise ValueError(f"{folder} holds no {RECORD}; give the out= of an evaluation.")
+            raise ValueError(f"{printable(str(folder))} holds no {RECORD}; give the out= of an evaluation.")
         stages: dict[str, tuple[Any, int]] = {"clean": (record.clean, record.identity.points)}
         stages |= {name: (record.attacks[name].batches, record.attacks[name].points) for name in record.columns}
         size, checked = record.identity.batch_size, record.checks is not None and record.checks.done

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..checks import Count, Length
 from ..files import first_line
 from ..options import convert
+from ..text import printable
 from . import mdeq
 from .deq import DEQClassifier
 from .zoo import check_keys, create_model, stripped
@@ -61,7 +62,7 @@ def load_official(
     """
     if not isinstance(source, Mapping | str | os.PathLike):
         raise ValueError(f"load_official: source is a {type(source).__name__}; allowed: a path, or a state dict.")
-    name = "the state dict" if isinstance(source, Mapping) else os.fspath(source)
+    name = "the state dict" if isinstance(source, Mapping) else printable(os.fsdecode(source))
     state = _state_dict(source, name)
     if not any(key.startswith(BRANCH) and SCALE.match(key) for key in state):
         first = ", ".join(list(state)[:4])

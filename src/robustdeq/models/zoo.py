@@ -259,9 +259,13 @@ def _rebuild(
     return _make(name, config, seed=0, weights=(str(file.with_name(WEIGHTS)), state))
 
 
+def _names(classes: Any) -> bool:
+    return isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+
+
 def _read_config(file: Path) -> dict[str, Any]:
     config = read_json(file, "allowed: the JSON that save_model wrote")
-    if not isinstance(config, dict) or "model" not in config or not isinstance(config.get("classes", []), list):
+    if not isinstance(config, dict) or "model" not in config or not _names(config.get("classes", [])):
         raise ValueError(f"{file} has no 'model' or no list of classes; allowed: the JSON that save_model wrote.")
     return config
 
