@@ -46,7 +46,7 @@ class CleanBatch(Spent):
 
     def __post_init__(self) -> None:
         if len(self.predictions) != len(self.labels):
-            raise ValueError(f"CleanBatch: {len(self.predictions)} predictions; allowed: {len(self.labels)}, as labels.")
+            raise ValueError(f"CleanBatch: {len(self.predictions)} predictions of {len(self.labels)} labels.")
 
 
 @checked
