@@ -23,7 +23,7 @@ MEASURED = ("gradients", "repeated", "more steps", "fewer steps", "half eps", "d
 """By every finished look for red flags."""
 RECORD = "evaluation.json"
 SHARES = "evaluation.[0-9]*.json"
-ANEW = "remove it to evaluate anew"
+ANEW, ELSEWHERE = "remove it to evaluate anew", ("seconds", "environment", "environments")
 
 
 @dataclass(kw_only=True)
@@ -45,8 +45,8 @@ class CleanBatch(Spent):
     probabilities: int
 
     def __post_init__(self) -> None:
-        if len(self.predictions) != len(self.labels):
-            raise ValueError(f"CleanBatch: {len(self.predictions)} predictions of {len(self.labels)} labels.")
+        if (one := len(self.predictions)) != (other := len(self.labels)):
+            raise ValueError(f"CleanBatch: {one} predictions of {other} labels.")
 
 
 @checked
@@ -80,9 +80,9 @@ class AttackRecord:
     batches: dict[int, Batch] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        threat, gradient = (self.options or {}).get("threat"), self.settings.get("gradient")
+        threat = (self.options or {}).get("threat", {"name": "", "eps": 0.0})
         told = isinstance(threat, dict) and isinstance(threat.get("eps"), int | float) and "name" in threat
-        if not (threat is None or told) or not isinstance(gradient, dict | None):
+        if not told or not isinstance(self.settings.get("gradient"), dict | None):
             raise ValueError("AttackRecord: threat or gradient has no name and options; allowed: both as JSON objects.")
 
     @property
@@ -211,8 +211,7 @@ class RecordFile:
         for done in (self.record.clean, *(attack.batches for attack in self.record.attacks.values())):
             for start in done.keys() - mine:
                 del done[start]  # no stale copy of another process's batch can come back from this one's file
-        here = environment()
-        self.environment = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()[:8]
+        self.environment = hashlib.sha256(json.dumps(here := environment(), sort_keys=True).encode()).hexdigest()[:8]
         self.record.environments[self.environment] = here
 
     def mine(self, points: int) -> Sequence[slice]:
@@ -256,8 +255,7 @@ def _refuse_other(path: Path, before: Identity, now: Identity) -> None:
 
 
 def _write(path: Path, record: Record) -> None:
-    value = record.to_json()
-    write_json(path, {DIGEST: _seal(value), **value})
+    write_json(path, {DIGEST: _seal(value := record.to_json()), **value})
 
 
 def _seal(value: Any) -> str:
@@ -265,8 +263,7 @@ def _seal(value: Any) -> str:
 
     def measured(value: Any) -> Any:
         if isinstance(value, dict):
-            elsewhere = ("seconds", "environment", "environments")
-            return {name: measured(item) for name, item in sorted(value.items()) if name not in elsewhere}
+            return {name: measured(item) for name, item in sorted(value.items()) if name not in ELSEWHERE}
         return [measured(item) for item in value] if isinstance(value, list) else value
 
     return hashlib.sha256(json.dumps(measured(value)).encode()).hexdigest()
@@ -281,8 +278,7 @@ def united(folder: Path | None) -> Record | None:
             schema = value.get("schema") if isinstance(value, dict) else None
             if schema != SCHEMA:
                 raise ValueError(f"schema {str(schema)[:40]}; allowed: {SCHEMA}")
-            stated = value.pop(DIGEST, None)
-            share = make(Record, value)
+            stated, share = value.pop(DIGEST, None), make(Record, value)
             if stated != _seal(value):
                 raise ValueError("damaged: its digest is of another record")
         except (ValueError, TypeError) as error:
