@@ -115,6 +115,13 @@ ImageShape = Annotated[Sequence[Count], Length(3)]
 """(C, H, W)."""
 
 
+def described(value: Any) -> str:
+    """What a value is, where it should have been another: its class, or a tensor's dtype, shape and device."""
+    if not isinstance(value, Tensor):
+        return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
+
+
 def check_start(z: Tensor) -> None:
     """z^[0] is floating point, (B, D)."""
     if not isinstance(z, Tensor) or z.dim() != 2 or not z.is_floating_point():

@@ -57,7 +57,6 @@ def test_a_command_that_cannot_begin_writes_nothing(verb, words, message, tmp_pa
 
 
 def test_wandb_that_is_missing_claims_no_folder(tmp_path, capfd):
-    pytest.importorskip("sys")
     from importlib.util import find_spec
 
     if find_spec("wandb"):

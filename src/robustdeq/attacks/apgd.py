@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +47,9 @@ class Runs:
         count = len(starts) * len(aims)
         at = torch.cat([start for start in starts for _ in aims])
         low, high = at.new_full((len(at),), -torch.inf), at.new_full((len(at),), torch.inf)
-        parts: list[list[Any]] = [[getattr(aim, field.name) for aim in aims] * len(starts) for field in fields(Goal)]
-        y, target, clean = (None if part[0] is None else torch.cat(part) for part in parts)
         return cls(
             rows=torch.arange(len(x), device=x.device).repeat(count), x=x.repeat(count, 1, 1, 1),
-            goal=Goal(cast(Tensor, y), target, clean), at=at, before=at, slope=torch.zeros_like(at), loss=high,
+            goal=Goal.stacked(aims * len(starts)), at=at, before=at, slope=torch.zeros_like(at), loss=high,
             best=at, best_slope=torch.zeros_like(at), best_loss=low, size=torch.full_like(at[:, :1, :1, :1], size),
             rises=torch.zeros_like(low, dtype=torch.int64), checked=low, halved=torch.ones_like(low, dtype=torch.bool),
         )  # fmt: skip

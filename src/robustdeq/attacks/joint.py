@@ -67,7 +67,7 @@ class JointOptimisation:
                 break
             some = jobs[first : first + self.stack]
             starts = [self.threat.spread(x, numbered(x, self.seed, restart, indices))[rows] for restart, _ in some]
-            goal = _stacked([goal.rows(rows) for _, goal in some])
+            goal = Goal.stacked([goal.rows(rows) for _, goal in some])
             x_adv, _, _ = self.run(kind.deq, x[rows].repeat(len(some), 1, 1, 1), goal, torch.cat(starts))
             with torch.no_grad():
                 logits = model(x_adv)
@@ -97,12 +97,6 @@ class JointOptimisation:
     def _eta(self, iteration: int) -> float:
         share = iteration / max(self.iterations - 1, 1)
         return self.threat.eps * self.step * (self.last_step / self.step) ** share
-
-
-def _stacked(aims: list[Goal]) -> Goal:
-    parts = [[getattr(aim, name) for aim in aims] for name in ("y", "target", "clean")]
-    joined: list[Any] = [None if part[0] is None else torch.cat(part) for part in parts]
-    return Goal(*joined)
 
 
 class _Joint:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.fit import described
+from ..checks import described
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,13 @@ class Goal:
     y: Tensor
     target: Any = None
     clean: Any = None
+
+    @classmethod
+    def stacked(cls, goals: Sequence[Goal]) -> Goal:
+        """Of the samples of all goals, one after the other; all are of one kind."""
+        columns = [[getattr(goal, part.name) for goal in goals] for part in fields(cls)]
+        joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
+        return cls(*joined)
 
     def rows(self, keep: Tensor) -> Goal:
         """The goal of the kept samples."""

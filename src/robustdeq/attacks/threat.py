@@ -10,8 +10,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..checks import Distance, Pixels
-from ..models.fit import described
+from ..checks import Distance, Pixels, described
 from ..options import Registry
 from ..text import shown
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checks import Count, Natural, Pixels, Positive, check_images
+from ..checks import Count, Natural, Pixels, Positive, check_images, described
 from ..dynamics import Map, SolverState, drive
 from ..models.deq import CellMap, ClassifierTrajectory, DEQClassifier
-from ..models.fit import described
 from ..models.modes import evaluating, trackable, unwrapped
 from ..models.structure import Defended, Sign
 from ..options import checked

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_count, check_number
+from ..checks import check_count, check_number, described
 from ..text import shown
 from .solver import SOLVERS, Map, Solver, SolverState, length, residual
 from .trajectory import Status, Trajectory, monitored
@@ -79,7 +79,7 @@ def _looked_at(f: Map) -> Map:
     """``f``, which must give a state like the one it is given. A look at shape and dtype, never at the numbers."""
     wanted = "a function of a state (B, D) that gives one of the same shape, dtype and device"
     if not callable(f):
-        raise ValueError(f"drive: f is {_kind(f)}; allowed: {wanted}.")
+        raise ValueError(f"drive: f is {described(f)}; allowed: {wanted}.")
 
     def looked_at(z: Tensor) -> Tensor:
         try:
@@ -90,23 +90,17 @@ def _looked_at(f: Map) -> Map:
             raise ValueError(f"drive: f cannot be called with a state ({error}); allowed: {wanted}.") from error
         same = isinstance(f_z, Tensor) and f_z.shape == z.shape and f_z.device == z.device
         if not same or (f_z.dtype != z.dtype and not torch.is_autocast_enabled(z.device.type)):
-            raise ValueError(f"drive: f gives {_kind(f_z)} for {_kind(z)}; allowed: {wanted}.")
+            raise ValueError(f"drive: f gives {described(f_z)} for {described(z)}; allowed: {wanted}.")
         return f_z
 
     return looked_at
 
 
-def _kind(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
-
-
 def _check_calls(regulate: Any, observers: Any) -> None:
     if regulate is not None and not callable(regulate):
-        raise ValueError(f"drive: regulate is {_kind(regulate)}; allowed: a function of a SolverState, or None.")
+        raise ValueError(f"drive: regulate is {described(regulate)}; allowed: a function of a SolverState, or None.")
     if not isinstance(observers, Sequence) or not all(map(callable, observers)):
-        kinds = [_kind(each) for each in observers] if isinstance(observers, Sequence) else _kind(observers)
+        kinds = [described(each) for each in observers] if isinstance(observers, Sequence) else described(observers)
         raise ValueError(f"drive: observers are {kinds}; allowed: a list of functions of a SolverState.")
 
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from typing_extensions import Self
 
-from ..checks import Counts, ImageShape, Length, check_count, check_images
+from ..checks import Counts, ImageShape, Length, check_count, check_images, described
 from ..dynamics import SOLVERS, Solver, Trajectory, drive
 from ..gradients import GRADIENTS, Gradient, Steps
 from ..options import checked, convert
-from .fit import asked, check_injection, check_logits, check_module, described
+from .fit import asked, check_injection, check_logits, check_module
 from .modes import trackable
 from .zoo import HubModule
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..checks import described
 from ..files import first_line
 
 WORDS = "shapes?|sizes?|dimensions?|channels?|devices?|d?types?|arguments?|not implemented|forward"
@@ -52,9 +53,3 @@ def check_logits(owner: str, module: nn.Module, logits: Any, count: int, classes
     if not shaped or not logits.is_floating_point() or logits.is_sparse:
         wanted = f"a floating-point tensor of logits ({count}, K >= {classes}) for {count} images"
         raise ValueError(f"{owner}: {type(module).__name__} gives {described(logits)}; allowed: {wanted}.")
-
-
-def described(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
-    return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
