@@ -21,10 +21,9 @@ class Log:
         self.board: Any = None  # made at the first line, so that a finished run that is started again leaves none
         if not speaks:
             return
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-            before = [line for line in lines if _step(line) <= step]
-            write_text(self.path, "".join(line + "\n" for line in before))
+        self.path.open("a").close()  # what cannot be written to is missed now, and not after an epoch
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        write_text(self.path, "".join(line + "\n" for line in lines if _step(line) <= step))
         self.wandb = None if wandb is None else _wandb(folder, wandb)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
