@@ -90,11 +90,26 @@ class PlainCell(Cell):
 class Tally:
     """Counts one for each sample of a batch: evaluations of f, and updates of the input between two of them.
 
-    An update costs the half of f that depends on u, the injection and a readout, forward and back.
+    An update costs the half of f that depends on u, the injection and a readout, forward and back. backward: backward
+    passes through an evaluation of f, one to the state and the image, two where weights ask for a gradient.
     """
 
     def __init__(self) -> None:
-        self.evaluations = self.updates = 0
+        self.evaluations = self.updates = self.backward = 0
+
+    @property
+    def units(self) -> int:
+        """f-units: what an attack or a training has cost, in evaluations of f."""
+        return self.evaluations + self.backward
+
+    def watch(self, f_z: Tensor, passes: int) -> None:
+        """Count ``passes`` whenever a gradient passes ``f_z``."""
+
+        def passed(grad: Tensor) -> None:
+            self.backward += passes * len(grad)
+
+        if getattr(f_z, "requires_grad", False) and not torch.compiler.is_compiling():
+            f_z.register_hook(passed)
 
 
 class CellMap:
@@ -107,11 +122,14 @@ class CellMap:
     def __init__(self, cell: Cell, u: Any, constants: Any, tally: Tally | None = None) -> None:
         self.cell, self.u, self.constants = cell, u, constants
         self.tally = Tally() if tally is None else tally
+        self.passes = 1 + any(parameter.requires_grad for parameter in cell.parameters())
         self._prepared: tuple[Tensor | None, Any] = (None, None)
 
     def __call__(self, z: Tensor) -> Tensor:
         self.tally.evaluations += len(z)
-        return asked("DEQClassifier: the cell", self.cell, z, self._evaluate, self.u)
+        f_z = asked("DEQClassifier: the cell", self.cell, z, self._evaluate, self.u)
+        self.tally.watch(f_z, self.passes)
+        return f_z
 
     def _evaluate(self, z: Tensor) -> Tensor:
         return self.cell.finish(self.prepare(z), self.u, self.constants)
@@ -197,12 +215,13 @@ class DEQClassifier(HubModule):
         self.image_shape = convert("DEQClassifier", "image_shape", image_shape, ImageShape | None)
 
     def forward(
-        self, x: Tensor, steps: Steps | None = None, gradient: Gradient | None = None, solver: Solver | None = None
-    ) -> Tensor:
+        self, x: Tensor, steps: Steps | None = None, gradient: Gradient | None = None, solver: Solver | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Logits (B, K) of images x (B, C, H, W) in [0, 1].
 
         steps: read z^[steps] instead of z^[N]; one number >= 1, or (B,) int64, one for every sample. gradient, solver:
-        to use instead of the model's own.
+        to use instead of the model's own. start: z^[0], packed (B, D), instead of zero.
         """
         check_images(x, self.image_shape)
         steps = self.steps if steps is None else steps
@@ -210,7 +229,11 @@ class DEQClassifier(HubModule):
             check_count("DEQClassifier", "steps", steps)
         rule = self.gradient if gradient is None else GRADIENTS.resolve(gradient)
         solver = self.solver if solver is None else SOLVERS.resolve(solver)
-        return self.read(rule(solver, self.map(x), self.zeros(x), steps, training=self.training))
+        z = self.zeros(x) if start is None else start
+        if not isinstance(z, Tensor) or z.shape != (len(x), self.layout.size):
+            wanted = f"a state ({len(x)}, {self.layout.size})"
+            raise ValueError(f"DEQClassifier: start is {described(z)}; allowed: {wanted}.")
+        return self.read(rule(solver, self.map(x), z, steps, training=self.training))
 
     def read(self, z: Tensor) -> Tensor:
         """readout(z), which must be logits: (B, D) to (B, K)."""
