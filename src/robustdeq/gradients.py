@@ -121,12 +121,34 @@ class Implicit(Gradient):
         h = f(at)
 
         def adjoint(grad: Tensor) -> Tensor:
-            def step(w: Tensor) -> Tensor:
-                return grad + torch.autograd.grad(h, at, w, retain_graph=True, materialize_grads=True)[0]
+            def transport(w: Tensor) -> Tensor:
+                return torch.autograd.grad(h, at, w, retain_graph=True, materialize_grads=True)[0]
 
-            return drive(self.solver, step, torch.zeros_like(grad), self.steps).z
+            w, steps = self.begin(grad, transport)
+            return drive(self.solver, lambda w: grad + transport(w), w, steps).z
 
         return _Reroute.apply(h, final, adjoint)
+
+    def begin(self, grad: Tensor, transport: Map) -> tuple[Tensor, int]:
+        """Where the adjoint solve begins, and how many steps are left. transport: w (B, D) to J^T w."""
+        return torch.zeros_like(grad), self.steps
+
+
+@dataclass(frozen=True)
+class Resumed(Implicit):
+    """``Implicit`` whose adjoint solve begins at a multiple of ``mu``, (B, D), an adjoint state found before.
+
+    The multiple is each sample's own, of the least residual; that costs nothing, since the first step needs J^T mu
+    anyway. So mu may be that of the loss on another scale.
+    """
+
+    mu: Any = None
+
+    def begin(self, grad: Tensor, transport: Map) -> tuple[Tensor, int]:
+        pulled = transport(self.mu)
+        rest = self.mu - pulled
+        scale = (rest * grad).sum(1, keepdim=True) / rest.square().sum(1, keepdim=True).clamp_min(1e-30)
+        return grad + scale * pulled, self.steps - 1
 
 
 @GRADIENTS.register

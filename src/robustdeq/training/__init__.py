@@ -1,5 +1,7 @@
 """Adversarial training: configs, objectives, schedules, the loop and its checkpoints."""
 
+from .attacks import TRAINING_ATTACKS as TRAINING_ATTACKS
+from .attacks import TrainingAttack as TrainingAttack
 from .config import Phase as Phase
 from .config import TrainConfig as TrainConfig
 from .objectives import OBJECTIVES as OBJECTIVES

@@ -13,7 +13,7 @@ from ..checks import check_count
 from ..files import differences, plain, read_tensors, write_tensors
 from ..models.zoo import check_keys
 
-SCHEMA = 2
+SCHEMA = 3
 ANEW = "remove it to start this run anew"
 
 

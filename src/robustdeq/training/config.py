@@ -12,6 +12,7 @@ from ..dynamics import SOLVERS
 from ..gradients import GRADIENTS
 from ..options import OneOf, checked, describe, make
 from ..text import shown
+from .attacks import TRAINING_ATTACKS
 from .objectives import OBJECTIVES, JacobianPenalty
 from .optim import SCHEDULES, Optimizer
 from .states import STATE_SAMPLERS
@@ -24,7 +25,7 @@ PRECISIONS = {"float32": None, "bfloat16": None}
 class Phase:
     """Some epochs with one attack.
 
-    attack_steps: 0 trains on clean images, 1 is FGSM with a random start. step_size: in pixel units of [0, 1].
+    attack: in ``TRAINING_ATTACKS``. attack_steps: 0 trains on clean images. step_size: in pixel units of [0, 1].
     solver_steps: N in this phase; None takes the model's. solver: of this phase; None takes the model's. gradient: of
     this phase, in attack and update; None takes the config's. The papers warm up on clean images with the network
     unrolled: ``Phase(attack_steps=0, solver="picard", gradient="unrolled")``.
@@ -33,9 +34,15 @@ class Phase:
     epochs: Count
     attack_steps: Natural
     step_size: Distance = 2 / 255
+    attack: Annotated[Any, TRAINING_ATTACKS] = "pgd"
     solver_steps: Count | None = None
     solver: Annotated[Any, SOLVERS] | None = None
     gradient: Annotated[Any, GRADIENTS] | None = None
+
+    def __post_init__(self) -> None:
+        if self.attack.most is not None and self.attack_steps > self.attack.most:
+            given = f"attack_steps={self.attack_steps} of attack={self.attack.name!r}"
+            raise ValueError(f"Phase: {given}; allowed: at most {self.attack.most}.")
 
 
 @checked

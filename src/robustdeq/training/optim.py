@@ -1,4 +1,4 @@
-"""What moves the weights: torch's optimizers, with the options of their signatures, and the learning rate by step."""
+"""What moves the weights: optimizers, with the options of their signatures, and the learning rate by step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from ..checks import Number, PositiveShare, Share
 from ..files import first_line
 from ..options import Registry, check_options, choose, convert, describe
 from ..text import shown
+from .muon import Muon
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {}),
     "adamw": (torch.optim.AdamW, {}),
+    "muon": (Muon, {}),
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
 }
 """Names, torch's classes, and the options that differ from torch's own defaults."""

@@ -17,11 +17,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..distributed import SINGLE, Distributed
 from ..dynamics.trajectory import monitored
-from ..gradients import Gradient, Steps
+from ..gradients import Gradient, Implicit, Resumed, Steps
 from ..models.modes import evaluating
 from ..models.structure import structure
 from ..seeds import generator, mix
-from .config import TrainConfig
+from .attacks import Attacked
+from .config import Phase, TrainConfig
 from .objectives import perturbed
 
 DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN = range(6)
@@ -132,12 +133,13 @@ class TrainStep:
         def climbed() -> Tensor:
             return config.objective.losses(reader(self.model, config.gradient), x, x_adv, y).total
 
-        seed = mix(config.seed, ATTACK, step)
-        attack = config.objective.attack(config.threat, phase.attack_steps, phase.step_size, seed)
-        x_adv = attack(reader(self.model, config.attack_gradient), x, y, indices=first + torch.arange(len(x)))
+        attacked = self._attacked(reader(self.model, config.attack_gradient), x, y, phase, step, first)
+        x_adv = attacked.images
         moved = perturbed(self.model, climbed, config.awp, self.distributed) if config.awp else nullcontext()
         with moved:
             updated = reader(self.wrapped, config.gradient, jacobian_steps)
+            if attacked.z is not None:
+                updated.resume(attacked, phase.attack.warm)
             losses = config.objective.losses(updated, x, x_adv, y)
             total = losses.total
             if deq is not None and jacobian_steps is not None:
@@ -149,6 +151,14 @@ class TrainStep:
         solver_steps = torch.as_tensor(updated.steps).float().mean()
         values = [float(total.detach()), float(losses.correct_adv.float().mean()), float(solver_steps)]
         return torch.tensor(values, dtype=torch.float64)
+
+    def _attacked(self, seen: Reader, x: Tensor, y: Tensor, phase: Phase, step: int, first: int) -> Attacked:
+        """The images of the update. seen: the model as the attack sees it. first: the first sample's number."""
+        config, seed = self.config, mix(self.config.seed, ATTACK, step)
+        pgd = config.objective.attack(config.threat, phase.attack_steps, phase.step_size, seed)
+        if not phase.attack_steps:
+            return Attacked(x)
+        return phase.attack(pgd, seen, self.deq, x, y, first + torch.arange(len(x)))
 
     def _share_buffers(self) -> None:
         """BatchNorm statistics become the mean over the processes (those of SyncBatchNorm are the same already)."""
@@ -178,9 +188,19 @@ class Reader(nn.Module):
         super().__init__()
         self.model, self.draw, self.options = model, draw, options
         self.steps: Steps = 0
+        self.known: tuple[Tensor | None, dict[str, Any]] = (None, {})
+
+    def resume(self, attacked: Attacked, steps: int) -> None:
+        """A forward of the attacked images begins at their state, with so many steps; an implicit one at mu."""
+        gradient, options = self.options["gradient"], {"start": attacked.z, "steps": steps}
+        if isinstance(gradient, Implicit):
+            options["gradient"] = Resumed(gradient.solver, gradient.steps, attacked.mu)
+        self.known = (attacked.images, options)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.draw is None:
             return self.model(x)
-        self.steps = self.draw()
-        return self.model(x, steps=self.steps, **self.options)
+        images, known = self.known
+        options = {"steps": self.draw(), **self.options, **(known if x is images else {})}
+        self.steps = options["steps"]
+        return self.model(x, **options)

@@ -100,7 +100,7 @@ class Trainer:
         self.update = TrainStep(model, self.optimizer, config, self.total, distributed)
         self.step, self.saved = 0, time.monotonic()
         self.history: list[dict[str, Any]] = []
-        self.sums = dict.fromkeys(("loss", "accuracy_adv", "solver_steps", "seconds", "evaluations"), 0.0)
+        self.sums = dict.fromkeys(("loss", "accuracy_adv", "solver_steps", "seconds", "evaluations", "units"), 0.0)
 
     def run(self, progress: Progress | None = None, plan: dict[str, Any] | None = None) -> nn.Module:
         """Train to the end, from the checkpoint if there is one. Returns the model of the last step, in eval mode, with
@@ -184,7 +184,8 @@ class Trainer:
         self._save()
 
     def _train_on(self, x: Tensor, y: Tensor, epoch: int) -> None:
-        config, began, spent = self.config, time.perf_counter(), self.tally.evaluations
+        config, began, tally = self.config, time.perf_counter(), self.tally
+        spent, units = tally.evaluations, tally.units
         draws, first = generator(config.seed, AUGMENT, self.step), self.distributed.rank * len(x)
         x = crop_and_flip(x, draws, pad=config.pad, flip=config.flip, total=config.batch_size, first=first)
         result = self.update(x, y, self.step, epoch)
@@ -194,16 +195,18 @@ class Trainer:
         for name in ("loss", "accuracy_adv", "solver_steps"):
             self.sums[name] += getattr(result, name)
         self.sums["seconds"] += time.perf_counter() - began
-        self.sums["evaluations"] += (self.tally.evaluations - spent) / len(x)
+        self.sums["evaluations"] += (tally.evaluations - spent) / len(x)
+        self.sums["units"] += (tally.units - units) / len(x)
         if self.step % LOG_EVERY == 0:
             self.log.write(self.step, {"train": asdict(result)})
 
     def _close_epoch(self, epoch: int) -> None:
         """Close the epoch's account, judge the model on held-out images, and keep it if it is the best so far."""
         means = {name: value / self.steps_per_epoch for name, value in self.sums.items()}
-        evaluations, speed = means.pop("evaluations"), self.config.batch_size / means["seconds"]
+        speed, spent = self.config.batch_size / means["seconds"], ("evaluations", "units")
+        means |= {f"{name}_per_image": means.pop(name) for name in spent}
         row: dict[str, Any] = {"epoch": epoch + 1, **means, "seconds": self.sums["seconds"], "images_per_second": speed}
-        row |= {"evaluations_per_image": evaluations, **self._dynamics(), "memory_gib": memory_gib()}
+        row |= {**self._dynamics(), "memory_gib": memory_gib()}
         self.sums = dict.fromkeys(self.sums, 0.0)
         last = epoch + 1 == self.config.epochs
         if self.held is not None and (last or (epoch + 1) % self.config.validation_every == 0):

@@ -1,0 +1,134 @@
+"""The search for the recipe of cifar10-small: python benchmarks/half_hour.py --data path/to/cifar10 NAME...
+
+Every run trains one model within a budget counted in f-units and judges it on held-out training images, never on test
+images. An f-unit is an evaluation of mdeq-small's cell on one image; a backward pass to the image is one more, one to
+image and weights two; another cell counts by its multiplications. The budget is 8.2 million; a run of the search has a
+quarter of it. Without a name the table of what is finished is printed. A run goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import robustdeq as rd
+from robustdeq.attacks import APGD, PGD
+from robustdeq.evaluation import Entry
+from robustdeq.evaluation.suites import exact
+from robustdeq.files import write_json
+from robustdeq.options import choose
+from robustdeq.recipe import train
+from robustdeq.recipes import recipe
+
+PIXEL = 1 / 255
+EPS = 8 * PIXEL
+BUDGET = 8.2e6
+POINTS = 1000
+HELD_OUT = [
+    Entry("PGD-20", "PGD-20", PGD(rd.Linf(EPS), 2 * PIXEL, 20), exact),
+    Entry("APGD-20 on 3 targets", "targeted", APGD(rd.Linf(EPS), 20, loss="dlr-targeted", targets=3), exact),
+]
+"""Of the search: cheaper than APGD-CE and APGD-T of 100 steps, by which the last are chosen."""
+
+
+def fgsm(epochs: int, steps: int, attack: str = "pgd", size: float = 10 * PIXEL) -> dict[str, Any]:
+    """One ascent on a solve of so many steps."""
+    return {"epochs": epochs, "attack": attack, "attack_steps": 1, "step_size": size, "solver_steps": steps}
+
+
+def joint(epochs: int, steps: int, size: float, warm: int | None, last: float = 0.4) -> dict[str, Any]:
+    """Joint optimisation of the whole dynamics; the update goes on from its state."""
+    attack = {"name": "joint", "warm": warm, "last_step": last}
+    return {"epochs": epochs, "attack": attack, "attack_steps": steps, "step_size": size * EPS}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """why: what it is to show. settings: of the recipe cifar10-small that are other than in ``COMMON``."""
+
+    why: str
+    settings: dict[str, Any]
+
+
+COMMON: dict[str, Any] = {
+    "optimizer": "adamw", "learning_rate": 5e-3, "weight_decay": 5e-3, "batch_size": 128, "pad": 2, "flip": True,
+    "validation_points": 0, "ema": 0.99,
+}  # fmt: skip
+SHORT = [fgsm(2, 2), fgsm(1, 5)]
+MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 5e-3}
+
+TRIALS = {
+    "adamw": Trial("the recipe so far, cut to a quarter", {"phases": SHORT}),
+    "muon": Trial("Muon, same learning rate", {"phases": SHORT, **MUON}),
+    "muon-1e-2": Trial("twice the learning rate", {"phases": SHORT, **MUON, "learning_rate": 1e-2}),
+    "muon-joint": Trial(
+        "the last epoch by the joint attack", {"phases": [fgsm(2, 2), joint(1, 8, 0.5, 3)], **MUON}
+    ),
+    "muon-n-fgsm": Trial(
+        "N-FGSM instead of FGSM", {"phases": [fgsm(2, 2, "n-fgsm", EPS), fgsm(1, 5, "n-fgsm", EPS)], **MUON}
+    ),
+}  # fmt: skip
+
+
+def operations(model: Any) -> int:
+    """Of one evaluation of the model's cell on one image."""
+    x = torch.zeros(1, *model.image_shape)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        u, z = model.inject(x), model.zeros(x)
+        before = counter.get_total_flops()
+        model.cell(z, u)
+        return counter.get_total_flops() - before
+
+
+def run(name: str, data: str, out: Path) -> None:
+    trial, folder = choose("trial", name, TRIALS), out / name
+    chosen = recipe("cifar10-small").changed({"data": data, **COMMON, **trial.settings})
+    splits = chosen.load()
+    history = train(chosen, folder, folder / "model", data=splits)
+    model: Any = rd.load_model(folder / "model").eval()
+    weight = operations(model) / operations(rd.create_model("mdeq-small"))
+    held = splits.validation.take(slice(POINTS))
+    found = rd.evaluate(model, held, suite=HELD_OUT, out=folder / "held-out", batch_size=125, checks=0)
+    shares = {label: share.percent for label, share in found.shares().items()}
+    row = {
+        "units": weight * sum(epoch["units_per_image"] for epoch in history) * len(splits.train),
+        "minutes": sum(epoch["seconds"] for epoch in history) / 60,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "residual": history[-1].get("residual", math.nan), **shares,
+    }  # fmt: skip
+    write_json(folder / "trial.json", row)
+    print(name, json.dumps(row), flush=True)
+
+
+def table(out: Path) -> str:
+    head = ["run", "what", "f-units, M", "minutes", "clean", "PGD-20", "worst", "residual"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, trial in TRIALS.items():
+        if (file := out / name / "trial.json").exists():
+            row: Any = json.loads(file.read_text())
+            cells = [name, trial.why, f"{row['units'] / 1e6:.2f}", f"{row['minutes']:.0f}"]
+            cells += [f"{row[key]:.1f}" for key in ("clean", "PGD-20", "All")] + [f"{row['residual']:.3f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--data", default="uoft-cs/cifar10")
+    parser.add_argument("--out", type=Path, default=Path("runs/half-hour"))
+    options = parser.parse_args()
+    for name in options.names:
+        run(name, options.data, options.out)
+    print(table(options.out))
+
+
+if __name__ == "__main__":
+    main()
