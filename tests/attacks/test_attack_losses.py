@@ -43,6 +43,7 @@ def test_cross_entropies_and_kl_are_their_definitions():
     goal = Goal(y, target, clean.log_softmax(1))
     torch.testing.assert_close(LOSSES["ce"](logits, goal), -p[rows, y].log())
     torch.testing.assert_close(LOSSES["ce-targeted"](logits, goal), p[rows, target].log())
+    torch.testing.assert_close(LOSSES["cw-targeted"](logits, goal), logits[rows, target] - logits[rows, y])
     torch.testing.assert_close(LOSSES["kl"](logits, goal), (q * (q.log() - p.log())).sum(1))
 
 

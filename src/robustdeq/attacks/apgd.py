@@ -12,7 +12,7 @@ from ..checks import Count, Seed, Share
 from ..options import OneOf, checked
 from .door import at_the_door, logits_of
 from .losses import LOSSES, Goal, predictions
-from .starts import goals, numbered, slope_of
+from .starts import ORDERS, goals, numbered, slope_of
 from .threat import OfThreat, Threat
 from .views import View, summands
 
@@ -98,8 +98,9 @@ class Runs:
 class APGD:
     """x_adv = attack(model, x, y): ``iterations`` ascents of a loss by Auto-PGD from each of ``restarts`` starts.
 
-    threat: ``Linf(eps)`` or ``L2(eps)``. loss: in ``LOSSES``. targets: a targeted loss aims at this many of the
-    likeliest wrong classes, all at once. rho: the share of the steps that must raise the loss, or the step is halved.
+    threat: ``Linf(eps)`` or ``L2(eps)``. loss: in ``LOSSES``. targets, order: a targeted loss aims at this many wrong
+    classes all at once, the first in an order of ``ORDERS``. rho: the share of the steps that must raise the loss, or
+    the step is halved.
     stack: how many times as many images as it is given the model sees at once; more is faster where the device is not
     busy, takes more memory, and gives the same images.
 
@@ -118,6 +119,7 @@ class APGD:
     targets: Count = 9
     rho: Share = 0.75
     stack: Count = 1
+    order: Annotated[str, OneOf("order", ORDERS)] = "likeliest"
 
     @at_the_door
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from ..models.structure import structure
 from ..options import OneOf, checked
 from .door import at_the_door
 from .losses import LOSSES, Goal, predictions
-from .starts import goals, numbered
+from .starts import ORDERS, goals, numbered
 from .threat import OfThreat, Threat
 
 
@@ -35,9 +35,9 @@ class JointOptimisation:
 
     step, last_step: eta of the first and of the last iteration in multiples of eps, geometric between them. solver: of
     (z, mu), a name, options or a Solver; the image takes plain steps, since its sign is not smooth. loss, targets,
-    restarts, seed: as of ``PGD``; every target and restart starts from a random point of the ball, from z = mu = 0.
-    stack: how many of them are moved at once. The image that comes back is, for each sample, the one of highest loss
-    under the deployed forward among the last ones of every target and restart; a sample that has fallen is left alone.
+    order, restarts, seed: as of ``PGD``; every run starts at a random point of the ball, from z = mu = 0. stack: how
+    many of them are moved at once. The image that comes back is, for each sample, the one of highest loss under the
+    deployed forward among the last ones of every target and restart; a sample that has fallen is left alone.
     """
 
     threat: Annotated[Threat, OfThreat()]
@@ -52,6 +52,7 @@ class JointOptimisation:
     state_damping: PositiveShare = 0.8
     adjoint_damping: PositiveShare = 0.6
     stack: Count = 3
+    order: Annotated[str, OneOf("order", ORDERS)] = "likeliest"
 
     @at_the_door
     def __call__(self, model: Any, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:

@@ -67,6 +67,11 @@ def dlr_targeted(logits: Tensor, goal: Goal) -> Tensor:
     return -(_pick(logits, goal.y) - _pick(logits, goal.target)) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
+def cw_targeted(logits: Tensor, goal: Goal) -> Tensor:
+    """The target's logit less that of the label."""
+    return _pick(logits, goal.target) - _pick(logits, goal.y)
+
+
 def ce_targeted(logits: Tensor, goal: Goal) -> Tensor:
     """Log-probability of the target: a confident wrong class."""
     return -F.cross_entropy(logits, goal.target, reduction="none")
@@ -78,7 +83,7 @@ def _pick(logits: Tensor, index: Tensor) -> Tensor:
 
 LOSSES = {
     "ce": cross_entropy, "kl": kl, "dlr": dlr, "pm": pm, "cw": cw, "dlr-targeted": dlr_targeted,
-    "ce-targeted": ce_targeted,
+    "cw-targeted": cw_targeted, "ce-targeted": ce_targeted,
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from ..checks import Count, Distance, Natural, Seed
 from ..options import OneOf, checked
 from .door import at_the_door, logits_of
 from .losses import LOSSES, Goal, predictions
-from .starts import goals, numbered, slope_of
+from .starts import ORDERS, goals, numbered, slope_of
 from .threat import OfThreat, Threat
 from .views import View, summands
 
@@ -29,8 +29,8 @@ KEEPS = {
 class PGD:
     """x_adv = attack(model, x, y): ``steps`` ascents of length ``step_size`` on a loss, projected to the threat model.
 
-    threat: ``Linf(eps)`` or ``L2(eps)``. loss: in ``LOSSES``. targets: a targeted loss
-    aims at this many of the likeliest wrong classes, one after the other. start: in ``STARTS``. keep: in ``KEEPS``.
+    threat: ``Linf(eps)`` or ``L2(eps)``. loss: in ``LOSSES``. targets, order: a targeted loss aims at this many wrong
+    classes one after the other, in an order of ``ORDERS``. start: in ``STARTS``. keep: in ``KEEPS``.
     ``worst`` works no more on a sample that is broken. ``highest`` takes every step of every restart and target, for
     images that must hold elsewhere: with ``ce-targeted`` one of a confident wrong class. ``last`` is for training.
 
@@ -47,6 +47,7 @@ class PGD:
     targets: Count = 9
     start: Annotated[str, OneOf("start", STARTS)] = "uniform"
     keep: Annotated[str, OneOf("keep", KEEPS)] = "worst"
+    order: Annotated[str, OneOf("order", ORDERS)] = "likeliest"
 
     def __post_init__(self) -> None:
         if self.keep == "last" and (self.restarts > 1 or self.loss.endswith("targeted")):

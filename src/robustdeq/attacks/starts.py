@@ -1,6 +1,7 @@
 """What attacks by gradients share: where a sample's run starts, what it is after, and the slope there.
 
-attack: the attack itself, of which ``loss`` and ``targets`` are looked at, and whose name stands in messages.
+attack: the attack itself, of which ``threat``, ``loss``, ``targets`` and ``order`` are looked at, and whose name stands
+in messages.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from ..checks import check_labels
 from ..seeds import generator
 from .door import logits_of
 from .losses import LOSSES, Goal
+from .threat import Threat
 from .views import summands
+
+ORDERS = {"likeliest": "by their logits", "nearest": "by their linearised distance, which costs a backward pass each"}
+"""In which a targeted loss aims at the wrong classes."""
+CANDIDATES = 100
 
 
 def numbered(
@@ -33,10 +39,12 @@ def numbered(
 
 def goals(attack: Any, model: nn.Module, x: Tensor, y: Tensor) -> list[Goal]:
     """One goal, or one for each target. The logits of the image are computed once an attack."""
-    if attack.loss not in ("kl", "dlr-targeted", "ce-targeted"):
+    if attack.loss != "kl" and not attack.loss.endswith("targeted"):
         return [Goal(y)]
-    with torch.no_grad():
-        logits = logits_of(attack, model, x)
+    near = attack.loss != "kl" and attack.order == "nearest"
+    at = x.detach().requires_grad_(near)
+    with torch.set_grad_enabled(near):
+        logits = logits_of(attack, model, at)
     classes = logits.shape[1]
     check_labels(x, y, classes)
     if attack.loss == "kl":
@@ -44,8 +52,21 @@ def goals(attack: Any, model: nn.Module, x: Tensor, y: Tensor) -> list[Goal]:
     if attack.loss == "dlr-targeted" and classes < 4:
         given, allowed = f"loss='dlr-targeted' on {classes} classes", "at least 4, or loss='ce-targeted'"
         raise ValueError(f"{type(attack).__name__}: {given}; allowed: {allowed}.")
-    wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
-    return [Goal(y, target=wrong[:, rank]) for rank in range(min(attack.targets, classes - 1))]
+    wrong = logits.detach().scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)[:, : classes - 1]
+    if near:
+        wrong = nearest(attack.threat, logits, at, y, wrong)
+    return [Goal(y, target=target) for target in wrong[:, : attack.targets].T]
+
+
+def nearest(threat: Threat, logits: Tensor, x: Tensor, y: Tensor, wrong: Tensor) -> Tensor:
+    """The first ``CANDIDATES`` of the wrong classes (B, K - 1) in the order of their linearised distance, (z_y - z_j)
+    over the dual norm of its gradient at the image (MALT, Melamed et al. 2024, arXiv 2407.02240)."""
+    wrong, distances = wrong[:, :CANDIDATES], []
+    for target in wrong.T:
+        margin = (logits.gather(1, y[:, None]) - logits.gather(1, target[:, None])).squeeze(1)
+        slope = torch.autograd.grad(margin.sum(), x, retain_graph=True)[0]
+        distances.append(margin.detach() / threat.dual(slope).clamp_min(1e-30))
+    return wrong.gather(1, torch.stack(distances, dim=1).nan_to_num(torch.inf).argsort(dim=1))
 
 
 def slope_of(

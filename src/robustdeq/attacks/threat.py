@@ -35,6 +35,10 @@ class Threat(ABC):
         """The steepest step of length ``size`` up the slope, before projection."""
 
     @abstractmethod
+    def dual(self, slope: Tensor) -> Tensor:
+        """How much a linear function of this slope rises over a distance of 1, at most, (B,)."""
+
+    @abstractmethod
     def spread(self, x: Tensor, uniform: Tensor) -> Tensor:
         """A random point of the ball from ``uniform`` numbers in [0, 1) of the images' shape."""
 
@@ -76,6 +80,9 @@ class Linf(Threat):
     def ascend(self, x_adv: Tensor, slope: Tensor, size: float) -> Tensor:
         return x_adv + size * slope.sign()
 
+    def dual(self, slope: Tensor) -> Tensor:
+        return slope.flatten(1).abs().sum(dim=1)
+
     def spread(self, x: Tensor, uniform: Tensor) -> Tensor:
         return self.project(x, x + self.eps * (2 * uniform - 1))
 
@@ -104,6 +111,9 @@ class L2(Threat):
         largest = slope.flatten(1).abs().amax(dim=1).view(-1, 1, 1, 1)
         slope = slope / torch.where(largest > 0, largest, 1)  # or the squares of its norm would underflow
         return x_adv + size * (slope / slope.flatten(1).norm(dim=1).clamp_min(1).view(-1, 1, 1, 1))
+
+    def dual(self, slope: Tensor) -> Tensor:
+        return slope.flatten(1).norm(dim=1)
 
     def spread(self, x: Tensor, uniform: Tensor) -> Tensor:
         # In a cube whose points have the length eps on average, cut to the ball.
