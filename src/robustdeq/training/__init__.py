@@ -4,6 +4,7 @@ from .attacks import TRAINING_ATTACKS as TRAINING_ATTACKS
 from .attacks import TrainingAttack as TrainingAttack
 from .config import Phase as Phase
 from .config import TrainConfig as TrainConfig
+from .objectives import MART as MART
 from .objectives import OBJECTIVES as OBJECTIVES
 from .objectives import PGDAT as PGDAT
 from .objectives import TRADES as TRADES

@@ -1,5 +1,5 @@
-"""What a training step minimises: PGD-AT or TRADES, read at the states that a sampler draws (P23 sec. 3.3, 4), the
-Jacobian penalty, and adversarial weight perturbation."""
+"""What a training step minimises: PGD-AT, TRADES or MART, read at the states that a sampler draws (P23 sec. 3.3, 4);
+the Jacobian penalty; adversarial weight perturbation."""
 
 from __future__ import annotations
 
@@ -78,6 +78,26 @@ class TRADES(Objective):
         logits, logits_adv = model(x), model(x_adv)
         divergence = F.kl_div(logits_adv.log_softmax(1), logits.log_softmax(1), reduction="batchmean", log_target=True)
         total = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing) + self.weight * divergence
+        return Losses(total, logits_adv.detach().argmax(1) == y)
+
+
+@OBJECTIVES.register
+@dataclass(frozen=True)
+class MART(Objective):
+    """BCE(p(x_adv)) + weight KL(p(x) || p(x_adv)) (1 - p_y(x)), where BCE(p) = -log p_y - log(1 - max_{k != y} p_k)
+    (Wang et al. 2020); the attack climbs the cross-entropy."""
+
+    name: ClassVar[str] = "mart"
+    weight: NonNegative = 5.0
+
+    def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+        logits, logits_adv = model(x), model(x_adv)
+        log_p, log_q, label = logits.log_softmax(1), logits_adv.log_softmax(1), y[:, None]
+        other = log_q.detach().scatter(1, label, -torch.inf).argmax(1, keepdim=True)
+        # log(1 - q_other) as the logarithm of a sum over the rest: 1 - q_other itself rounds to 0.
+        boosted = -log_q.gather(1, label) - log_q.scatter(1, other, -torch.inf).logsumexp(1, keepdim=True)
+        divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1, keepdim=True)
+        total = (boosted + self.weight * divergence * (1 - log_p.gather(1, label).exp())).mean()
         return Losses(total, logits_adv.detach().argmax(1) == y)
 
 
