@@ -2,7 +2,8 @@
 
 A rule is called with the solver, the map f(.; u) of one forward, the start z^[0] (B, D) and the number of steps N, one
 for all samples or (B,) int64, one each, and returns the packed state (B, D) to be read out. In train mode it may return
-another state (Phantom: h_K, as in the papers).
+another state (Phantom: h_K, as in the papers). Of a tuple of m numbers, ascending, it returns the states of one solve,
+the first one's samples first, (m B, D); a rule that knows the graph of one state only refuses that.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from torch.utils.checkpoint import checkpoint
 from .checks import Count, PositiveShare, check_count, check_start
 from .dynamics import SOLVERS, Broyden, Map, Solver, SolverState, drive
 from .options import Registry
+from .text import shown
 
-Steps = int | Tensor
+Steps = int | Tensor | tuple[int, ...]
 
 
 class Gradient(ABC):
     """A rule for differentiating a solve; it never changes whether a gradient exists (law 5)."""
 
     name: ClassVar[str]
+    several: ClassVar[bool] = False
+    """Whether it can give several states of one solve."""
 
     def __call__(self, solver: Solver, f: Map, z: Tensor, steps: Steps, *, training: bool = False) -> Tensor:
         check_start(z)
@@ -38,12 +42,20 @@ class Gradient(ABC):
         return self.solve(solver, f, z, steps, training)
 
     def _checked(self, steps: Steps, z: Tensor) -> Steps:
-        """One number, or one for each sample; of no samples any will do."""
+        """One number, or one for each sample, of no samples any will do; or the numbers of several states."""
+        owner = type(self).__name__
+        if isinstance(steps, tuple):
+            for t in steps:
+                check_count(owner, "steps", t)
+            if not self.several or not steps or sorted(set(steps)) != list(steps):
+                given = f"{owner}: steps={shown(steps)}, several states of one solve"
+                raise ValueError(f"{given}; allowed: one number, or ascending ones with the gradient 'unrolled'.")
+            return steps
         if not isinstance(steps, Tensor):
-            check_count(type(self).__name__, "steps", steps, 0)
+            check_count(owner, "steps", steps, 0)
             return steps
         if steps.dtype != torch.int64 or steps.shape != z.shape[:1] or (len(z) and int(steps.min()) < 1):
-            kind = f"{type(self).__name__}: steps are {steps.dtype} of shape {tuple(steps.shape)}"
+            kind = f"{owner}: steps are {steps.dtype} of shape {tuple(steps.shape)}"
             raise ValueError(f"{kind}; allowed: a number, or int64 >= 1 of shape ({len(z)},).")
         return steps if len(z) else 1
 
@@ -63,14 +75,16 @@ class Unrolled(Gradient):
     segment: recompute the steps in the backward pass in segments of this length, for long solves; None keeps the graph
         of every step. A solver that runs backwards does so instead, with memory independent of N, when the map can be
         cut off from the graph of what it closes over: ``f.tensors`` names those tensors, and ``f.detached()`` is the
-        same map over leaves of its own, in the same order. Samples with steps of their own keep the whole graph.
+        same map over leaves of its own, in the same order. Samples with steps of their own, and several states of one
+        solve, keep the whole graph.
     """
 
     name: ClassVar[str] = "unrolled"
+    several: ClassVar[bool] = True
     segment: Count | None = None
 
     def solve(self, solver: Solver, f: Any, z: Tensor, steps: Steps, training: bool) -> Tensor:
-        if isinstance(steps, Tensor):
+        if not isinstance(steps, int):
             return reached(solver, f, z, steps)
         if solver.runs_backwards and hasattr(f, "detached") and torch.is_grad_enabled():
             return _ReversibleSolve.apply(solver, f.detached(), steps, z, *f.tensors)
@@ -187,12 +201,16 @@ class SimultaneousAdjoint(Gradient):
 def reached(
     solver: Solver, f: Map, z: Tensor, steps: Steps, observer: Callable[[SolverState], None] | None = None
 ) -> Tensor:
-    """z^[steps], (B, D); of steps (B,) every sample's own, where all samples move until the last one has arrived."""
+    """z^[steps], (B, D); of steps (B,) every sample's own, where all samples move until the last one has arrived; of
+    several numbers each one's, (m B, D)."""
     observers = [] if observer is None else [observer]
-    if not isinstance(steps, Tensor):
+    if isinstance(steps, int):
         return drive(solver, f, z, steps, observers=observers).z
     states: list[Tensor] = []
-    drive(solver, f, z, int(steps.max()), observers=[*observers, lambda state: states.append(state.z)])
+    most = int(steps.max()) if isinstance(steps, Tensor) else steps[-1]
+    drive(solver, f, z, most, observers=[*observers, lambda state: states.append(state.z)])
+    if isinstance(steps, tuple):
+        return torch.cat([states[t - 1] for t in steps])
     return torch.stack(states)[steps.to(z.device) - 1, torch.arange(len(z), device=z.device)]
 
 

@@ -19,6 +19,7 @@ CONFIGS = {
     "trades": replace(BASE, objective="trades", states={"name": "random", "per": "sample"}, awp=0.01, ema=0.9),
     "random": replace(BASE, states="random", gradient="phantom"),
     "accumulated": replace(BASE, accumulate=2),
+    "several": replace(BASE, states={"name": "several", "weights": [1, 0, 2]}, objective="mart", accumulate=2),
 }
 
 

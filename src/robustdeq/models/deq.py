@@ -220,12 +220,13 @@ class DEQClassifier(HubModule):
     ) -> Tensor:  # fmt: skip
         """Logits (B, K) of images x (B, C, H, W) in [0, 1].
 
-        steps: read z^[steps] instead of z^[N]; one number >= 1, or (B,) int64, one for every sample. gradient, solver:
+        steps: read z^[steps] instead of z^[N]; one number >= 1, or (B,) int64, one for every sample; or a tuple of m
+        numbers, ascending, of several states of one solve: logits (m B, K), the first state's first. gradient, solver:
         to use instead of the model's own. start: z^[0], packed (B, D), instead of zero.
         """
         check_images(x, self.image_shape)
         steps = self.steps if steps is None else steps
-        if not isinstance(steps, Tensor):
+        if not isinstance(steps, Tensor | tuple):
             check_count("DEQClassifier", "steps", steps)
         rule = self.gradient if gradient is None else GRADIENTS.resolve(gradient)
         solver = self.solver if solver is None else SOLVERS.resolve(solver)

@@ -17,6 +17,7 @@ from .optim import Schedule as Schedule
 from .states import STATE_SAMPLERS as STATE_SAMPLERS
 from .states import FinalState as FinalState
 from .states import RandomState as RandomState
+from .states import SeveralStates as SeveralStates
 from .states import StateSampler as StateSampler
 from .trainer import CHECKPOINT as CHECKPOINT
 from .trainer import Trainer as Trainer

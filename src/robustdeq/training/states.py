@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..checks import Length, NonNegative
 from ..options import OneOf, Registry
+from ..text import shown
 
 SHARED_BY = {"batch": None, "sample": None}
 
@@ -22,6 +25,11 @@ class StateSampler(ABC):
     @abstractmethod
     def draw(self, steps: int, generator: torch.Generator, count: int = 1) -> int | Tensor:
         """t in 1..steps for a batch of ``count`` samples: one number, or (count,) int64. generator: on the CPU."""
+
+    def shares(self, steps: int) -> Mapping[int, float]:
+        """w_t by t, ascending in 1..steps: the loss of an update is the sum over t of w_t times that at z^[t], all of
+        one solve. Empty: a forward of the update looks at what ``draw`` says, as one of the attack always does."""
+        return {}
 
 
 STATE_SAMPLERS: Registry[StateSampler] = Registry("state sampler", StateSampler)
@@ -51,3 +59,30 @@ class RandomState(StateSampler):
         if self.per == "sample":
             return torch.randint(1, steps + 1, (count,), generator=generator)
         return int(torch.randint(1, steps + 1, (), generator=generator))
+
+
+@STATE_SAMPLERS.register
+@dataclass(frozen=True)
+class SeveralStates(StateSampler):
+    """The loss of an update at several states of one solve: the weighted mean over t. Its attack looks at z^[N].
+
+    weights: of the last states, that of z^[N] last, relative to their sum; where N is smaller the first ones fall away.
+    None: w_t = t, t in 1..N. It needs the gradient ``unrolled``, which keeps the graph of every state.
+    """
+
+    name: ClassVar[str] = "several"
+    weights: Annotated[Sequence[NonNegative], Length()] | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and not self.weights[-1]:
+            raise ValueError(
+                f"SeveralStates: weights={shown(self.weights)}; allowed: the last one, of z^[N], positive."
+            )
+
+    def draw(self, steps: int, generator: torch.Generator, count: int = 1) -> int:
+        return steps
+
+    def shares(self, steps: int) -> Mapping[int, float]:
+        weights = range(1, steps + 1) if self.weights is None else self.weights[-steps:]
+        first = steps + 1 - len(weights)
+        return {t: weight / sum(weights) for t, weight in enumerate(weights, first) if weight}

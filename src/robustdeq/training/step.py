@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,13 +16,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..distributed import SINGLE, Distributed
 from ..dynamics.trajectory import monitored
-from ..gradients import Gradient, Implicit, Resumed, Steps
+from ..gradients import Steps
 from ..models.modes import evaluating
 from ..models.structure import structure
 from ..seeds import generator, mix
 from .attacks import Attacked
 from .config import Phase, TrainConfig
 from .objectives import perturbed
+from .reader import Reader
 
 DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN = range(6)
 """Places where a run draws random numbers (see ``seeds``)."""
@@ -32,7 +32,8 @@ DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN = range(6)
 @dataclass(frozen=True)
 class StepResult:
     """Of the batch as a whole. loss: of the update. accuracy_adv: on the attacked images, in [0, 1]. solver_steps: t of
-    the update's last forward, the mean where samples have their own. learning_rate: that was used."""
+    the update's last forward, the mean where samples have their own, the last of several states. learning_rate: that
+    was used."""
 
     loss: float
     accuracy_adv: float
@@ -124,23 +125,25 @@ class TrainStep:
             drawn = config.states.draw(steps, states, config.batch_size)
             return drawn[first : first + len(x)] if isinstance(drawn, Tensor) else drawn
 
-        def reader(model: nn.Module, gradient: Gradient, most: int | None = None) -> Reader:
+        def reader(model: nn.Module, *, update: bool, most: int | None = None) -> Reader:
             if deq is None:
                 return Reader(model)
             steps = most or phase.solver_steps or deq.steps
-            return Reader(model, lambda: draw(steps), gradient=phase.gradient or gradient, solver=phase.solver)
+            gradient = phase.gradient or (config.gradient if update else config.attack_gradient)
+            shares = config.states.shares(steps) if update else None
+            return Reader(model, lambda: draw(steps), shares, gradient=gradient, solver=phase.solver)
 
         def climbed() -> Tensor:
-            return config.objective.losses(reader(self.model, config.gradient), x, x_adv, y).total
+            return reader(self.model, update=True).losses(config.objective, x, x_adv, y).total
 
-        attacked = self._attacked(reader(self.model, config.attack_gradient), x, y, phase, step, first)
+        attacked = self._attacked(reader(self.model, update=False), x, y, phase, step, first)
         x_adv = attacked.images
         moved = perturbed(self.model, climbed, config.awp, self.distributed) if config.awp else nullcontext()
         with moved:
-            updated = reader(self.wrapped, config.gradient, jacobian_steps)
+            updated = reader(self.wrapped, update=True, most=jacobian_steps)
             if attacked.z is not None:
                 updated.resume(attacked, phase.attack.warm)
-            losses = config.objective.losses(updated, x, x_adv, y)
+            losses = updated.losses(config.objective, x, x_adv, y)
             total = losses.total
             if deq is not None and jacobian_steps is not None:
                 probes = generator(config.seed, JACOBIAN, step, piece, 1 + rank)
@@ -178,29 +181,3 @@ class TrainStep:
             text += f", relative residual {last.nanmedian():.3g} (median), {bad} of {len(x)} samples not finite"
         text += "; nothing was updated, and the run as it was before this step is kept."
         return f"{text} Lower learning_rate, damp the solver, or look at this batch."
-
-
-class Reader(nn.Module):
-    """A model, perhaps wrapped (DDP), as the forwards of training see it. draw: gives the number of solver steps of
-    one; None where the model has no states. options: of every forward. steps: of the last one."""
-
-    def __init__(self, model: nn.Module, draw: Callable[[], Steps] | None = None, **options: Any) -> None:
-        super().__init__()
-        self.model, self.draw, self.options = model, draw, options
-        self.steps: Steps = 0
-        self.known: tuple[Tensor | None, dict[str, Any]] = (None, {})
-
-    def resume(self, attacked: Attacked, steps: int) -> None:
-        """A forward of the attacked images begins at their state, with so many steps; an implicit one at mu."""
-        gradient, options = self.options["gradient"], {"start": attacked.z, "steps": steps}
-        if isinstance(gradient, Implicit):
-            options["gradient"] = Resumed(gradient.solver, gradient.steps, attacked.mu)
-        self.known = (attacked.images, options)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.draw is None:
-            return self.model(x)
-        images, known = self.known
-        options = {"steps": self.draw(), **self.options, **(known if x is images else {})}
-        self.steps = options["steps"]
-        return self.model(x, **options)
