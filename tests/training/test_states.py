@@ -41,6 +41,24 @@ def test_final_state_is_n_and_draws_nothing():
     assert torch.equal(rng.get_state(), before)
 
 
+@pytest.mark.parametrize("per", ["batch", "sample"])
+@pytest.mark.parametrize(
+    ("options", "steps", "low", "high"),
+    [({"low": 4, "high": 16}, 8, 4, 16), ({"low": 3}, 5, 3, 5), ({"high": 2}, 5, 1, 2), ({"low": 4}, 2, 2, 2)],
+)
+def test_random_state_is_uniform_from_low_to_high_whatever_n_is(options, steps, low, high, per):
+    rng, sampler = generator(0, steps), RandomState(per=per, **options)
+    draws = torch.cat([torch.as_tensor(sampler.draw(steps, rng, 8)).flatten() for _ in range(100 * (high - low + 1))])
+    counts = torch.bincount(draws, minlength=high + 1)
+    assert counts[:low].sum() == 0 and len(counts) == high + 1
+    assert low == high or chisquare(counts[low:]).pvalue > 0.01
+
+
+def test_a_low_above_the_high_is_refused():
+    with pytest.raises(ValueError, match=r"RandomState: high=3; allowed: a whole number >= 4"):
+        RandomState(low=4, high=3)
+
+
 def test_samplers_are_chosen_by_name():
     assert STATE_SAMPLERS.resolve("random") == RandomState()
     assert STATE_SAMPLERS.resolve("final") == FinalState()

@@ -52,6 +52,8 @@ class TrainConfig:
     own included; the config holds the object.
 
     phases: see ``Phase``. objective: in ``OBJECTIVES``. states: in ``STATE_SAMPLERS``, the z^[t] of every forward.
+    start_noise: standard deviation of z^[0], drawn for every sample of an update and its attack (path independence,
+    Anil et al. 2022, arXiv 2211.09961); 0: z^[0] = 0, as it is deployed.
     gradient, attack_gradient: of the update and of its attack, in ``GRADIENTS``.
     threat: ``Linf | L2`` with the radius ``eps`` in pixel units of [0, 1], default 8/255; or a Threat, which has one.
     batch_size: of an update; accumulate: it is computed in so many equal pieces. optimizer: in ``OPTIMIZERS``, or what
@@ -68,6 +70,7 @@ class TrainConfig:
     phases: Annotated[Sequence[Phase], Length()]
     objective: Annotated[Any, OBJECTIVES] = "pgd-at"
     states: Annotated[Any, STATE_SAMPLERS] = "final"
+    start_noise: NonNegative = 0.0
     gradient: Annotated[Any, GRADIENTS] = "unrolled"
     attack_gradient: Annotated[Any, GRADIENTS] = "unrolled"
     threat: Any = "Linf"

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from ..checks import Length, NonNegative
+from ..checks import Count, Length, NonNegative, check_count
 from ..options import OneOf, Registry
 from ..text import shown
 
@@ -24,7 +24,7 @@ class StateSampler(ABC):
 
     @abstractmethod
     def draw(self, steps: int, generator: torch.Generator, count: int = 1) -> int | Tensor:
-        """t in 1..steps for a batch of ``count`` samples: one number, or (count,) int64. generator: on the CPU."""
+        """t for a batch of ``count`` samples: one number, or (count,) int64. steps: N. generator: on the CPU."""
 
     def shares(self, steps: int) -> Mapping[int, float]:
         """w_t by t, ascending in 1..steps: the loss of an update is the sum over t of w_t times that at z^[t], all of
@@ -49,16 +49,25 @@ class FinalState(StateSampler):
 @STATE_SAMPLERS.register
 @dataclass(frozen=True)
 class RandomState(StateSampler):
-    """t ~ Uniform{1..N}, drawn anew for every forward, the attack's and the update's. per: ``batch``, one t for all its
-    samples (the paper), or ``sample``, one for each; then a forward costs the steps of the largest."""
+    """t ~ Uniform{low..high}, drawn anew for every forward, the attack's and the update's (P23: 1..N). per: ``batch``,
+    one t for all its samples (the paper), or ``sample``, one for each; then a forward costs the steps of the largest.
+    low: N where N is smaller. high: in every phase, also beyond its N; None: N."""
 
     name: ClassVar[str] = "random"
     per: Annotated[str, OneOf("RandomState per", SHARED_BY)] = "batch"
+    low: Count = 1
+    high: Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.high is not None:
+            check_count("RandomState", "high", self.high, self.low)
 
     def draw(self, steps: int, generator: torch.Generator, count: int = 1) -> int | Tensor:
+        high = self.high or steps
+        low = min(self.low, high)
         if self.per == "sample":
-            return torch.randint(1, steps + 1, (count,), generator=generator)
-        return int(torch.randint(1, steps + 1, (), generator=generator))
+            return torch.randint(low, high + 1, (count,), generator=generator)
+        return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 @STATE_SAMPLERS.register

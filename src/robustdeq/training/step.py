@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..attacks.starts import numbered
 from ..distributed import SINGLE, Distributed
 from ..dynamics.trajectory import monitored
 from ..gradients import Steps
@@ -25,7 +26,7 @@ from .config import Phase, TrainConfig
 from .objectives import perturbed
 from .reader import Reader
 
-DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN = range(6)
+DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN, START = range(7)
 """Places where a run draws random numbers (see ``seeds``)."""
 
 
@@ -51,6 +52,9 @@ class TrainStep:
     ) -> None:  # fmt: skip
         self.model, self.optimizer, self.config, self.total = model, optimizer, config, total
         self.deq, self.distributed = structure(model).deq, distributed
+        if self.deq is None and config.start_noise:
+            given = f"start_noise={config.start_noise} with a {type(model).__name__}"
+            raise ValueError(f"{given}, which has no states; allowed: 0.")
         self.wrapped: Any = model  # what the update goes through; attacks look at the bare model
         if distributed.world_size > 1:
             ids = [distributed.device] if distributed.device.type == "cuda" else None
@@ -121,6 +125,8 @@ class TrainStep:
         pays = generator(config.seed, JACOBIAN, step, piece)  # the same in every process, unlike the probes
         jacobian_steps = None if deq is None else config.jacobian.draw(epoch, pays)
 
+        start = {} if deq is None or not config.start_noise else {"start": self._start(deq.zeros(x), step, first)}
+
         def draw(steps: int) -> Steps:
             drawn = config.states.draw(steps, states, config.batch_size)
             return drawn[first : first + len(x)] if isinstance(drawn, Tensor) else drawn
@@ -131,7 +137,7 @@ class TrainStep:
             steps = most or phase.solver_steps or deq.steps
             gradient = phase.gradient or (config.gradient if update else config.attack_gradient)
             shares = config.states.shares(steps) if update else None
-            return Reader(model, lambda: draw(steps), shares, gradient=gradient, solver=phase.solver)
+            return Reader(model, lambda: draw(steps), shares, gradient=gradient, solver=phase.solver, **start)
 
         def climbed() -> Tensor:
             return reader(self.model, update=True).losses(config.objective, x, x_adv, y).total
@@ -154,6 +160,11 @@ class TrainStep:
         solver_steps = torch.as_tensor(updated.steps).float().mean()
         values = [float(total.detach()), float(losses.correct_adv.float().mean()), float(solver_steps)]
         return torch.tensor(values, dtype=torch.float64)
+
+    def _start(self, zeros: Tensor, step: int, first: int) -> Tensor:
+        """z^[0] of an update and its attack, (B, D), by the samples' places in the batch."""
+        places = first + torch.arange(len(zeros))
+        return self.config.start_noise * numbered(zeros, mix(self.config.seed, START, step), 0, places, torch.randn)
 
     def _attacked(self, seen: Reader, x: Tensor, y: Tensor, phase: Phase, step: int, first: int) -> Attacked:
         """The images of the update. seen: the model as the attack sees it. first: the first sample's number."""
