@@ -18,7 +18,7 @@ CONFIGS = {
     "pgd-at": BASE,
     "trades": replace(BASE, objective="trades", states={"name": "random", "per": "sample"}, awp=0.01, ema=0.9),
     "random": replace(BASE, states={"name": "random", "low": 2, "high": 7}, gradient="phantom"),
-    "accumulated": replace(BASE, accumulate=2, start_noise=0.5),
+    "accumulated": replace(BASE, accumulate=2, start_noise=0.5, consistency=1.0),
     "several": replace(BASE, states={"name": "several", "weights": [1, 0, 2]}, objective="mart", accumulate=2),
 }
 

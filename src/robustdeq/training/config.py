@@ -60,8 +60,9 @@ class TrainConfig:
     makes a torch optimizer of (parameters, lr=, weight_decay=).
     schedule: in ``SCHEDULES``, of the learning rate. clip: largest gradient norm. ema: decay of the moving average of
     the weights, 0 for none. awp: size of the adversarial weight perturbation relative to each weight, 0 for none.
-    jacobian: see ``JacobianPenalty``. precision: ``float32``, or ``bfloat16`` by autocast. pad: of the random crop, in
-    pixels; flip: horizontally.
+    jacobian: see ``JacobianPenalty``. consistency: weight of ``objectives.state_deviation`` between the dynamics of the
+    images and of the attacked ones, which costs two unrolled solves; 0 for none.
+    precision: ``float32``, or ``bfloat16`` by autocast. pad: of the random crop, in pixels; flip: horizontally.
     validation_points, validation_steps, validation_every: every so many epochs, PGD with so many steps and with both
     gradients on the first so many validation images; 0 points turn it off.
     checkpoint_seconds: a checkpoint is written when the last one is older than this, and after every epoch.
@@ -85,6 +86,7 @@ class TrainConfig:
     ema: Decay = 0.0
     awp: NonNegative = 0.0
     jacobian: JacobianPenalty = field(default_factory=JacobianPenalty)
+    consistency: NonNegative = 0.0
     precision: Annotated[str, OneOf("precision", PRECISIONS)] = "float32"
     pad: Natural = 0
     flip: bool = False

@@ -1,5 +1,5 @@
 """What a training step minimises: PGD-AT, TRADES or MART, read at the states that a sampler draws (P23 sec. 3.3, 4);
-the Jacobian penalty; adversarial weight perturbation."""
+the Jacobian penalty; the deviation of attacked from clean dynamics; adversarial weight perturbation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ..attacks import PGD, Threat
 from ..checks import Count, Decay, Natural, NonNegative, Share, check_count
 from ..distributed import Distributed
 from ..dynamics import Solver, drive
-from ..models.deq import DEQClassifier
+from ..dynamics.solver import length
+from ..models.deq import CellMap, DEQClassifier
 from ..models.modes import statistics_kept
 from ..options import Registry, checked
 
@@ -144,6 +145,27 @@ class JacobianPenalty:
             (pulled,) = torch.autograd.grad(f_z, z, probe, create_graph=True)
             total = total + pulled.square().sum() / z.numel()
         return self.weight * total / self.probes
+
+
+def state_deviation(
+    model: DEQClassifier, x: Tensor, x_adv: Tensor, steps: int, solver: Solver | None = None,
+    start: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Mean over the samples and t in 1..steps of ||z~^[t] - z^[t]|| / ||z^[t]||, z of images x and z~ of x_adv, both
+    (B, C, H, W) in [0, 1]; a scalar, with the gradient through both solves. Times a Lipschitz constant of f it bounds
+    P23's accumulation term, ||f(z~; x) - f(z; x)||.
+
+    solver: instead of the model's. start: z^[0] of both, (B, D), instead of zero. Dropout masks are the same for both,
+    and BatchNorm's statistics are left as they are.
+    """
+    z, states = model.zeros(x) if start is None else start, ([], [])
+    with statistics_kept(model):
+        f = model.map(x)
+        f_adv = CellMap(model.cell, model.inject(x_adv), f.constants, model.tally)
+    for moved, kept in zip((f, f_adv), states):
+        drive(solver or model.solver, moved, z, steps, observers=[lambda state, kept=kept: kept.append(state.z)])
+    ratios = [length(z_adv - z) / (length(z) + 1e-9) for z, z_adv in zip(*states)]
+    return torch.stack(ratios).mean()
 
 
 @contextmanager

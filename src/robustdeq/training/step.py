@@ -23,11 +23,13 @@ from ..models.structure import structure
 from ..seeds import generator, mix
 from .attacks import Attacked
 from .config import Phase, TrainConfig
-from .objectives import perturbed
+from .objectives import perturbed, state_deviation
 from .reader import Reader
 
 DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN, START = range(7)
 """Places where a run draws random numbers (see ``seeds``)."""
+OF_STATES = ("start_noise", "consistency")
+"""Options that say nothing to a model without states."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,10 @@ class TrainStep:
     ) -> None:  # fmt: skip
         self.model, self.optimizer, self.config, self.total = model, optimizer, config, total
         self.deq, self.distributed = structure(model).deq, distributed
-        if self.deq is None and config.start_noise:
-            given = f"start_noise={config.start_noise} with a {type(model).__name__}"
-            raise ValueError(f"{given}, which has no states; allowed: 0.")
+        for name in OF_STATES if self.deq is None else ():
+            if given := getattr(config, name):
+                kind = f"{name}={given} with a {type(model).__name__}, which has no states"
+                raise ValueError(f"{kind}; allowed: {TrainConfig.__dataclass_fields__[name].default}.")
         self.wrapped: Any = model  # what the update goes through; attacks look at the bare model
         if distributed.world_size > 1:
             ids = [distributed.device] if distributed.device.type == "cuda" else None
@@ -151,6 +154,9 @@ class TrainStep:
                 updated.resume(attacked, phase.attack.warm)
             losses = updated.losses(config.objective, x, x_adv, y)
             total = losses.total
+            if deq is not None and config.consistency and x_adv is not x:
+                steps = phase.solver_steps or deq.steps
+                total = total + config.consistency * state_deviation(deq, x, x_adv, steps, phase.solver, **start)
             if deq is not None and jacobian_steps is not None:
                 probes = generator(config.seed, JACOBIAN, step, piece, 1 + rank)
                 total = total + config.jacobian(deq, x_adv, jacobian_steps, probes, phase.solver)
