@@ -19,6 +19,11 @@ CONFIGS = {
     "trades": replace(BASE, objective="trades", states={"name": "random", "per": "sample"}, awp=0.01, ema=0.9),
     "random": replace(BASE, states={"name": "random", "low": 2, "high": 7}, gradient="phantom"),
     "accumulated": replace(BASE, accumulate=2, start_noise=0.5, consistency=1.0),
+    "reduced": replace(
+        BASE,
+        entropy_reduction={"eps": 0.1, "step_size": 0.05, "updates": 2, "every": 2},
+        attack_entropy_reduction={"eps": 0.1, "step_size": 0.1, "updates": 1},
+    ),
     "several": replace(BASE, states={"name": "several", "weights": [1, 0, 2]}, objective="mart", accumulate=2),
 }
 

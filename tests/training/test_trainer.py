@@ -52,6 +52,7 @@ def test_same_config_same_weights_and_the_loss_falls(images, tmp_path, objective
 MANY = dataclasses.replace(
     SHORT, states="random", pad=1, ema=0.9, awp=0.01, accumulate=2, validation_points=10, validation_steps=2,
     jacobian=JacobianPenalty(weight=1.0, share=0.5, low=2, high=3), start_noise=0.1, consistency=0.1,
+    entropy_reduction={"updates": 1},
 )  # fmt: skip
 
 

@@ -27,10 +27,12 @@ class Attacked:
 
 
 class TrainingAttack(ABC):
-    """How a phase makes its images. most: of how many steps, or None for any number."""
+    """How a phase makes its images. most: of how many steps, or None for any number. bare: it looks at the DEQ itself,
+    and not at ``model``."""
 
     name: ClassVar[str]
     most: ClassVar[int | None] = None
+    bare: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(
@@ -94,6 +96,7 @@ class Joint(TrainingAttack):
     """
 
     name: ClassVar[str] = "joint"
+    bare: ClassVar[bool] = True
     last_step: PositiveShare = 0.4
     solver: Annotated[Any, SOLVERS] = Picard()  # noqa: RUF009 - immutable
     state_damping: PositiveShare = 0.8

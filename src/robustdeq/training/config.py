@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from ..attacks import THREATS
 from ..checks import Count, Decay, Distance, Length, Natural, NonNegative, Pixels, Positive, Seed
+from ..defences import EntropyReduction
 from ..dynamics import SOLVERS
 from ..gradients import GRADIENTS
 from ..options import OneOf, checked, describe, make
@@ -62,6 +63,8 @@ class TrainConfig:
     the weights, 0 for none. awp: size of the adversarial weight perturbation relative to each weight, 0 for none.
     jacobian: see ``JacobianPenalty``. consistency: weight of ``objectives.state_deviation`` between the dynamics of the
     images and of the attacked ones, which costs two unrolled solves; 0 for none.
+    entropy_reduction: the update sees every image as this defence, put on the model in eval mode, leaves it after its
+    last step; attack_entropy_reduction: so does its attack, with x' - x held constant (BPDA).
     precision: ``float32``, or ``bfloat16`` by autocast. pad: of the random crop, in pixels; flip: horizontally.
     validation_points, validation_steps, validation_every: every so many epochs, PGD with so many steps and with both
     gradients on the first so many validation images; 0 points turn it off.
@@ -87,6 +90,8 @@ class TrainConfig:
     awp: NonNegative = 0.0
     jacobian: JacobianPenalty = field(default_factory=JacobianPenalty)
     consistency: NonNegative = 0.0
+    entropy_reduction: EntropyReduction | None = None
+    attack_entropy_reduction: EntropyReduction | None = None
     precision: Annotated[str, OneOf("precision", PRECISIONS)] = "float32"
     pad: Natural = 0
     flip: bool = False
@@ -100,6 +105,10 @@ class TrainConfig:
         size, pieces = self.batch_size, self.accumulate
         if size % pieces:
             raise ValueError(f"TrainConfig: accumulate={pieces}; allowed: a divisor of batch_size={size}.")
+        bare = [phase.attack.name for phase in self.phases if phase.attack_steps and phase.attack.bare]
+        if self.attack_entropy_reduction is not None and bare:
+            given = f"attack_entropy_reduction with attack={bare[0]!r}, which looks at the bare dynamics"
+            raise ValueError(f"TrainConfig: {given}; allowed: None, or another attack.")
         eps, threat = Pixels.read(self.eps), self.threat
         named = {"name": threat, "eps": 8 / 255 if eps is None else eps}
         threat = THREATS.resolve(named if isinstance(threat, str) else threat)

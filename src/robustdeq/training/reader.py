@@ -1,4 +1,4 @@
-"""A model as the forwards of training see it: which states of its dynamics they read, and where the solve begins."""
+"""A model as the forwards of training see it: of which images, which states of its dynamics, from which start."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from .objectives import Losses, Objective
 class Reader(nn.Module):
     """A model, perhaps wrapped (DDP). draw: gives the number of solver steps of one forward; None where the model has
     no states. shares: see ``StateSampler.shares``; a forward gives the logits of all these states, the first one's
-    first. options: of every forward. steps: of the last one, of several states the last."""
+    first. left: what a defence leaves of the images. options: of every forward. steps: of the last one, of several
+    states the last."""
 
     def __init__(
         self, model: nn.Module, draw: Callable[[], Steps] | None = None, shares: Mapping[int, float] | None = None,
-        **options: Any,
+        left: Callable[[Tensor], Tensor] = lambda x: x, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.model, self.draw, self.shares, self.options = model, draw, shares or {}, options
+        self.model, self.draw, self.shares, self.left, self.options = model, draw, shares or {}, left, options
         self.steps: Steps = 0
         self.known: tuple[Tensor | None, dict[str, Any]] = (None, {})
 
@@ -45,7 +46,7 @@ class Reader(nn.Module):
         steps = tuple(self.shares) or self.draw()
         options = {"steps": steps, **self.options, **(known if x is images else {})}
         self.steps = steps[-1] if isinstance(steps, tuple) else options["steps"]
-        return self.model(x, **options)
+        return self.model(self.left(x), **options)
 
     def losses(self, objective: Objective, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
         """The objective's; of several states their weighted mean, where every forward is made once."""

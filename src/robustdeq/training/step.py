@@ -6,6 +6,7 @@ import math
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -28,7 +29,7 @@ from .reader import Reader
 
 DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN, START = range(7)
 """Places where a run draws random numbers (see ``seeds``)."""
-OF_STATES = ("start_noise", "consistency")
+OF_STATES = ("start_noise", "consistency", "entropy_reduction", "attack_entropy_reduction")
 """Options that say nothing to a model without states."""
 
 
@@ -58,6 +59,8 @@ class TrainStep:
             if given := getattr(config, name):
                 kind = f"{name}={given} with a {type(model).__name__}, which has no states"
                 raise ValueError(f"{kind}; allowed: {TrainConfig.__dataclass_fields__[name].default}.")
+        defences = {True: config.entropy_reduction, False: config.attack_entropy_reduction}
+        self.defended = {update: defence and defence(model) for update, defence in defences.items()}
         self.wrapped: Any = model  # what the update goes through; attacks look at the bare model
         if distributed.world_size > 1:
             ids = [distributed.device] if distributed.device.type == "cuda" else None
@@ -127,7 +130,6 @@ class TrainStep:
         states = generator(config.seed, STATES, step, piece)
         pays = generator(config.seed, JACOBIAN, step, piece)  # the same in every process, unlike the probes
         jacobian_steps = None if deq is None else config.jacobian.draw(epoch, pays)
-
         start = {} if deq is None or not config.start_noise else {"start": self._start(deq.zeros(x), step, first)}
 
         def draw(steps: int) -> Steps:
@@ -140,7 +142,12 @@ class TrainStep:
             steps = most or phase.solver_steps or deq.steps
             gradient = phase.gradient or (config.gradient if update else config.attack_gradient)
             shares = config.states.shares(steps) if update else None
-            return Reader(model, lambda: draw(steps), shares, gradient=gradient, solver=phase.solver, **start)
+            options = {"gradient": gradient, "solver": phase.solver, **start}
+            return Reader(model, lambda: draw(steps), shares, left if update else self._left, **options)
+
+        @cache  # by identity: when the weights are perturbed, and in the penalties, the images are the same
+        def left(images: Tensor) -> Tensor:
+            return self._left(images, update=True)
 
         def climbed() -> Tensor:
             return reader(self.model, update=True).losses(config.objective, x, x_adv, y).total
@@ -156,16 +163,22 @@ class TrainStep:
             total = losses.total
             if deq is not None and config.consistency and x_adv is not x:
                 steps = phase.solver_steps or deq.steps
-                total = total + config.consistency * state_deviation(deq, x, x_adv, steps, phase.solver, **start)
+                apart = state_deviation(deq, left(x), left(x_adv), steps, phase.solver, **start)
+                total = total + config.consistency * apart
             if deq is not None and jacobian_steps is not None:
                 probes = generator(config.seed, JACOBIAN, step, piece, 1 + rank)
-                total = total + config.jacobian(deq, x_adv, jacobian_steps, probes, phase.solver)
+                total = total + config.jacobian(deq, left(x_adv), jacobian_steps, probes, phase.solver)
             if not total.requires_grad:
                 raise ValueError("the loss depends on no weight; allowed: a model that is trained by gradients.")
             (1 / config.accumulate * total).backward()
         solver_steps = torch.as_tensor(updated.steps).float().mean()
         values = [float(total.detach()), float(losses.correct_adv.float().mean()), float(solver_steps)]
         return torch.tensor(values, dtype=torch.float64)
+
+    def _left(self, x: Tensor, update: bool = False) -> Tensor:
+        """Images (B, C, H, W) as the defence of the update, or of its attack, leaves them, with the gradient of x."""
+        defended = self.defended[update]
+        return x if defended is None else (defended.trajectory(x).inputs or (x,))[-1] + (x - x.detach())
 
     def _start(self, zeros: Tensor, step: int, first: int) -> Tensor:
         """z^[0] of an update and its attack, (B, D), by the samples' places in the batch."""
