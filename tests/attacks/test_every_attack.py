@@ -13,6 +13,7 @@ from robustdeq.attacks import (
     EndToEnd,
     Frozen,
     IntermediateState,
+    JointOptimisation,
     Static,
     Summed,
     ThroughGradient,
@@ -71,11 +72,26 @@ ATTACKS = {
     "dlr-targeted": PGD(LINF, 0.05, 2, loss="dlr-targeted", targets=2),
     "ce-targeted L2": PGD(L_2, 0.1, 2, loss="ce-targeted", targets=2),
     "ce-targeted highest": PGD(LINF, 0.05, 1, loss="ce-targeted", targets=2, restarts=2, keep="highest"),
+    "pm": PGD(LINF, 0.05, 2, loss="pm"),
+    "cw L2": PGD(L_2, 0.1, 2, loss="cw"),
+    "cw-targeted nearest": PGD(LINF, 0.05, 2, loss="cw-targeted", targets=2, order="nearest"),
     "apgd": APGD(LINF, 2, restarts=2),
+    "apgd dlr L2": APGD(L_2, 2, loss="dlr"),
+    "apgd pm": APGD(LINF, 2, loss="pm"),
+    "apgd cw nearest": APGD(LINF, 2, loss="cw-targeted", targets=2, order="nearest"),
+    "apgd dlr-targeted": APGD(LINF, 2, loss="dlr-targeted", targets=2),
     "apgd targeted L2": APGD(L_2, 2, loss="ce-targeted", targets=2, stack=3),
     "autoattack": AutoAttack(LINF, attacks=["apgd-ce", "square"], iterations=2, queries=3),
     "square L2": AutoAttack(L_2, attacks=["square"], queries=3),
 }
+
+
+JOINT = {
+    "joint": JointOptimisation(LINF, 3, restarts=2),
+    "joint dlr L2": JointOptimisation(L_2, 3, loss="dlr"),
+    "joint targeted": JointOptimisation(LINF, 3, loss="cw-targeted", targets=2, solver="anderson"),
+}
+"""Of a bare DEQ alone, whose fixed point they move."""
 
 
 class ShortFAB(AutoAttack):
@@ -90,12 +106,14 @@ PLUS = {
     "autoattack L2": ShortFAB(L_2, attacks=["fab-t", "apgd-t", "apgd-dlr"], iterations=2),
 }
 SOME = ["model", "Ensemble", "Summed", "EndToEnd"]
+EVERY = {**ATTACKS, **PLUS, **JOINT}
 TABLE = [
     (attack, view)
     for attack in [*ATTACKS, *PLUS]
     for view in VIEWS
-    if view in SOME or attack in ("ce", "ce-targeted highest", "autoattack")
+    if view in SOME or attack in ("ce", "ce-targeted highest", "autoattack", "apgd")
 ]
+TABLE += [(attack, view) for attack in JOINT for view in ("model", "reversible")]
 """Every attack through some views, and through every view some attacks."""
 
 
@@ -120,7 +138,7 @@ def attacked(view, attack, count):
 
 @pytest.mark.parametrize(("name", "view"), TABLE)
 def test_stays_inside_has_a_seed_and_leaves_the_model_as_it_was(name, view):
-    attack, seen = {**ATTACKS, **PLUS}[name], VIEWS[view](5)
+    attack, seen = EVERY[name], VIEWS[view](5)
     torch.manual_seed(1)
     x, _, found = attacked(seen, attack, 3)
     torch.manual_seed(2)
@@ -129,12 +147,22 @@ def test_stays_inside_has_a_seed_and_leaves_the_model_as_it_was(name, view):
 
 
 @pytest.mark.parametrize("classes", [2, 100])
-@pytest.mark.parametrize("view", ["model", "EndToEnd"])
-@pytest.mark.parametrize("name", [*ATTACKS, *PLUS])
+@pytest.mark.parametrize(("name", "view"), [(n, v) for n in EVERY for v in ("model", "EndToEnd") if (n, v) in TABLE])
 def test_one_image_and_few_or_many_classes(name, view, classes):
-    attack, seen = {**ATTACKS, **PLUS}[name], VIEWS[view](classes)
-    if classes == 2 and name in ("dlr-targeted", *PLUS):
+    attack, seen = EVERY[name], VIEWS[view](classes)
+    if classes == 2 and name in ("dlr-targeted", "apgd dlr-targeted", *PLUS):
         with pytest.raises(ValueError, match=r"on 2 classes.*; allowed: (at least 4|attacks=\[...\])"):
             attacked(seen, attack, 1)
         return
     attacked(seen, attack, 1)
+
+
+@pytest.mark.parametrize("name", [*JOINT, *(name for name, attack in ATTACKS.items() if isinstance(attack, APGD))])
+def test_a_sample_has_the_image_that_it_has_alone(name):
+    """Law 2; ``test_pgd_samples`` has it of PGD, and the reference's AutoAttack draws for a whole batch."""
+    attack, model = EVERY[name], own(5, side=5, steps=3)
+    x = images_for(model, 4)
+    y, numbers = predictions(model(x)), torch.arange(4) + 7
+    together = attack(model, x, y, indices=numbers)
+    alone = [attack(model, x[i : i + 1], y[i : i + 1], indices=numbers[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
