@@ -1,0 +1,172 @@
+"""What the adapters to other attack libraries share. The libraries are asked for images, and believed in nothing."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import random
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..checks import Count, Seed, check_labels
+from ..files import first_line
+from ..options import check_options, choose
+from ..seeds import mix
+from ..text import shown
+from .door import at_the_door, logits_of
+from .losses import predictions
+from .threat import OfThreat, Threat
+from .views import Summed, View
+
+
+class Given(str):
+    """An attack object of a library, written down as its own description."""
+
+    made: Any
+
+    def __new__(cls, made: Any) -> Given:
+        text = super().__new__(cls, re.sub(r" at 0x[0-9a-f]+", "", repr(made)))  # no address, which no two runs share
+        text.made = made
+        return text
+
+    def __getnewargs__(self) -> tuple[Any]:  # a copy is made of the object, not of its description
+        return (self.made,)
+
+
+class Seen(nn.Module):
+    """All that a library sees of a model: ``logits(x)``. The model itself is no submodule, so it cannot be moved to a
+    device, switched to another mode or cleared of its gradients."""
+
+    def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.logits = logits
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(x)
+
+
+@dataclass(frozen=True)
+class Wrapped(ABC):
+    """x_adv = attack(model, x, y), by another library. Its classes say what the fields mean."""
+
+    threat: Annotated[Threat, OfThreat()]
+    attack: Any
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: Seed = 0
+    batch_size: Count = 250
+    version: str = field(init=False, default="")
+    """Of the library; it stands in the record of an evaluation."""
+
+    package: ClassVar[tuple[str, str, str]]
+    """The library as it is imported, as it is installed, and the extra of this package that installs it."""
+    base: ClassVar[tuple[str, str]]
+    """The class of all attacks of the library: its module and name."""
+
+    def __post_init__(self) -> None:
+        owner, (module, distribution, extra) = type(self).__name__, self.package
+        try:
+            importlib.import_module(module)
+            object.__setattr__(self, "version", version(distribution))
+        except ImportError as error:
+            why = f"{distribution} cannot be imported ({first_line(error)})"
+            raise ValueError(f"{owner}: {why}; allowed: with pip install 'robustdeq[{extra}]'.") from error
+        if not isinstance(self.attack, str):
+            if not isinstance(self.attack, self._base) or self.options:
+                given = f"attack={shown(self.attack)} with options={shown(dict(self.options))}"
+                wanted = f"the name of an attack of {distribution} and its options, or an object and none"
+                raise ValueError(f"{owner}: {given}; allowed: {wanted}.")
+            object.__setattr__(self, "attack", Given(self.attack))
+
+    @abstractmethod
+    def found(self, seen: Seen, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
+        """What the library makes of x (B, C, H, W), float32 in [0, 1], which ``seen`` classifies correctly as y."""
+
+    @at_the_door
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:
+        """Images (B, C, H, W) inside the ball and the box: what the library found, projected. x: in [0, 1]. y: (B,)
+        int64. indices: (B,) the samples' numbers in their data set; without them their places in the batch."""
+        whole = Summed([model]) if isinstance(model, View) and not model.faithful else model
+
+        def seen(images: Tensor) -> Tensor:
+            return logits_of(self, whole, images.to(x)).to(images)
+
+        with torch.no_grad():
+            clean = seen(x.float())
+        check_labels(x, y, clean.shape[1])
+        x_adv, correct = x.clone(), predictions(clean) == y
+        numbers = torch.arange(len(x), device=x.device) if indices is None else indices.to(x.device)
+        # Of an image that is wrong already some make NaN, or never come back.
+        for rows in torch.nonzero(correct).flatten().split(self.batch_size):
+            at = x[rows]
+            with _seeded(mix(self.seed, int(numbers[rows[0]]))):
+                found = self.found(Seen(seen), at.float().clamp(0, 1), y[rows], clean[rows]).detach().to(x)
+            x_adv[rows] = self.threat.project(at, torch.where(found.isfinite(), found, at))
+        with torch.no_grad():
+            stands = correct & (predictions(seen(x_adv.float())) == y)
+        # The smallest perturbation lies on the boundary, where rounding decides; a little more of it lies behind.
+        x_adv[stands] = self.threat.project(x[stands], x[stands] + 1.01 * (x_adv[stands] - x[stands]))
+        return x_adv
+
+    def kind(self, names: tuple[str, ...] = ("{}",)) -> type:
+        """The class that ``attack`` names, in whatever case; names: longer forms of a short name, the first one that
+        exists is taken."""
+        if isinstance(self.attack, Given):
+            return type(self.attack.made)
+        library, base = vars(importlib.import_module(self.package[0])), self._base
+        classes = {n: c for n, c in library.items() if isinstance(c, type) and issubclass(c, base) and c != base}
+        lower = {name.lower(): name for name in classes}
+        long = [lower.get(name.format(self.attack).lower()) for name in names]
+        return choose(f"attack of {self.package[1]}", next(filter(None, long), self.attack), classes, "an object")
+
+    @property
+    def _base(self) -> type:
+        return getattr(importlib.import_module(self.base[0]), self.base[1])
+
+    def make(self, cls: type, *given: Any, **own: Any) -> Any:
+        """An attack object with ``options``, and with those of ``own`` that it has and that are not given."""
+        allowed = list(inspect.signature(cls).parameters)[len(given) :]
+        check_options(cls.__name__, self.options, allowed)
+        own = {name: value for name, value in own.items() if name in allowed}
+        try:
+            return cls(*given, **{**own, **self.options})
+        except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+            given_options = f"options={shown({**own, **self.options})} ({first_line(error)})"
+            raise ValueError(f"{cls.__name__}: {given_options}; allowed: what {self.package[1]} takes.") from error
+
+    def check_norm(self, name: str, norm: Any) -> None:
+        """``norm``, of an attack of this name, is the threat's, or unknown."""
+        wanted = {"Linf": float("inf"), "L2": 2.0}.get(self.threat.name)
+        if norm is not None and wanted is not None and float(norm) != wanted:
+            given = f"{name} goes by the L{float(norm):g} distance, the threat is {self.threat}"
+            raise ValueError(f"{type(self).__name__}: {given}; allowed: the same distance in both.")
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The process's generators seeded inside, and as they were afterwards; so are torch's default dtype and the root
+    log, to which one message of foolbox adds a handler."""
+    python, numpy = random.getstate(), np.random.get_state()
+    dtype, handlers = torch.get_default_dtype(), logging.root.handlers[:]
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.set_default_dtype(torch.float32)
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        logging.root.handlers[:] = handlers
+        torch.set_default_dtype(dtype)
