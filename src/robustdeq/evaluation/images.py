@@ -102,7 +102,8 @@ class KeptImages:
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         wanted = torch.arange(self.points)[rows if isinstance(rows, slice) else rows.cpu()]
-        first = wanted // self.batch_size * self.batch_size
+        size = min(self.batch_size, self.points)  # which no integer of torch may be too small for
+        first = wanted // size * size
         loaded = {start: self._read(start) for start in (first.unique().tolist() or [0])}
         if not len(wanted):
             return loaded[0][:0]
