@@ -139,6 +139,7 @@ def _with_one_set(arguments: Sequence[str]) -> Sequence[str]:
 def _with_checked_values(name: str, command: type, arguments: Sequence[str]) -> list[str]:
     """Every value as its field states it, so that a mistake is told in our words; a fraction becomes its number."""
     hints, words, checked, seen = get_type_hints(command, include_extras=True), iter(arguments), [], set()
+    repeated: dict[str, list[str]] = {}  # of options that may be given several times
     (main_field, *_) = [field.name for field in fields(command) if "Positional" in str(field.type)]
     for word in words:
         flag, equals, value = word.partition("=")
@@ -153,7 +154,8 @@ def _with_checked_values(name: str, command: type, arguments: Sequence[str]) -> 
             seen.add(main_field)
             checked.append(word)
             continue
-        if field in seen:
+        several = get_origin(kind) is tuple
+        if field in seen and not several:
             raise ValueError(f"{flag} is given twice; allowed: once.")
         seen.add(field)
         if kind is bool:
@@ -164,12 +166,16 @@ def _with_checked_values(name: str, command: type, arguments: Sequence[str]) -> 
         value = value if equals else next(words, "--")
         if not value.strip() or (value.startswith("--") and not equals):
             raise ValueError(f"{flag} without a value; allowed: {flag} VALUE.")
-        checked += [flag, _checked_value(name, flag, value, kind)]
+        value = _checked_value(name, flag, value, get_args(kind)[0] if several else kind)
+        if several:
+            repeated.setdefault(flag, []).append(value)
+        else:
+            checked += [flag, value]
     needed = [field.name for field in fields(command) if field.default is MISSING and field.name not in seen]
     if needed:
         ways = [one.upper() if one == main_field else f"--{one}" for one in needed]
         raise ValueError(f"{name}: {', '.join(ways)} missing; robustdeq {name} --help shows examples.")
-    return checked
+    return checked + [word for flag, values in repeated.items() for word in (flag, *values)]
 
 
 def _kind(hint: Any) -> Any:

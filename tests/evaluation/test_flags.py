@@ -8,7 +8,7 @@ from small_models import own
 from torch import nn
 
 import robustdeq as rd
-from robustdeq.evaluation import Flag, flags
+from robustdeq.evaluation import Flag, flags, suite
 from robustdeq.evaluation.flags import LEVEL
 from robustdeq.evaluation.record import AttackRecord, Batch, Checks, CleanBatch, Identity, Record
 
@@ -200,6 +200,27 @@ def test_a_transfer_must_not_beat_the_attacks_that_know_the_defence(static, fire
     assert isinstance(flag, Flag) and flag.name == "static" and flag.fired is fired
 
 
+@pytest.mark.parametrize("weak", ["surrogate", "transfer"])
+@pytest.mark.parametrize("strong", ["PGD", "white-box", "frozen"])
+@pytest.mark.parametrize("fell, fired", [(16, False), (17, True)])
+def test_images_of_other_models_must_not_beat_the_attacks_on_this_one(weak, strong, fell, fired):
+    strong = _attack([0] * 10 + [1] * 40, strong, independent=False)
+    record = _record(w=strong, s=_attack([0] * fell + [1] * (50 - fell), weak, independent=False))
+    (flag,) = flags(record)
+    assert flag.name == "surrogate" and flag.fired is fired
+    lone = _record(s=_attack([0] * 50, weak), o=_attack([1] * 50, "own"))
+    assert flags(lone) == []
+
+
+@pytest.mark.parametrize("more, fired", [(6, False), (7, True)])
+def test_the_joint_attack_is_compared_with_pgd_on_the_samples_that_both_saw(more, fired):
+    pair = {name: _attack([-1] * 5 + [0] * (10 + more) + [1] * 40, gradient=name) for name in ("unrolled", "phantom")}
+    joint = _attack([-1] * 5 + [0] * 10 + [1] * 20, "white-box", independent=False)  # of the first points alone
+    joint.attack = "JointOptimisation"
+    by_name = {flag.name: flag for flag in flags(_record(**pair, j=joint))}
+    assert by_name["joint"].fired is fired and not by_name["gradients differ"].fired
+
+
 def test_the_sign_test_takes_seven_samples():
     assert 2**-7 < LEVEL < 2**-6
 
@@ -222,6 +243,77 @@ def test_outputs_that_are_no_logits_are_told_without_checks_too(spoil, name, tex
     assert [flag.name for flag in result.flags if flag.fired and flag.name == name] == [name]
     assert f"RED FLAG {name}: " in result.table() and text in result.table()
     assert result.robustbench()["unreliable"] is True
+
+
+@pytest.mark.parametrize("suite", ["quick", "standard"])
+@pytest.mark.parametrize(
+    "spoil", [lambda logits: logits.softmax(1), lambda logits: (1e4 * logits).softmax(1)], ids=["soft", "saturated"]
+)
+def test_probabilities_are_told_by_every_suite(spoil, suite, sound, digits):
+    """Saturated ones, too, each of which is 0 or 1."""
+    few = {"steps": 1} if suite == "quick" else {"steps": 1, "iterations": 1, "attacks": ["apgd-ce"]}
+    model, points = Masked(sound, after=spoil), digits.take(slice(6))
+    result = rd.evaluate(model, points, suite=suite, threat=THREAT, checks=0, opaque=True, **few)
+    assert "RED FLAG probabilities: " in result.table()
+
+
+FEW = {"steps": 10, "iterations": 10, "queries": 300, "attacks": ["apgd-ce"], "restarts": 1}
+
+
+class Steps(nn.Module):
+    """An image in 17 shades of grey."""
+
+    def forward(self, x):
+        return (16 * x).round() / 16
+
+
+def _quantised(sound):
+    """The same DEQ behind an injection that has no gradient, so that every attack of this package sees a DEQ."""
+    model = own(10, side=8, steps=4)
+    model.load_state_dict(sound.state_dict())
+    model.inject = nn.Sequential(Steps(), model.inject)
+    return model
+
+
+def _cut(sound):
+    """Its injection does not depend on the image at all, as far as autograd can see."""
+    model = _quantised(sound)
+    model.inject[0].forward = lambda x: x.detach()
+    return model
+
+
+def _adaptive(model, digits, **options):
+    found = rd.evaluate(model, digits, suite="adaptive", threat=THREAT, checks=0, **FEW, **options)
+    return {flag.name for flag in found.flags if flag.fired}, {flag.name for flag in found.flags}, found
+
+
+def test_a_sound_model_raises_no_flag_under_the_adaptive_suite(sound, digits):
+    other = own(10, side=8, steps=4, sharpness=1.0)  # as good as untrained
+    fired, made, found = _adaptive(sound, digits, surrogates=[other])
+    assert fired == set() and made == {"gradients differ", "black-box", "surrogate", "joint"}
+    assert found.shares()["white-box"].count <= found.shares()["PGD"].count
+
+
+@pytest.mark.parametrize("mask", [_quantised, _cut])
+def test_a_masked_model_raises_its_flags_under_the_adaptive_suite(mask, sound, digits):
+    fired, _, found = _adaptive(mask(sound), digits, surrogates=[sound])
+    assert {"black-box", "surrogate"} <= fired
+    assert "images made against other models break" in found.table()
+    assert found.robustbench()["unreliable"] is True
+
+
+def test_the_joint_attack_is_told_to_be_weak_where_no_fixed_point_is_near(sound, digits):
+    """Three steps of dynamics that turn the state around and around: PGD through the solver follows them."""
+    wild = own(10, side=8, steps=3)
+    wild.load_state_dict(sound.state_dict())
+    with torch.no_grad():
+        angle = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(0))).Q
+        wild.cell.mix.weight.copy_(3 * angle)
+    y = wild(digits.images()).argmax(1)
+    entries = [e for e in suite("adaptive", wild, THREAT) if e.name.startswith(("pgd-20 unr", "pgd-20 ph", "joint-40"))]
+    found = rd.evaluate(wild, digits.images(), y, suite=entries[:3], threat=THREAT, checks=0)
+    joint = next(flag for flag in found.flags if flag.name == "joint")
+    assert joint.fired and "no fixed point is near" in joint.text
 
 
 def test_square_that_finds_what_autoattack_s_gradients_left_is_told(sound, digits):

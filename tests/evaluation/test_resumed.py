@@ -137,7 +137,7 @@ def test_a_record_of_another_model_or_a_broken_one_is_refused(tmp_path):
     file = tmp_path / "evaluation.json"
     record = json.loads(file.read_text())
     damaged = [
-        ({"schema": 4}, r"cannot be read \(schema 4; allowed: 6\); remove it"),
+        ({"schema": 4}, r"cannot be read \(schema 4; allowed: 7\); remove it"),
         ({**record, "columns": None}, "Record: columns=None; allowed: options by name"),
         ({**record, "clean": {"0": {**record["clean"]["0"], "labels": ["a"]}}}, "CleanBatch: labels='a'; allowed"),
         ({name: value for name, value in record.items() if name != "clean"}, "Record: clean missing in"),

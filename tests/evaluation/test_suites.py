@@ -31,8 +31,8 @@ COLUMNS = {
     ("standard", "bare"): ["PGD", "AA"],
     ("standard", "plain"): ["PGD", "AA"],
     ("standard", "defended"): ["static", "frozen"],
-    ("adaptive", "bare"): ["PGD", "AA", "black-box"],
-    ("adaptive", "plain"): ["PGD", "AA", "black-box"],
+    ("adaptive", "bare"): ["PGD", "white-box", "black-box"],
+    ("adaptive", "plain"): ["PGD", "white-box", "black-box"],
     ("adaptive", "defended"): ["static", "frozen", "end-to-end", "black-box"],
 }
 
@@ -57,17 +57,23 @@ def _entries(name, kind="bare", **options):
 
 def test_the_adaptive_suite_tries_everything():
     assert list(_entries("adaptive", steps=7, restarts=3)) == [
-        "pgd-7 unrolled", "pgd-7 phantom", "pgd-7 implicit", "pgd-7 simultaneous", "pgd-7 summed", "pgd-7 dlr",
-        "pgd-7 x3", "pgd-7 targeted", "apgd-ce", "apgd-t", "fab-t", "square", "square black-box",
+        "pgd-7 unrolled", "pgd-7 phantom", "pgd-7 dlr",
+        "joint-14", "pgd-7 implicit", "pgd-7 simultaneous", "joint-14 targeted",
+        "pgd-7 state 1", "pgd-7 state 2", "pgd-7 state 3", "pgd-7 summed", "apgd-100 pm", "apgd-100 cw",
+        "pgd-7 x3", "pgd-7 dlr x3", "pgd-7 targeted", "apgd-100 ce", "apgd-100 dlr-targeted", "fab-t",
+        "square black-box",
+    ]  # fmt: skip
+    assert list(_entries("adaptive", "plain", steps=7, restarts=1, iterations=9, attacks=["apgd-dlr", "square"])) == [
+        "pgd-7", "pgd-7 dlr", "apgd-9 pm", "apgd-9 cw", "pgd-7 targeted", "apgd-9 dlr", "square black-box",
     ]  # fmt: skip
     defended = _entries("adaptive", "defended", steps=7, restarts=3)
     assert list(defended) == [
         "pgd-7 static", "pgd-7 static phantom", "pgd-7 static dlr", "pgd-7 static first look",
         "pgd-7 static first look dlr", "pgd-7 static every look", "pgd-7 static targeted",
-        "apgd-ce static", "apgd-t static", "fab-t static", "square static",
-        "pgd-7 frozen", "pgd-7 frozen dlr", "apgd-ce frozen", "apgd-t frozen", "pgd-7 frozen x3",
-        "pgd-7 end-to-end", "pgd-7 end-to-end dlr", "apgd-ce end-to-end", "apgd-t end-to-end", "pgd-7 end-to-end x3",
-        "pgd-7 summed", "square black-box",
+        "apgd-100 ce static", "apgd-100 dlr-targeted static", "fab-t static", "square static",
+        "pgd-7 frozen", "pgd-7 frozen dlr", "apgd-100 ce frozen", "apgd-100 dlr-targeted frozen", "pgd-7 frozen x3",
+        "pgd-7 end-to-end", "pgd-7 end-to-end dlr", "apgd-100 ce end-to-end", "apgd-100 dlr-targeted end-to-end",
+        "pgd-7 end-to-end x3", "pgd-7 summed", "square black-box",
     ]  # fmt: skip
     static = [entry.attack for name, entry in defended.items() if name.startswith("pgd-7 static")]
     assert {attack.keep for attack in static} == {"highest"}
@@ -75,9 +81,34 @@ def test_the_adaptive_suite_tries_everything():
 
 
 def test_gradients_that_are_compared_are_independent():
+    """Equals are compared: the two gradients on cross-entropy. The DLR loss sees what both have left."""
     entries = _entries("quick")
-    assert all(entry.independent for entry in entries.values()) and len(entries) == 2
+    alone = [name for name, entry in entries.items() if entry.independent]
+    assert alone == ["pgd-20 unrolled", "pgd-20 phantom"] and list(entries) == [*alone, "pgd-20 dlr"]
+    assert entries["pgd-20 dlr"].column == "PGD" and entries["pgd-20 dlr"].attack.loss == "dlr"
     assert not any(entry.independent for entry in _entries("paper").values())
+
+
+def test_the_states_whose_readouts_are_attacked_are_all_of_a_short_solve_and_some_of_a_long_one():
+    for steps, wanted in ((1, []), (2, [1]), (8, [1, 2, 3, 4, 5, 6, 7]), (30, [4, 7, 11, 14, 18, 22, 25, 29])):
+        model = own(4, steps=steps)
+        entries = [e for e in suite("adaptive", model, THREAT) if " state " in e.name]
+        assert [entry.view(model).state for entry in entries] == wanted
+        assert all(entry.attack.keep == "highest" and entry.column == "white-box" for entry in entries)
+
+
+def test_what_is_dear_sees_the_points_that_it_is_given_and_what_stands():
+    entries = _entries("adaptive", points=3)
+    assert {entry.points for entry in entries.values() if entry.column == "PGD"} == {None}
+    assert {entry.points for entry in entries.values() if entry.column != "PGD"} == {3}
+    model = own(4, sharpness=8.0, steps=4)
+    x = images_for(model, 12)
+    found = rd.evaluate(model, x, model(x).argmax(1), suite="adaptive", threat=THREAT, checks=0, **FEW)
+    stands = found.clean.clone()
+    for name in (name for name, column in found.columns.items() if column == "white-box"):
+        assert torch.equal(found.record.attacks[name].outcomes >= 0, stands)
+        stands &= found.robust[name]
+    assert stands.sum() < found.clean.sum()
 
 
 def test_the_states_of_the_papers_attack():
@@ -154,11 +185,33 @@ def test_a_defence_of_one_s_own_on_a_model_without_states(name):
         ("standard", "defended", {"iterations": 0}, "suite standard: iterations=0"),
         ("paper", "bare", {"points": 1.5}, r"suite paper: points=1\.5"),
         ("standard", "bare", {"attacks": ["apgd"]}, "did you mean 'apgd-"),
+        ("quick", "bare", {"surrogates": 5}, "suite quick: surrogates=5; allowed: a list"),
+        ("adaptive", "bare", {"surrogates": [5]}, "surrogate=5; allowed: a torch.nn.Module"),
     ],
 )
 def test_options_that_do_not_fit(name, kind, options, message):
     with pytest.raises(ValueError, match=message):
         _entries(name, kind, **options)
+
+
+def test_few_classes_are_refused_before_the_first_attack(tmp_path):
+    model = own(3)
+    x = images_for(model, 3)
+    given = {"suite": "adaptive", "threat": THREAT, "checks": 0, "out": tmp_path / "out", **FEW}
+    with pytest.raises(ValueError, match=r"apgd-t on 3 classes, whose loss needs 4; allowed: attacks=\[...\]"):
+        rd.evaluate(model, x, model(x).argmax(1), **given)
+    assert not (tmp_path / "out").exists()
+    found = rd.evaluate(model, x, model(x).argmax(1), **{**given, "attacks": ["apgd-ce", "apgd-dlr"]})
+    assert "apgd-3 dlr" in found.columns
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_quick_takes_any_number_of_classes(classes):
+    """With fewer than three the DLR loss has the denominator 1."""
+    model = own(classes, sharpness=8.0)
+    x = images_for(model, 12)
+    found = rd.evaluate(model, x, model(x).argmax(1), suite="quick", threat=THREAT, checks=0, steps=5)
+    assert found.shares()["PGD"].count < 12 and "pgd-5 dlr" in found.columns
 
 
 def test_the_names():

@@ -27,7 +27,7 @@ BEGINNINGS = {
 """What is right of a command, so that one thing can be wrong."""
 VERBS = st.sampled_from(sorted(BEGINNINGS))
 HINTS = {verb: get_type_hints(COMMANDS[verb], include_extras=True) for verb in BEGINNINGS}
-FREE = ("set", "out", "beside", "data", "model", "recipe", "file", "image_column", "label_column")
+FREE = ("set", "out", "beside", "surrogate", "data", "model", "recipe", "file", "image_column", "label_column")
 """Fields that take any text, and are drawn apart."""
 CHOICES = ("suite", "loss", "gradient", "attack_gradient", "objective", "states", "solver", "device")
 POSITIONAL = ("model", "recipe", "file")
@@ -112,7 +112,7 @@ def strange_names(draw: Any) -> list[str]:
     """A recipe, a model, a source, a file or a folder that is none, or is something else."""
     verb = draw(VERBS)
     first, name = list(BEGINNINGS[verb]), draw(st.sampled_from(STRANGE) | TEXTS.filter(lambda word: word[0] != "-"))
-    places = ["first", "out", *(flag for flag in ("data", "beside") if flag in HINTS[verb])]
+    places = ["first", "out", *(flag for flag in ("data", "beside", "surrogate") if flag in HINTS[verb])]
     where = draw(st.sampled_from(places))
     if where == "first":
         wrong = "text.txt" if verb == "convert" and name == "model" else "empty" if name == "model" else name

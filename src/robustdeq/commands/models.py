@@ -75,6 +75,10 @@ class Evaluate(_OnModel):
       robustdeq evaluate runs/mine/model --suite paper --set 'states=["Munroll-7-5", 4]' --out runs/mine/paper
       robustdeq evaluate runs/mine/model --suite standard --subset 100 --out runs/mine/standard
       robustdeq evaluate runs/mine/model --defend --suite adaptive --set iterations=20 queries=500 --out runs/all
+      robustdeq evaluate runs/mine/model --surrogate runs/b/model --surrogate runs/c/model --out runs/mine/transferred
+      robustdeq evaluate runs/mine/model --images --out runs/bare
+      robustdeq evaluate runs/mine/model --defend --beside runs/bare --images --out runs/defended
+      robustdeq evaluate runs/mine/model --beside runs/defended --out runs/bare-again
       robustdeq evaluate runs/mine/model --states --out runs/mine/states
       torchrun --nproc-per-node 2 -m robustdeq evaluate runs/mine/model --device cuda --out runs/mine/quick
 
@@ -82,8 +86,8 @@ class Evaluate(_OnModel):
     """
 
     suite: Annotated[str, arg(help=
-        f"{' | '.join(SUITES)}. quick: PGD-20 with two gradients; paper: through intermediate states; standard: quick "
-        "and AutoAttack; adaptive: everything, a defended model under four threat settings"
+        f"{' | '.join(SUITES)}. quick: PGD-20 with two gradients and two losses; paper: through intermediate states; "
+        "standard: quick and AutoAttack; adaptive: everything, a defended model under four threat settings"
     )] = "quick"  # fmt: skip
     set: tuple[str, ...] = ()
     """Options of the suite as NAME=VALUE: steps, step_size, points, iterations, queries, attacks, states, restarts."""
@@ -94,18 +98,24 @@ class Evaluate(_OnModel):
     defend: bool = False
     """Put input entropy reduction on the model, with the ball of --eps."""
     beside: Path | None = None
-    """With --defend: the folder of an evaluation of the bare model, whose All is printed too."""
+    """With --defend: the folder of an evaluation of the bare model, without it of the defended one. Its All is printed
+    too, and the images that it kept (--images) are tried on this one."""
+    surrogate: tuple[str, ...] = ()
+    """A model trained independently, as MODEL is given: images made against it are tried on this one, in a column of
+    their own. May be given several times."""
     states: bool = False
     """Instead of a suite: every z^[t], the ensemble, and the early state chosen on held-out images."""
 
     def run(self) -> None:
         options = settings(self.set)
         check_options("evaluate --set", options, ("steps", "step_size") if self.states else BUDGETS)
-        if self.states and (self.defend or self.images or self.suite != "quick"):
-            raise ValueError("evaluate --states with --defend, --images or --suite; allowed: --states alone.")
-        if self.beside is not None and not self.defend:
-            raise ValueError("evaluate --beside without --defend; allowed: both.")
+        others = self.defend, self.images, self.suite != "quick", self.beside is not None, self.surrogate
+        if self.states and any(others):
+            given = "--defend, --images, --suite, --beside or --surrogate"
+            raise ValueError(f"evaluate --states with {given}; allowed: --states alone.")
         beside = Evaluation.read(self.beside) if self.beside is not None else None
+        if beside is not None and not self.defend and beside.record.identity.defence is None:
+            raise ValueError("evaluate --beside of a bare model without --defend; allowed: both, or a defended one's.")
         name = "states" if self.states else self.suite
         with launched(self.device) as distributed, bar(name, distributed.main) as progress:
             options |= {"distributed": distributed, "progress": progress}
@@ -118,6 +128,9 @@ class Evaluate(_OnModel):
         model, threat, (test,) = self.load(options["distributed"].device, "test")
         if self.defend:
             model = EntropyReduction(eps=threat.eps, step_size=threat.eps / 4)(model)
+        if self.surrogate:
+            device = options["distributed"].device
+            options = {**options, "surrogates": [load_model(path).to(device) for path in self.surrogate]}
         return evaluate(
             model, test, suite=self.suite, threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,
             images=self.images, checks=self.checks, samples=f"the first {len(test)} test images of {test.source}",

@@ -1,6 +1,7 @@
 """Honest robust accuracy: which attacks, how they are counted, and the record that is kept."""
 
 from ..environment import environment as environment
+from .entries import Entry as Entry
 from .evaluate import evaluate as evaluate
 from .flags import Flag as Flag
 from .flags import flags as flags
@@ -12,7 +13,6 @@ from .record import Record as Record
 from .result import Evaluation as Evaluation
 from .result import Share as Share
 from .suites import SUITES as SUITES
-from .suites import Entry as Entry
 from .suites import adaptive as adaptive
 from .suites import paper as paper
 from .suites import quick as quick

@@ -11,23 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attacks import AutoAttack, Linf, Threat, ThroughGradient
+from ..attacks import APGD, AutoAttack, Linf, Threat, ThroughGradient
 from ..checks import Count, Distance, Natural, Seed, check_labels
 from ..distributed import SINGLE, Distributed
 from ..files import digest, held, plain
 from ..gradients import Unrolled
-from ..models.fit import check_logits
+from ..models.fit import asked, check_logits
 from ..models.modes import evaluating, images_only
 from ..models.structure import Structure, structure
 from ..options import check_options, convert, describe
 from ..text import shown
 from . import suites
+from .entries import Entry
 from .images import Points, Rows, loaded, points_of
 from .probes import probe
 from .record import RECORD, AttackRecord, Described, Identity, Record, RecordFile
 from .result import Evaluation
 from .run import Progress, Run, Transfer
-from .suites import Entry
 
 
 @torch.inference_mode(False)
@@ -52,7 +52,8 @@ def evaluate(
     transfers: adversarial images (points, C, H, W) from elsewhere, a tensor or another evaluation's ``images``, by name
     "COLUMN/NAME", verified like any other attack. checks: look for red flags on the first so many samples, 0 for none.
     samples: how they were chosen, in words. opaque: take a module that hides a DEQ or a defence.
-    beside: of the bare model, to be shown in this table; one that does not fit is refused before the first attack.
+    beside: an evaluation of the bare model where this one is defended, or the other way round; refused where it is not
+    that. The images it kept are tried, in the column ``static`` if made against the bare model, else ``transfer``.
     """
     _check_arguments(
         batch_size=batch_size, seed=seed, checks=checks, images=images, resume=resume, opaque=opaque, samples=samples,
@@ -68,12 +69,13 @@ def evaluate(
     else:
         own = {} if step_size is None else {"step_size": step_size}
         check_options("evaluate with a list of entries", [*options, *own], [])
-    entries = _entries(transfers or {}, suite)
+    entries = _entries({**_kept(beside, kind, suite), **(transfers or {})}, suite)
     logits = _first_logits(kind, points, y, entries)
     identity = _identity(kind, points, threat, logits, seed=seed, batch_size=batch_size)
+    _check_surrogates(kind, identity, points, entries)
     if beside is not None:
         beside.check_beside(identity, kind.opaque)
-    views = {entry.name: entry.view(kind.deployed) for entry in entries}
+    views = {e.name: e.view(kind.deployed if e.surrogate is None else e.surrogate) for e in entries}
     fresh = Record(
         identity=identity, samples=samples or f"the first {len(points)} of the given images",
         columns={entry.name: entry.column for entry in entries}, clean={}, images=images, opaque=kind.opaque,
@@ -129,6 +131,17 @@ def _threat(suite: str | Sequence[Entry]) -> Threat:
     return threats[0] if threats else Linf(8 / 255)
 
 
+def _kept(beside: Evaluation | None, kind: Structure, suite: Sequence[Entry]) -> dict[str, Rows]:
+    """The images that the other evaluation made, of attacks that saw as many points as every one of this one's."""
+    if beside is None:
+        return {}
+    bare, attacks = beside.record.identity.defence is None, beside.record.attacks
+    column = "static" if bare and kind.defence is not None else "transfer"
+    least = min((entry.points or beside.record.identity.points for entry in suite), default=0)
+    fitting = (n for n in beside.images if attacks[n].attack != "transfer" and attacks[n].points >= least)
+    return {f"{column}/beside {name}": beside.images[name] for name in fitting}
+
+
 def _entries(transfers: Mapping[str, Rows], suite: Sequence[Entry]) -> list[Entry]:
     """Transfers first: they cost a forward, and whom they break needs no attack."""
     named = {name: name.partition("/") for name in transfers}
@@ -156,6 +169,8 @@ def _first_logits(kind: Structure, points: Points, y: Tensor | None, entries: Se
     for entry in entries:
         if isinstance(entry.attack, AutoAttack):
             entry.attack.fitting(logits.shape[1])
+        elif isinstance(entry.attack, APGD) and entry.attack.loss == "dlr-targeted":  # the reference says what to do
+            AutoAttack(entry.attack.threat, attacks=("apgd-t",)).fitting(logits.shape[1])
     return logits[0].double().nan_to_num(0, 0, 0).tolist()
 
 
@@ -179,13 +194,44 @@ def _check_classes(kind: Structure, points: Points) -> None:
             raise ValueError(f"evaluate: {differing}; allowed: the same names in the same order.")
 
 
+def _check_surrogates(kind: Structure, identity: Identity, points: Points, entries: Sequence[Entry]) -> None:
+    """A surrogate takes the same images to the same classes, and has other weights."""
+    for surrogate, name in {entry.surrogate: entry.name for entry in entries if entry.surrogate is not None}.items():
+        other, x = structure(surrogate, opaque=True), loaded(points, slice(0, 1), kind.deployed)[0]
+        _check_classes(other, points)
+        with torch.no_grad(), evaluating(other.deployed):
+            logits = asked("evaluate: the surrogate", other.deployed, x)
+        check_logits("evaluate", other.deployed, logits, 1)
+        if logits.shape[1] != len(identity.logits):
+            given = f"{name} has {logits.shape[1]} classes beside a model with {len(identity.logits)}"
+            raise ValueError(f"evaluate: the surrogate of {given}; allowed: as many.")
+        if _below(other)["weights"] == identity.weights:
+            raise ValueError(f"evaluate: the surrogate of {name} has the model's weights; allowed: others.")
+
+
+def _below(kind: Structure) -> dict[str, Any]:
+    """What tells the model below defence and readout from others."""
+    inner, deq = kind.bare if kind.deq is None else kind.deq, kind.deq
+    return {
+        "model": plain(getattr(inner, "config", None)) or type(inner).__name__, "weights": _weights(inner),
+        "solver": None if deq is None else plain(describe(deq.solver)), "steps": None if deq is None else deq.steps,
+    }  # fmt: skip
+
+
+def _weights(module: nn.Module) -> str:
+    state = module.state_dict()
+    return digest(torch.tensor(list(" ".join(state).encode()), dtype=torch.uint8), *state.values())
+
+
 def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> AttackRecord:
     """An attack on which nothing has been done yet."""
     gradient = view.gradient if isinstance(view, ThroughGradient) else None
     if view is kind.deployed:  # a network without states has one gradient, and a readout's is always the exact one
         gradient = kind.deq.gradient if kind.deq is not None and kind.deq is view else Unrolled()
     exact = kind.deployed in (view, getattr(view, "deployed", None)) and isinstance(gradient, Unrolled)
-    attack, options = type(entry.attack).__name__, None
+    attack, options, settings = type(entry.attack).__name__, None, plain(getattr(view, "settings", {}))
+    if entry.surrogate is not None:
+        settings = {**settings, "surrogate": _below(structure(entry.surrogate, opaque=True))}
     if isinstance(entry.attack, Transfer):
         attack, options = "transfer", {"images": len(entry.attack.images)}
     else:
@@ -196,24 +242,17 @@ def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> Atta
             pass  # no dataclass, or JSON cannot hold its options
     return AttackRecord(
         column=entry.column, attack=attack, options=options, view=type(view).__name__,
-        settings=plain(getattr(view, "settings", {})), points=min(entry.points or points, points),
+        settings=settings, points=min(entry.points or points, points),
         exact=exact and kind.defence is None and not kind.opaque, independent=entry.independent,
     )  # fmt: skip
 
 
 def _identity(kind: Structure, points: Points, threat: Threat, logits: list[float], **of: Any) -> Identity:
-    deq, inner = kind.deq, kind.bare if kind.deq is None else kind.deq
-    states = [module.state_dict() for module in (inner, kind.deployed)]
-    weights, deployed = (
-        digest(torch.tensor(list(" ".join(state).encode()), dtype=torch.uint8), *state.values()) for state in states
-    )
     readout, defence = (
         None if wrapper is None else Described(type(wrapper).__name__, plain(wrapper.settings))
         for wrapper in (kind.readout, kind.defence)
     )
     return Identity(
-        model=plain(getattr(inner, "config", None)) or type(inner).__name__, weights=weights, deployed=deployed,
-        solver=None if deq is None else plain(describe(deq.solver)), steps=None if deq is None else deq.steps,
-        readout=readout, defence=defence, logits=logits, points=len(points), images=points.digest(),
-        norm=threat.name, eps=threat.eps, **of,
+        **_below(kind), deployed=_weights(kind.deployed), readout=readout, defence=defence, logits=logits,
+        points=len(points), images=points.digest(), norm=threat.name, eps=threat.eps, **of,
     )  # fmt: skip

@@ -18,6 +18,10 @@ from .record import Checks, Record
 
 LEVEL, GAP_LEVEL = 0.01, 0.1
 """Of the sign test; the second where two gradients also differ by more than ``GAP`` points."""
+FOLLOWING = ("PGD", "AA", "white-box", "frozen", "end-to-end")
+"""Columns of attacks that follow the deployed model's gradient."""
+FIXED_POINT = ("residual", "joint")
+"""Flags about attacks that assume a fixed point; the others do not need one."""
 GRADIENTS, LEFT, GAP, RESIDUAL = 5.0, 2.0, 5.0, 0.5
 """Allowed: percent of zero gradients, percent left in a huge ball, points between two gradients, relative residual."""
 
@@ -45,9 +49,15 @@ def flags(record: Record) -> list[Flag]:
             "are too weak to say anything for it",
         ),
         _wins(
-            record, "black-box", ("black-box",), ("PGD", "AA", "frozen", "end-to-end"),
+            record, "black-box", ("black-box",), FOLLOWING,
             "attacks that see no gradient break {value:.1f} percent more than those that follow it, which is masked",
         ),
+        _wins(
+            record, "surrogate", ("surrogate", "transfer"), FOLLOWING,
+            "images made against other models break {value:.1f} percent more than attacks that follow the gradient of "
+            "this one, which is masked",
+        ),
+        _joint(record),
     ]  # fmt: skip
     if (pair := comparable(record)) is not None:
         unrolled, phantom = (record.attacks[name].outcomes for name in pair)
@@ -134,6 +144,18 @@ def _wins(record: Record, name: str, weak: Sequence[str], strong: Sequence[str],
     standing = [~torch.stack([outcomes[:points] for outcomes in side]).any(0) for side in fallen]
     above, below = (stands[correct].int().tolist() for stands in standing)
     return _surplus(name, above, below, text)
+
+
+def _joint(record: Record) -> Flag | None:
+    """Whether the joint attack is weaker than PGD through the solver, on the samples that both were shown."""
+    joint = next((a for name in record.columns if (a := record.attacks[name]).attack == "JointOptimisation"), None)
+    pair = comparable(record)
+    if joint is None or pair is None:
+        return None
+    one, other = joint.outcomes, record.attacks[pair[0]].outcomes[: len(joint.outcomes)]
+    both = (one[: len(other)] >= 0) & (other >= 0)
+    text = "the joint attack breaks {value:.1f} percent less than PGD through the solver: no fixed point is near"
+    return _surplus("joint", one[: len(other)][both].tolist(), other[both].tolist(), text)
 
 
 def _surplus(name: str, strong: list[int], weak: list[int], text: str) -> Flag:

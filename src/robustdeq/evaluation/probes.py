@@ -15,11 +15,11 @@ from ..attacks import PGD, AutoAttack, Linf, ThroughGradient
 from ..dynamics.trajectory import monitored
 from ..models.modes import evaluating, images_only
 from ..models.structure import Structure, structure
+from .entries import exact
 from .flags import comparable
 from .images import batches
 from .record import Checks, Cost, Spent
 from .run import Run, connected, spending
-from .suites import exact
 
 FEWER, MORE = 3, 10
 """Steps of PGD."""

@@ -17,11 +17,11 @@ from ..distributed import SINGLE, Distributed
 from ..files import held, tidy
 from ..models.structure import structure
 from ..text import markdown
+from .entries import Entry
 from .evaluate import evaluate
 from .images import Points
 from .result import Share
 from .run import Progress
-from .suites import Entry
 
 OWN, TRANSFER = "own", "transfer"
 

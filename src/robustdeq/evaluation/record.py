@@ -18,20 +18,20 @@ from ..files import DIGEST, differences, plain, read_json, tidy, write_json
 from ..options import checked, make
 from .images import batches
 
-SCHEMA = 6
+SCHEMA = 7
 MEASURED = ("gradients", "repeated", "more steps", "fewer steps", "half eps", "double eps", "huge eps")
 """By every finished look for red flags."""
-RECORD = "evaluation.json"
-SHARES = "evaluation.[0-9]*.json"
+RECORD, SHARES = "evaluation.json", "evaluation.[0-9]*.json"
 ANEW, ELSEWHERE = "remove it to evaluate anew", ("seconds", "environment", "environments")
 
 
 @dataclass(kw_only=True)
 class Spent:
-    """What work cost. evaluations: of f. updates: of a defended input, one a sample."""
+    """What work cost. evaluations: of f; backward: passes through one. updates: of a defended input, one a sample."""
 
     seconds: float = 0.0
     evaluations: int = 0
+    backward: int = 0
     updates: int = 0
 
 

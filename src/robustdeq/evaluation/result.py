@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from ..attacks.autoattack import VERSIONS
+from ..files import write_bytes
 from ..text import markdown, printable, shown
-from .flags import Flag, flags
+from .flags import FIXED_POINT, Flag, flags
 from .images import KeptImages, batches
-from .record import RECORD, AttackRecord, Identity, Record, united
+from .record import RECORD, Identity, Record, united
+from .robustbench import EXCLUDED, eps_of, footnote_of, images_of, optimises, parts_of, standard, threat_of
 
-STANDARD = {"iterations": 100, "queries": 5000}
-"""AutoAttack's own budgets."""
 SQUARE_SURPLUS = 0.002
 """Share of the samples that Square may break after the gradient attacks, as the reference has it."""
 
@@ -123,6 +124,25 @@ class Evaluation:
             shares[column] = self._worst(name for name, c in self.columns.items() if c == column)
         return shares | ({"All": self._worst(self.columns)} if self.columns else {})
 
+    def taken(self) -> dict[str, dict[str, int]]:
+        """Per attack, how many samples it was shown (``seen``), broke, was the first to break, and broke alone.
+
+        What stands against an attack's name in ``first`` the attacks before it had left; ``alone``, no other attack
+        broke of those that were shown the sample. An attack is shown what the others of its column left.
+        """
+        outcomes = {name: self.record.attacks[name].outcomes for name in self.columns}
+        times, counts = torch.zeros(len(self.clean), dtype=torch.int64), {}
+        for outcome in outcomes.values():
+            times[: len(outcome)] += outcome == 0
+        before = torch.zeros(len(self.clean), dtype=torch.bool)
+        for name, outcome in outcomes.items():
+            fell, rows = outcome == 0, slice(len(outcome))
+            first, alone = fell & ~before[rows], fell & (times[rows] == 1)
+            sets = {"seen": outcome >= 0, "broke": fell, "first": first, "alone": alone}
+            counts[name] = {key: int(chosen.sum()) for key, chosen in sets.items()}
+            before[rows] |= fell
+        return counts
+
     def _worst(self, names: Iterable[str]) -> Share:
         robust = [self.robust[name] for name in names]
         worst = self.clean[: min(map(len, robust))].clone()
@@ -134,11 +154,13 @@ class Evaluation:
     def table(self, beside: Evaluation | None = None) -> str:
         """Markdown: clean, each column and All, in percent with exact 95% intervals and counts; points, cost, flags.
 
-        beside: of the same model without its defence, on the same points under the same threat; its All is shown too.
+        beside: of the same model without its defence, or the other way round, on the same points under the same threat;
+        its All is shown too.
         """
         rows = self.shares()
         if beside is not None:
-            rows["All, without the defence"] = self._all_of(beside)
+            back = self.record.identity.defence is None and beside.record.identity.defence is not None
+            rows[f"All, {'with' if back else 'without'} the defence"] = self._all_of(beside)
         lines = ["| accuracy | percent | 95% interval | samples |", "|---|---|---|---|"]
         for name, share in rows.items():
             low, high = share.interval
@@ -158,7 +180,7 @@ class Evaluation:
         return beside.shares()["All"]
 
     def check_beside(self, own: Identity, opaque: bool = False) -> None:
-        """Raise a ValueError unless this evaluation of a bare model can stand beside one with the identity ``own``."""
+        """Raise a ValueError unless this evaluation can stand beside one with the identity ``own``."""
         other = self.record.identity
         names = ["points", "images", "norm", "eps"]
         if not (self.record.opaque or opaque):  # an opaque model's weights have other names
@@ -170,7 +192,7 @@ class Evaluation:
             raise ValueError("table: beside is an evaluation without an attack; allowed: one with an All.")
 
     def _notes(self) -> list[str]:
-        record, threat = self.record, self._threat
+        record, threat = self.record, threat_of(self.record)
         lines = [f"{threat['name']}, eps {threat['eps']:.4g}. Samples: {markdown(record.samples)}."]
         if record.opaque:
             lines.append(
@@ -183,6 +205,11 @@ class Evaluation:
                 f"The defence costs {cost.seconds:.1f} times the seconds of the bare model's forward, with "
                 f"{counted}{cost.updates:.0f} updates of the input."
             )
+        if optimises(record):
+            lines.append(f"The model {EXCLUDED}.")
+        if len(self.columns) > 1 and (first := [(n, t) for n, t in self.taken().items() if t["first"]]):
+            takers = "; ".join(f"{markdown(name)} {t['first']} ({t['alone']})" for name, t in first)
+            lines.append(f"Samples that an attack was the first to break (that it alone broke): {takers}.")
         climbed = set()  # columns in which attacks of AutoAttack that follow the gradient have run
         for name, column in self.columns.items():
             attack, called = record.attacks[name], markdown(name)
@@ -192,7 +219,7 @@ class Evaluation:
             if own != threat:
                 lines.append(f"{called}: made for {own['name']}, eps {own['eps']:.4g}, another threat model.")
             warned = {text for batch in attack.batches.values() for text in batch.warnings}
-            broken, parts = int((attack.outcomes == 0).sum()), _autoattack(attack)
+            broken, parts = int((attack.outcomes == 0).sum()), parts_of(attack)
             if parts == ("square",) and column in climbed and broken > SQUARE_SURPLUS * attack.points:
                 warned.add(f"Square broke {broken} samples that the attacks that follow the gradient had left.")
             if set(parts) - {"square"}:
@@ -200,18 +227,14 @@ class Evaluation:
             lines += [f"{called} warned: {markdown(text)}" for text in sorted(warned)]
         return lines
 
-    @property
-    def _threat(self) -> Any:
-        """As an attack's options tell it."""
-        return {"name": self.record.identity.norm, "eps": self.record.identity.eps}
-
     def to_dict(self) -> dict[str, Any]:
         """The record with the shares, the sums of every attack, and the flags; JSON."""
-        totals = {}
+        totals, taken, counted = {}, self.taken(), ("rejected", "evaluations", "backward", "updates")
         for name in self.columns:
-            rows, counted = self.record.attacks[name].batches.values(), ("rejected", "evaluations", "updates")
+            rows = self.record.attacks[name].batches.values()
             totals[name] = {key: sum(getattr(batch, key) for batch in rows) for key in counted}
             totals[name]["seconds"] = round(sum(batch.seconds for batch in rows), 3)
+            totals[name] |= taken[name]
         shares, raised = {n: s.to_dict() for n, s in self.shares().items()}, [asdict(flag) for flag in self.flags]
         return {**self.record.to_json(), "shares": shares, "totals": totals, "flags": raised}
 
@@ -224,44 +247,36 @@ class Evaluation:
 
         autoattack_acc is None unless AutoAttack standard, with its own budgets and the exact gradient, has attacked
         every sample that was classified correctly, as one entry or as four of one column, each of which attacks what
-        the others have left. unreliable: whether a red flag other than the residual was raised; None if nothing was
-        checked.
+        the others have left. external: All, the best known robust accuracy; None unless every attack saw every point.
+        unreliable: whether a red flag was raised other than those that tell of gradients that assume a fixed point;
+        None if nothing was checked. footnote: says as well where the model optimises its input at inference.
         """
-        stands = [self._standard(column) for column in dict.fromkeys(self.columns.values())]
+        stands = [standard(self.record, column) for column in dict.fromkeys(self.columns.values())]
         auto = next((_share(standing) for standing in stands if standing is not None), None)
-        telling = [flag for flag in self.flags if flag.name != "residual"]
-        eps, steps = self.record.identity.eps, self.record.identity.eps * 255
+        worst = self.shares().get("All", Share(0, 0))
+        telling = [flag for flag in self.flags if flag.name not in FIXED_POINT]
         return {
             "link": link, "name": name, "authors": authors, "additional_data": additional_data,
             "number_forward_passes": number_forward_passes, "dataset": dataset, "venue": venue,
-            "architecture": architecture,
-            "eps": f"{round(steps)}/255" if round(steps) and abs(steps - round(steps)) < 1e-6 else f"{eps:g}",
+            "architecture": architecture, "eps": eps_of(self.record.identity.eps),
             "clean_acc": f"{_share(self.clean).percent:.2f}", "reported": reported,
-            "autoattack_acc": None if auto is None else f"{auto.percent:.2f}", "footnote": footnote,
+            "autoattack_acc": None if auto is None else f"{auto.percent:.2f}",
+            "external": f"{worst.percent:.2f}" if worst.total == len(self.clean) else None,
+            "footnote": footnote_of(self.record, footnote),
             "unreliable": any(flag.fired for flag in telling) if telling else None,
         }  # fmt: skip
 
-    def _standard(self, column: str) -> Tensor | None:
-        """(N,) bool, what stands AutoAttack standard; None if the column's attacks are not all of it."""
-        standing, missing = self.clean.clone(), set(VERSIONS["standard"])
-        for name in (name for name, c in self.columns.items() if c == column):
-            attack = self.record.attacks[name]
-            outcomes, options, parts = attack.outcomes, attack.options or {}, _autoattack(attack)
-            whole = len(outcomes) == len(standing) and not (standing & (outcomes < 0)).any()
-            own = all(options.get(key) == budget for key, budget in STANDARD.items())
-            if parts and attack.exact and whole and own and options.get("threat") == self._threat:
-                missing -= set(parts)
-                standing &= outcomes == 1
-        return None if missing else standing
-
-
-def _autoattack(attack: AttackRecord) -> tuple[str, ...]:
-    """Which attacks of AutoAttack, with the budgets of its standard version, a recorded attack is; none for others."""
-    if attack.attack != "AutoAttack":
-        return ()
-    options = attack.options or {}
-    standard = VERSIONS["standard"] if options["version"] == "standard" else ()
-    return standard if options["attacks"] is None else tuple(options["attacks"])
+    def robustbench_images(self, path: str | Path) -> Path:
+        """Write the adversarial images of all points in order, as RobustBench asks for them: a ``.pt`` file of one
+        float32 tensor (N, C, H, W), in it the image that broke a sample, or else the last that was tried; its own where
+        it was wrong already. ValueError where they were not kept (``images=True``) or no attack saw every point."""
+        if not self.images:
+            raise ValueError("robustbench_images: no images were kept; allowed: an evaluation with images=True.")
+        path, buffer = Path(path), io.BytesIO()
+        torch.save(images_of(self.record, self.images), buffer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, buffer.getvalue())
+        return path
 
 
 def _share(correct: Tensor) -> Share:

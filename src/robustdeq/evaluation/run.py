@@ -19,10 +19,10 @@ from ..checks import check_labels
 from ..files import digest
 from ..models.deq import Tally
 from ..models.modes import evaluating
-from ..models.structure import Structure
+from ..models.structure import Structure, structure
+from .entries import Attack, Entry
 from .images import KeptImages, Points, Rows, loaded
 from .record import Batch, CleanBatch, Record, RecordFile, Spent
-from .suites import Attack, Entry
 
 Progress = Callable[[int, int, str], None]
 
@@ -145,23 +145,28 @@ class Run:
 @contextmanager
 def spending(tally: Tally) -> Iterator[Spent]:
     """What the work inside costs, told at its end."""
-    spent, evaluations, updates, began = Spent(), tally.evaluations, tally.updates, time.perf_counter()
-    yield spent
+    before, began = vars(tally).copy(), time.perf_counter()
+    yield (spent := Spent())
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     spent.seconds = round(time.perf_counter() - began, 6)
-    spent.evaluations, spent.updates = tally.evaluations - evaluations, tally.updates - updates
+    for name, count in before.items():
+        setattr(spent, name, getattr(tally, name) - count)
 
 
 @contextmanager
 def connected(module: nn.Module) -> Iterator[None]:
-    """Inside, logits that do not depend on the images have the gradient zero instead of none."""
+    """Inside, logits that do not depend on the images have the gradient zero instead of none; so has an injection."""
 
-    def join(_: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
+    def join(_: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
         x = args[0]
-        return logits + 0 * x.flatten(1).sum(1, keepdim=True) if x.requires_grad else logits
+        if not x.requires_grad or not isinstance(out, Tensor) or len(out) != len(x):
+            return out
+        return out + 0 * x.flatten(1).sum(1).view(-1, *[1] * (out.dim() - 1))
 
-    handles = [view.register_forward_hook(join) for view in {module, *summands(module)}]
+    deq = structure(module, opaque=True).deq
+    inner = [] if deq is None else [deq.inject]  # an attack on the joint fixed point asks no logits for it
+    handles = [view.register_forward_hook(join) for view in {module, *summands(module), *inner}]
     try:
         yield
     finally:

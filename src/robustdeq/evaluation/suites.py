@@ -7,81 +7,44 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..attacks import PGD, AutoAttack, EndToEnd, Frozen, IntermediateState, Summed, Threat, ThroughGradient
+from ..attacks import (
+    APGD,
+    PGD,
+    AutoAttack,
+    EndToEnd,
+    Frozen,
+    IntermediateState,
+    JointOptimisation,
+    Summed,
+    Threat,
+    ThroughGradient,
+)
 from ..checks import Count, Distance, Length, Seed, check_count
-from ..defences import EarlyState
 from ..models.structure import Structure, structure
-from ..options import check_options, checked, choose, convert, field_types
+from ..options import check_options, choose, convert, field_types
 from ..text import shown
+from .entries import Attack, Entry, Model, View, bare, early, exact, intermediate, looks, phantom, static
 
-Attack = Callable[..., Tensor]
-Model = nn.Module | Structure
-View = Callable[[Any], nn.Module]
-
-
-@checked
-@dataclass(frozen=True)
-class Entry:
-    """One attack of a suite.
-
-    name: unique in its suite. column: of the table; a sample's outcome there is the worst over the column's entries.
-    attack: ``attack(module, x, y, indices=...)``. view: from the evaluated model to what the attack looks through.
-    points: attack only the first so many points of the set; None takes all. independent: attack every sample that is
-    classified correctly, also those that an earlier entry of the column has broken, so that attacks can be compared.
-    """
-
-    name: str
-    column: str
-    attack: PGD | AutoAttack | Attack
-    view: View = lambda model: model
-    points: Count | None = None
-    independent: bool = False
-
-    def __post_init__(self) -> None:
-        for part in ("attack", "view"):
-            if not callable(getattr(self, part)):
-                raise ValueError(f"Entry {self.name}: {part}={shown(getattr(self, part))}; allowed: a callable.")
-        if self.column in ("clean", "All"):
-            raise ValueError(f"Entry {self.name}: column={self.column!r}; allowed: neither clean nor All.")
-
-
-def exact(model: nn.Module) -> nn.Module:
-    """The deployed model with its exact gradient; of a defended one what the defence changes is held constant."""
-    kind = structure(model, opaque=True)
-    if kind.defence is not None:
-        return Frozen(kind.deployed)
-    return ThroughGradient(kind.deployed, "unrolled") if kind.states else kind.deployed
-
-
-def static(model: nn.Module, gradient: str = "unrolled") -> nn.Module:
-    """The model without its defence, for a transfer attack: the defence is never asked."""
-    kind = structure(model, opaque=True)
-    return ThroughGradient(kind.bare, gradient) if kind.states else kind.bare
-
-
-def looks(model: nn.Module, *, every: bool = False) -> nn.Module:
-    """The bare DEQ read out where the defence first looks: images that are wrong there it makes more wrong. every:
-    wherever it looks, and at the end, summed."""
-    kind = structure(model, opaque=True)
-    if not every:
-        return EarlyState(kind.bare, kind.defence.looks[0])
-    return Summed([EarlyState(kind.bare, state) for state in (*kind.defence.looks, kind.states)], deployed=kind.bare)
-
-
-PHANTOM = partial(ThroughGradient, gradient="phantom")
-COMMON = ("step_size", "seed", "batch_size", "steps", "points")
+COMMON = ("step_size", "seed", "batch_size", "steps", "points", "surrogates")
 AUTO = (*COMMON, "attacks", "iterations", "queries")
+OWN = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr-targeted"}
+"""Of the attacks of AutoAttack, those that ``adaptive`` runs as our APGD, which does not draw for a whole batch and
+leaves a sample where it falls; and their losses."""
+READ = 8
+"""States, evenly spread, of which ``adaptive`` attacks the readouts; all of a solve that is not longer."""
 
 
 @dataclass(frozen=True)
 class Budget:
     """What the attacks of a suite may spend: the options of a suite.
 
-    step_size: of PGD, default a quarter of eps. steps: of PGD. restarts: of PGD, in one more entry. attacks: of
-    AutoAttack, default its standard. iterations, queries: its own budgets. points: attack only the first so many points
-    of the set with AutoAttack and Square (``quick``: with all); None takes all. states: of ``paper``.
+    step_size: of PGD, default a quarter of eps. steps: of PGD; the joint attack takes twice as many iterations. points:
+    attack only the first so many points of the set, but for what ``quick`` runs in other suites; None takes all.
+    attacks: of AutoAttack, default its standard. iterations, queries: of APGD and of Square. restarts: of PGD, in
+    further entries. states: of ``paper``. surrogates: models trained independently; images made against them are tried
+    on the evaluated model, in the column ``surrogate``.
     """
 
     threat: Threat
@@ -95,6 +58,7 @@ class Budget:
     queries: Count = 5000
     restarts: Count = 5
     states: Annotated[Sequence[int | str], Length()] | None = None
+    surrogates: Sequence[nn.Module] = ()
 
     @classmethod
     def of(cls, suite: str, threat: Threat, names: Sequence[str], options: Mapping[str, Any], **default: Any) -> Budget:
@@ -116,30 +80,53 @@ class Budget:
             queries=self.queries,
         )  # fmt: skip
 
-    def each(self, suffix: str, column: str, view: View, kind: str = "") -> list[Entry]:
-        """AutoAttack's attacks, those whose names begin with ``kind``, as entries: each is resumed, timed and counted,
-        and attacks only what stands, as later attacks of AutoAttack do."""
-        names = [name for name in self.auto.names if name.startswith(kind)]
-        return [Entry(n + suffix, column, replace(self.auto, attacks=(n,)), view, self.points) for n in names]
+    def apgd(self, loss: str) -> APGD:
+        return APGD(self.threat, self.iterations, seed=self.seed, loss=loss, stack=3)
+
+    def each(
+        self, suffix: str, column: str, view: View, kinds: tuple[str, ...] = ("",), own: bool = False
+    ) -> list[Entry]:
+        """AutoAttack's attacks, those whose names begin with one of ``kinds``, as entries: each is resumed, timed and
+        counted, and attacks only what stands, as later attacks of AutoAttack do. own: see ``OWN``."""
+        entries = []
+        for name in (name for name in self.auto.names if name.startswith(kinds)):
+            label, attack = name, replace(self.auto, attacks=(name,))
+            if own and name in OWN:
+                label, attack = f"apgd-{self.iterations} {OWN[name]}", self.apgd(OWN[name])
+            entries.append(Entry(label + suffix, column, attack, view, self.points))
+        return entries
+
+    def elsewhere(self, points: Count | None = None) -> list[Entry]:
+        """Images made against the surrogates. Every step is taken: just past a boundary they would transfer badly."""
+        far = {loss: replace(self.pgd, loss=loss, keep="highest") for loss in ("ce", "dlr")}
+        return [
+            Entry(f"pgd-{self.steps} surrogate {number} {loss}", "surrogate", attack, exact, points, surrogate=other)
+            for number, other in enumerate(self.surrogates, start=1)
+            for loss, attack in far.items()
+        ]
 
 
 def quick(model: Model, threat: Threat, **options: Any) -> list[Entry]:
-    """PGD with the unrolled and with the phantom gradient; for a defended model under static and frozen threat.
+    """PGD with the unrolled and with the phantom gradient, and on the DLR loss what these leave; a defended model under
+    static and frozen threat.
 
-    options: step_size, seed, batch_size, steps, points of ``Budget``.
+    options: step_size, seed, batch_size, steps, points, surrogates of ``Budget``.
     """
-    return _quick(structure(model), Budget.of("quick", threat, COMMON, options))
+    budget = Budget.of("quick", threat, COMMON, options)
+    return _quick(structure(model), budget) + budget.elsewhere(budget.points)
 
 
 def _quick(kind: Structure, budget: Budget) -> list[Entry]:
     name, pgd, points = f"pgd-{budget.steps}", budget.pgd, budget.points
+    dlr = Entry(f"{name} dlr", "PGD", replace(pgd, loss="dlr"), exact, points)
     if kind.defence is None and kind.states:
         return [
             Entry(f"{name} unrolled", "PGD", pgd, exact, points, independent=True),
-            Entry(f"{name} phantom", "PGD", pgd, PHANTOM, points, independent=True),
+            Entry(f"{name} phantom", "PGD", pgd, phantom, points, independent=True),
+            dlr,
         ]
     if kind.defence is None:
-        return [Entry(name, "PGD", pgd, points=points)]
+        return [Entry(name, "PGD", pgd, points=points), dlr]
     # A static attack takes all its steps: an image that lies just past the bare model's boundary transfers badly.
     views = {"": static, " first look": looks} if _has_looks(kind) else {"": static}
     far = replace(pgd, keep="highest")
@@ -166,15 +153,11 @@ def paper(model: Model, threat: Threat, **options: Any) -> list[Entry]:
         if not isinstance(state, str):
             check_count("suite paper", "states", state)
             state = f"Munroll-{state - 1}-5"
-        views[f" {state}"] = partial(_intermediate, code=state)
+        views[f" {state}"] = partial(intermediate, code=state)
         views[f" {state}"](kind.deployed)  # a state that does not fit is a mistake now, not after an hour
     entries = [Entry(f"pgd-{budget.steps}{code}", columns[0], pgd, view) for code, view in views.items()]
-    return entries + [entry for code, view in views.items() for entry in budget.each(code, columns[1], view)]
-
-
-def _intermediate(model: Any, code: str) -> nn.Module:
-    bare: Any = structure(model, opaque=True).bare
-    return IntermediateState.parse(bare, code)
+    entries += [entry for code, view in views.items() for entry in budget.each(code, columns[1], view)]
+    return entries + budget.elsewhere()
 
 
 def standard(model: Model, threat: Threat, **options: Any) -> list[Entry]:
@@ -184,35 +167,46 @@ def standard(model: Model, threat: Threat, **options: Any) -> list[Entry]:
     """
     budget, kind = Budget.of("standard", threat, AUTO, options), structure(model)
     suffix, column = ("", "AA") if kind.defence is None else (" frozen", "frozen")
-    return _quick(kind, replace(budget, points=None)) + budget.each(suffix, column, exact)
+    return _quick(kind, replace(budget, points=None)) + budget.each(suffix, column, exact) + budget.elsewhere()
 
 
 def adaptive(model: Model, threat: Threat, **options: Any) -> list[Entry]:
-    """Every gradient, loss and restart on a bare model; static, frozen, end-to-end and black-box on a defended one.
+    """Every gradient, loss, state and restart on a bare model, in the column ``white-box`` behind ``quick``'s; static,
+    frozen, end-to-end and black-box on a defended one.
 
-    options: of ``Budget``, without states. Through a defence only the APGDs of AutoAttack are run.
+    options: of ``Budget``, without states. Through a defence only the APGDs of AutoAttack are run. APGD is our own.
     """
     budget, kind = Budget.of("adaptive", threat, (*AUTO, "restarts"), options), structure(model)
     entries = _bare(kind, budget) if kind.defence is None else _defended(kind, budget)
     square = replace(budget.auto, attacks=("square",))
-    return [*entries, Entry("square black-box", "black-box", square, points=budget.points)]
+    return [*entries, Entry("square black-box", "black-box", square, points=budget.points), *budget.elsewhere()]
 
 
 def _bare(kind: Structure, budget: Budget) -> list[Entry]:
-    pgd = budget.pgd
-    again = replace(pgd, seed=budget.seed + 1, restarts=budget.restarts)
-    attacks: dict[str, tuple[PGD, View]] = {}
+    """The joint attack takes most of what falls at a few f-units an image, so that the dear ones see little."""
+    name, pgd, attacks = f"pgd-{budget.steps}", budget.pgd, dict[str, tuple[Attack, View]]()
     if kind.states and kind.deq is not None:
+        joint = JointOptimisation(budget.threat, 2 * budget.steps, seed=budget.seed)
+        attacks[f"joint-{joint.iterations}"] = (joint, bare)
         # The simultaneous adjoint takes the solver's own estimate of the inverse Jacobian.
         for gradient in ("implicit", "simultaneous") if kind.deq.solver.estimates_inverse else ("implicit",):
-            attacks[gradient] = (pgd, partial(ThroughGradient, gradient=gradient))
-        attacks["summed"] = (pgd, lambda deq: IntermediateState.several(deq, range(1, deq.steps + 1)))
-    attacks["dlr"] = (replace(pgd, loss="dlr"), exact)
+            attacks[f"{name} {gradient}"] = (pgd, partial(ThroughGradient, gradient=gradient))
+        attacks[f"joint-{joint.iterations} targeted"] = (replace(joint, loss="cw-targeted"), bare)
+        count = min(kind.states - 1, READ)
+        far = replace(pgd, keep="highest")
+        for state in (max(1, round(number * (kind.states - 1) / count)) for number in range(1, count + 1)):
+            attacks[f"{name} state {state}"] = (far, partial(early, state=state))
+        attacks[f"{name} summed"] = (pgd, lambda deq: IntermediateState.several(deq, range(1, deq.steps + 1)))
+    for loss in ("pm", "cw"):
+        attacks[f"apgd-{budget.iterations} {loss}"] = (budget.apgd(loss), exact)
     if budget.restarts > 1:
-        attacks[f"x{budget.restarts}"] = (again, exact)
-    attacks["targeted"] = (replace(pgd, loss="ce-targeted"), exact)
-    others = [Entry(f"pgd-{budget.steps} {name}", "PGD", *attack) for name, attack in attacks.items()]
-    return _quick(kind, replace(budget, points=None)) + others + budget.each("", "AA", exact)
+        again = replace(pgd, seed=budget.seed + 1, restarts=budget.restarts)
+        attacks[f"{name} x{budget.restarts}"] = (again, exact)
+        attacks[f"{name} dlr x{budget.restarts}"] = (replace(again, loss="dlr"), exact)
+    attacks[f"{name} targeted"] = (replace(pgd, loss="ce-targeted"), exact)
+    others = [Entry(called, "white-box", *attack, budget.points) for called, attack in attacks.items()]
+    others += budget.each("", "white-box", exact, ("apgd", "fab"), own=True)
+    return _quick(kind, replace(budget, points=None)) + others
 
 
 def _defended(kind: Structure, budget: Budget) -> list[Entry]:
@@ -228,12 +222,12 @@ def _defended(kind: Structure, budget: Budget) -> list[Entry]:
     attacks.append((" targeted", "ce-targeted", static))
     far = [replace(pgd, loss=loss, keep="highest") for _, loss, _ in attacks]
     entries = [Entry(f"{name} static{of}", "static", a, view) for (of, _, view), a in zip(attacks, far)]
-    entries += budget.each(" static", "static", static)
+    entries += budget.each(" static", "static", static, own=True)
     for column, view in {"frozen": Frozen, "end-to-end": EndToEnd}.items():
         entries.append(Entry(f"{name} {column}", column, pgd, view))
         entries.append(Entry(f"{name} {column} dlr", column, replace(pgd, loss="dlr"), view))
         # FAB and Square cost thousands of defended forwards, and Square has a column of its own.
-        entries += budget.each(f" {column}", column, view, kind="apgd")
+        entries += budget.each(f" {column}", column, view, ("apgd",), own=True)
         if budget.restarts > 1:
             entries.append(Entry(f"{name} {column} x{budget.restarts}", column, again, view))
     summed = Entry(f"{name} summed", "end-to-end", pgd, lambda model: Summed([Frozen(model), EndToEnd(model)]))

@@ -1,0 +1,94 @@
+"""One attack of a suite, and what it looks through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..attacks import PGD, AutoAttack, Frozen, IntermediateState, Summed, ThroughGradient
+from ..checks import Count
+from ..defences import EarlyState
+from ..models.structure import Structure, structure
+from ..options import checked
+from ..text import shown
+
+Attack = Callable[..., Tensor]
+Model = nn.Module | Structure
+View = Callable[[Any], nn.Module]
+
+
+@checked
+@dataclass(frozen=True)
+class Entry:
+    """One attack of a suite.
+
+    name: unique in its suite. column: of the table; a sample's outcome there is the worst over the column's entries.
+    attack: ``attack(module, x, y, indices=...)``. view: from the evaluated model to what the attack looks through.
+    points: attack only the first so many points of the set; None takes all. independent: attack every sample that is
+    classified correctly, also those that an earlier entry of the column has broken, so that attacks can be compared.
+    surrogate: another model, trained independently, of which the view is taken instead: the images are made there, and
+    verified on the evaluated model as always.
+    """
+
+    name: str
+    column: str
+    attack: PGD | AutoAttack | Attack
+    view: View = lambda model: model
+    points: Count | None = None
+    independent: bool = False
+    surrogate: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        for part in ("attack", "view"):
+            if not callable(getattr(self, part)):
+                raise ValueError(f"Entry {self.name}: {part}={shown(getattr(self, part))}; allowed: a callable.")
+        if not isinstance(self.surrogate, nn.Module | None):
+            raise ValueError(f"Entry {self.name}: surrogate={shown(self.surrogate)}; allowed: a torch.nn.Module.")
+        if self.column in ("clean", "All"):
+            raise ValueError(f"Entry {self.name}: column={self.column!r}; allowed: neither clean nor All.")
+
+
+def exact(model: nn.Module) -> nn.Module:
+    """The deployed model with its exact gradient; of a defended one what the defence changes is held constant."""
+    kind = structure(model, opaque=True)
+    if kind.defence is not None:
+        return Frozen(kind.deployed)
+    return ThroughGradient(kind.deployed, "unrolled") if kind.states else kind.deployed
+
+
+def static(model: nn.Module, gradient: str = "unrolled") -> nn.Module:
+    """The model without its defence, for a transfer attack: the defence is never asked."""
+    kind = structure(model, opaque=True)
+    return ThroughGradient(kind.bare, gradient) if kind.states else kind.bare
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model without its defence as it is."""
+    return structure(model, opaque=True).bare
+
+
+def early(model: nn.Module, state: int) -> nn.Module:
+    """The readout of z^[state] of the bare DEQ: another model, of which images are transferred."""
+    return EarlyState(bare(model), state)
+
+
+def looks(model: nn.Module, *, every: bool = False) -> nn.Module:
+    """The bare DEQ read out where the defence first looks: images that are wrong there it makes more wrong. every:
+    wherever it looks, and at the end, summed."""
+    kind = structure(model, opaque=True)
+    if not every:
+        return EarlyState(kind.bare, kind.defence.looks[0])
+    return Summed([EarlyState(kind.bare, state) for state in (*kind.defence.looks, kind.states)], deployed=kind.bare)
+
+
+def intermediate(model: nn.Module, code: str) -> nn.Module:
+    """The bare DEQ with the papers' gradient from an intermediate state, by the authors' code."""
+    deq: Any = bare(model)
+    return IntermediateState.parse(deq, code)
+
+
+phantom = partial(ThroughGradient, gradient="phantom")
