@@ -50,7 +50,7 @@ def test_the_images_break_whatever_was_broken_and_are_the_images_themselves_wher
     assert (images[found.clean] != x[found.clean]).flatten(1).any(1).all()
     first = found.clean & ~found.robust["weak"]
     assert torch.equal(images[first], found.images["weak"][:][first])
-    again = rd.Evaluation.read(tmp_path / "out").robustbench_images(tmp_path / "again.pt")
+    again = rd.Evaluation.read(tmp_path / "out").robustbench_images(tmp_path / "again.pt", total=24)
     assert again.read_bytes() == path.read_bytes()
 
 
@@ -61,6 +61,8 @@ def test_what_was_not_kept_or_not_attacked_is_refused_in_one_sentence(model, poi
     short = evaluated(model, points, suite=few, out=tmp_path / "few", images=True)
     with pytest.raises(ValueError, match=r"kept images on all 24 points: none; allowed: .* every point"):
         short.robustbench_images(tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="of 24 points of 10000; allowed: one of the whole test set"):
+        short.robustbench_images(tmp_path / "x.pt", total=10_000)
     assert not (tmp_path / "x.pt").exists() and short.robustbench()["external"] is None
 
 

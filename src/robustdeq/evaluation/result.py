@@ -266,10 +266,14 @@ class Evaluation:
             "unreliable": any(flag.fired for flag in telling) if telling else None,
         }  # fmt: skip
 
-    def robustbench_images(self, path: str | Path) -> Path:
+    def robustbench_images(self, path: str | Path, *, total: int | None = None) -> Path:
         """Write the adversarial images of all points in order, as RobustBench asks for them: a ``.pt`` file of one
         float32 tensor (N, C, H, W), in it the image that broke a sample, or else the last that was tried; its own where
-        it was wrong already. ValueError where they were not kept (``images=True``) or no attack saw every point."""
+        it was wrong already. total: how many images the test set has, where that is to be looked at. ValueError where
+        the points are fewer, none were kept (``images=True``), or no attack saw every point."""
+        if total not in (None, len(self.clean)):
+            given = f"an evaluation of {len(self.clean)} points of {shown(total)}"
+            raise ValueError(f"robustbench_images: {given}; allowed: one of the whole test set.")
         if not self.images:
             raise ValueError("robustbench_images: no images were kept; allowed: an evaluation with images=True.")
         path, buffer = Path(path), io.BytesIO()
