@@ -159,6 +159,9 @@ def test_a_patch_changes_a_disc_and_breaks_what_its_pixels_decide():
     changed = ((found - x).abs() > 1e-4).flatten(1).sum(1)
     assert (changed > 0).all() and (changed <= 25).all()  # a disc of half the side, moved by a part of a pixel
     assert (labels(model, found) != y).all()
+    if importlib.util.find_spec("torchvision") is None:
+        with pytest.raises(ValueError, match=r"AdversarialPatch: .*No module named .torchvision"):
+            ART(threat, "AdversarialPatch", {"patch_shape": (1, 4, 4)})(model, x, y)
 
 
 @with_foolbox
@@ -230,21 +233,16 @@ def test_an_object_of_art_attacks_the_model_that_is_given_not_its_own():
     assert (labels(model, found) != y).all()
 
 
-ENTRIES = [
-    pytest.param("DDN", "PGD", {"attack": "DDN", "options": {"steps": 4}}, id="foolbox", marks=with_foolbox),
-    pytest.param("SimBA", "black-box", {"attack": "SimBA", "options": TABLE["SimBA"][3]}, id="art", marks=with_art),
-]
-
-
-@pytest.mark.parametrize(("name", "column", "told"), ENTRIES)
-def test_an_entry_is_verified_resumed_and_recorded(name, column, told, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", [p for p in EVERY if p.id in ("DDN", "SimBA")])
+def test_an_entry_is_verified_resumed_and_recorded(name, tmp_path, monkeypatch):
     model = own(5, side=5)
     x = images_for(model, 8)
     y, attack, entry = labels(model, x), attack_of(name), f"{name} by another"
-    suite = [Entry(entry, column, attack), Entry("again", column, attack)]
+    suite = [Entry(entry, "black-box", attack), Entry("again", "black-box", attack)]
     result = rd.evaluate(model, x, y, suite=suite, batch_size=4, out=tmp_path, checks=0)
     record = Evaluation.read(tmp_path).record.attacks[entry]
-    assert record.options.items() >= {**told, "seed": 0, "batch_size": attack.batch_size}.items()
+    told = {"attack": name, "options": TABLE[name][3], "seed": 0, "batch_size": attack.batch_size}
+    assert record.options.items() >= told.items()
     assert record.attack == type(attack).__name__ and record.options["version"][0].isdigit()
     assert record.options["threat"] == {"name": "L2", "eps": 0.4}
     rows = torch.arange(8).split(4)

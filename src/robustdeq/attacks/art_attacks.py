@@ -79,10 +79,7 @@ class ART(Wrapped):
         if attack.targeted or cls.__name__ == "AdversarialPatchNumpy":  # which takes every label for a target
             y = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
         images, labels = x.cpu().numpy(), nn.functional.one_hot(y, classes).float().cpu().numpy()
-        try:
-            made = attack.generate(x=images.copy(), y=labels)
-            if hasattr(attack, "apply_patch"):  # generate made the patch and its mask
-                made = attack.apply_patch(images.copy(), scale=getattr(attack, "_attack", attack).scale_max)
-        except ImportError as error:
-            raise ValueError(f"ART: {cls.__name__}: {error}; allowed: attacks that need nothing more.") from error
+        made = attack.generate(x=images.copy(), y=labels)
+        if hasattr(attack, "apply_patch"):  # generate made the patch and its mask
+            made = attack.apply_patch(images.copy(), scale=getattr(attack, "_attack", attack).scale_max)
         return torch.from_numpy(np.asarray(made, dtype=np.float32))

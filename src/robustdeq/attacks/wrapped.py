@@ -140,7 +140,7 @@ class Wrapped(ABC):
         own = {name: value for name, value in own.items() if name in allowed}
         try:
             return cls(*given, **{**own, **self.options})
-        except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        except (TypeError, ValueError, AssertionError, NotImplementedError, ImportError) as error:
             given_options = f"options={shown({**own, **self.options})} ({first_line(error)})"
             raise ValueError(f"{cls.__name__}: {given_options}; allowed: what {self.package[1]} takes.") from error
 
