@@ -196,13 +196,14 @@ def _bare(kind: Structure, budget: Budget) -> list[Entry]:
         far = replace(pgd, keep="highest")
         for state in (max(1, round(number * (kind.states - 1) / count)) for number in range(1, count + 1)):
             attacks[f"{name} state {state}"] = (far, partial(early, state=state))
-        attacks[f"{name} summed"] = (pgd, lambda deq: IntermediateState.several(deq, range(1, deq.steps + 1)))
     for loss in ("pm", "cw"):
         attacks[f"apgd-{budget.iterations} {loss}"] = (budget.apgd(loss), exact)
     if budget.restarts > 1:
         again = replace(pgd, seed=budget.seed + 1, restarts=budget.restarts)
         attacks[f"{name} x{budget.restarts}"] = (again, exact)
         attacks[f"{name} dlr x{budget.restarts}"] = (replace(again, loss="dlr"), exact)
+    if kind.states:
+        attacks[f"{name} summed"] = (pgd, lambda deq: IntermediateState.several(deq, range(1, deq.steps + 1)))
     attacks[f"{name} targeted"] = (replace(pgd, loss="ce-targeted"), exact)
     others = [Entry(called, "white-box", *attack, budget.points) for called, attack in attacks.items()]
     others += budget.each("", "white-box", exact, ("apgd", "fab"), own=True)
