@@ -194,6 +194,19 @@ def test_options_that_do_not_fit(name, kind, options, message):
         _entries(name, kind, **options)
 
 
+@pytest.mark.parametrize("kind", ["bare", "defended"])
+def test_a_finished_suite_is_not_run_again(kind, tmp_path):
+    """The options of every attack can be told, a solver's among them."""
+    model = _model(kind)
+    x = images_for(own(), 3)
+    given = {"suite": "adaptive", "threat": THREAT, "checks": 0, "out": tmp_path, **FEW}
+    first = rd.evaluate(model, x, model(x).argmax(1), **given)
+    assert all(attack.options for attack in first.record.attacks.values())
+    stamps = {name: attack.batches[0].seconds for name, attack in first.record.attacks.items()}
+    again = rd.evaluate(model, x, model(x).argmax(1), **given)
+    assert {name: attack.batches[0].seconds for name, attack in again.record.attacks.items()} == stamps
+
+
 def test_few_classes_are_refused_before_the_first_attack(tmp_path):
     model = own(3)
     x = images_for(model, 3)

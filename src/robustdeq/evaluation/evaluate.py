@@ -19,7 +19,7 @@ from ..gradients import Unrolled
 from ..models.fit import asked, check_logits
 from ..models.modes import evaluating, images_only
 from ..models.structure import Structure, structure
-from ..options import check_options, convert, describe
+from ..options import Registry, check_options, convert, describe
 from ..text import shown
 from . import suites
 from .entries import Entry
@@ -237,7 +237,7 @@ def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> Atta
     else:
         try:
             values = {option.name: getattr(entry.attack, option.name) for option in fields(entry.attack)}  # type: ignore[arg-type]
-            options = plain({n: describe(value) if isinstance(value, Threat) else value for n, value in values.items()})
+            options = plain({n: describe(v) if isinstance(v, Registry.bases) else v for n, v in values.items()})
         except (TypeError, AttributeError):
             pass  # no dataclass, or JSON cannot hold its options
     return AttackRecord(
