@@ -9,7 +9,7 @@ from torch import nn
 import robustdeq as rd
 from robustdeq.attacks import JointOptimisation
 from robustdeq.attacks.joint import Partly
-from robustdeq.attacks.losses import Goal
+from robustdeq.attacks.losses import LOSSES, Goal
 from robustdeq.dynamics import Anderson, Picard, drive
 
 SIDE, STATE, CLASSES = 3, 6, 3
@@ -64,7 +64,7 @@ def test_on_a_linear_model_it_finds_the_worst_case(threat, solver):
 def test_its_state_is_the_fixed_point_and_its_adjoint_the_implicit_one():
     model, _ = linear()
     x, y = points(model)
-    attack = JointOptimisation(rd.Linf(0.05), iterations=150, last_step=1e-12)
+    attack = JointOptimisation(rd.Linf(0.05), iterations=150, last_step=1e-12, loss="ce")
     images, z, mu = attack.run(model, x, Goal(y), x)
     a, readout = model.cell.a.detach(), model.readout
     inverse = torch.linalg.inv(torch.eye(STATE, dtype=torch.float64) - a)
@@ -90,13 +90,24 @@ def test_every_sample_has_its_own_run(loss):
 def test_evaluations_are_counted_and_the_fallen_cost_nothing_more():
     model, _ = linear(steps=4, classes=5)
     x, y = points(model)
-    attack = JointOptimisation(rd.Linf(1e-6), iterations=10, restarts=3, stack=1)
+    attack = JointOptimisation(rd.Linf(1e-6), iterations=10, restarts=3, stack=1, finish=2)
     model.tally.evaluations = 0
     attack(model, x, y)
-    assert model.tally.evaluations == 3 * len(x) * (10 + 4)
+    assert model.tally.evaluations == len(x) * (3 * (10 + 4) + 3 * 4)
     model.tally.evaluations = 0
     attack(model, x, (y + 1) % 5)  # all wrong from the first run on
     assert model.tally.evaluations == len(x) * (10 + 4)
+
+
+@pytest.mark.parametrize("loss", ["cw", "cw-targeted"])
+def test_at_the_end_the_best_image_of_a_sample_is_moved_on_by_pgd_at_its_own_goal(loss):
+    """On a truncated solve the exact gradient is another one; what it reaches is never worse, and often better."""
+    model, _ = linear(steps=2, classes=5)
+    x, y = points(model, 12)
+    attack = JointOptimisation(rd.Linf(0.02), iterations=6, loss=loss, finish=0)
+    before, after = (replace(attack, finish=finish)(model, x, y) for finish in (0, 20))
+    rise = LOSSES["cw"](model(after), Goal(y)) - LOSSES["cw"](model(before), Goal(y))
+    assert (rise > -1e-12).all() and (rise > 1e-6).any()
 
 
 def test_a_network_without_states_is_refused():

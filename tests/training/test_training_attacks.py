@@ -53,7 +53,7 @@ def test_joint_is_one_run_of_the_joint_attack(batch):
     (x, y), model = batch, nano().eval()
     pgd = PGD(Linf(EPS), 0.5 * EPS, 5, seed=3, keep="last")
     found = training_attacks.Joint(last_step=0.2, warm=2)(pgd, model, model, x, y, INDICES)
-    attack = JointOptimisation(Linf(EPS), 5, step=0.5, last_step=0.1)
+    attack = JointOptimisation(Linf(EPS), 5, step=0.5, last_step=0.1, loss="ce")
     images, z, mu = attack.run(model, x, Goal(y), Linf(EPS).spread(x, numbered(x, 3, 0, INDICES)))
     for mine, other in zip((found.images, found.z, found.mu), (images, z, mu)):
         assert torch.equal(mine, other.detach())
@@ -97,7 +97,8 @@ def test_a_known_adjoint_of_any_scale_is_where_the_implicit_gradient_begins(batc
         loss = torch.nn.functional.cross_entropy(model(x, gradient=gradient), y)
         return torch.autograd.grad(loss, x)[0]
 
-    _, _, mu = JointOptimisation(Linf(EPS), 200, last_step=1e-9, step=1e-9).run(model, x.detach(), Goal(y), x.detach())
+    attack = JointOptimisation(Linf(EPS), 200, last_step=1e-9, step=1e-9, loss="ce")
+    _, _, mu = attack.run(model, x.detach(), Goal(y), x.detach())
     exact = slope(Implicit(steps=40))
     size = exact.abs().max()
     assert (slope(Resumed(steps=1, mu=mu)) - exact).abs().max() < 1e-3 * size

@@ -9,15 +9,17 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..checks import Count, Positive, PositiveShare, Seed
+from ..checks import Count, Natural, Positive, PositiveShare, Seed
 from ..dynamics import SOLVERS, Map, Picard, Solver, SolverState, drive
 from ..models.deq import CellMap, DEQClassifier
 from ..models.structure import structure
 from ..options import OneOf, checked
 from .door import at_the_door
 from .losses import LOSSES, Goal, predictions
+from .pgd import PGD
 from .starts import ORDERS, goals, numbered
 from .threat import OfThreat, Threat
+from .views import ThroughGradient
 
 
 @checked
@@ -36,23 +38,25 @@ class JointOptimisation:
     step, last_step: eta of the first and of the last iteration in multiples of eps, geometric between them. solver: of
     (z, mu), a name, options or a Solver; the image takes plain steps, since its sign is not smooth. loss, targets,
     order, restarts, seed: as of ``PGD``; every run starts at a random point of the ball, from z = mu = 0. stack: how
-    many of them are moved at once. The image that comes back is, for each sample, the one of highest loss under the
-    deployed forward among the last ones of every target and restart; a sample that has fallen is left alone.
+    many of them are moved at once. finish: of all runs' last images a sample keeps the one of highest loss under the
+    deployed forward, and moves it on by so many steps of PGD, of eps / 20, with the exact gradient: near a boundary the
+    difference between z^[N] and the fixed point decides. A sample that has fallen is left alone.
     """
 
     threat: Annotated[Threat, OfThreat()]
     iterations: Count = 40
-    step: Positive = 0.4
-    last_step: Positive = 0.0125
-    loss: Annotated[str, OneOf("loss", LOSSES)] = "ce"
+    step: Positive = 2.0
+    last_step: Positive = 0.02
+    loss: Annotated[str, OneOf("loss", LOSSES)] = "cw"
     targets: Count = 9
     restarts: Count = 1
     seed: Seed = 0
     solver: Annotated[Any, SOLVERS] = Picard()  # noqa: RUF009 - immutable
     state_damping: PositiveShare = 0.8
-    adjoint_damping: PositiveShare = 0.6
+    adjoint_damping: PositiveShare = 0.8
     stack: Count = 3
     order: Annotated[str, OneOf("order", ORDERS)] = "likeliest"
+    finish: Natural = 5
 
     @at_the_door
     def __call__(self, model: Any, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:
@@ -61,7 +65,7 @@ class JointOptimisation:
         if not kind.states or kind.deq is None or kind.defence is not None:
             raise ValueError(f"JointOptimisation: the model is a {type(model).__name__}; allowed: a DEQ, undefended.")
         jobs = [(restart, goal) for restart in range(self.restarts) for goal in goals(self, model, x, y)]
-        best, best_loss = x.clone(), x.new_full((len(x),), -torch.inf)
+        best, best_loss, aims = x.clone(), x.new_full((len(x),), -torch.inf), jobs[0][1]
         for first in range(0, len(jobs), self.stack):
             rows = torch.nonzero(best_loss < torch.inf).flatten()
             if not len(rows):
@@ -74,9 +78,14 @@ class JointOptimisation:
                 logits = model(x_adv)
                 loss = LOSSES[self.loss](logits, goal).to(x.dtype).nan_to_num(-torch.inf)
             loss = loss.masked_fill(predictions(logits) != goal.y, torch.inf)
-            for own, images in zip(loss.split(len(rows)), x_adv.split(len(rows))):
+            for (_, aim), own, images in zip(some, loss.split(len(rows)), x_adv.split(len(rows))):
                 better = own > best_loss[rows]
                 best[rows[better]], best_loss[rows[better]] = images[better], own[better]
+                aims = aims.replaced(rows[better], aim)
+        rows = torch.nonzero(best_loss < torch.inf).flatten()
+        if self.finish and len(rows):
+            pgd = PGD(self.threat, self.threat.eps / 20, self.finish, loss=self.loss)
+            best[rows] = pgd.run(ThroughGradient(kind.deq, "unrolled"), x[rows], aims.rows(rows), best[rows])[0]
         return best
 
     def run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,10 @@ class Goal:
         columns = [[getattr(goal, part.name) for goal in goals] for part in fields(cls)]
         joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
         return cls(*joined)
+
+    def replaced(self, rows: Tensor, other: Goal) -> Goal:
+        """With ``other``'s target in some rows."""
+        return self if self.target is None else replace(self, target=self.target.index_put((rows,), other.target[rows]))
 
     def rows(self, keep: Tensor) -> Goal:
         """The goal of the kept samples."""

@@ -73,12 +73,12 @@ class PGD:
                 rows = torch.nonzero(best_loss < torch.inf).flatten()
                 if not len(rows):
                     return best
-                x_adv, loss = self._run(model, x[rows], goal.rows(rows), start[rows])
+                x_adv, loss = self.run(model, x[rows], goal.rows(rows), start[rows])
                 better = loss > best_loss[rows]
                 best[rows[better]], best_loss[rows[better]] = x_adv[better], loss[better]
         return best
 
-    def _run(self, model: nn.Module, x: Tensor, goal: Goal, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, model: nn.Module, x: Tensor, goal: Goal, x_adv: Tensor) -> tuple[Tensor, Tensor]:
         """One run from ``x_adv``: the kept images and their losses (B,), infinite where the sample is broken."""
         kept, kept_loss = x_adv.clone(), x.new_full((len(x),), -torch.inf)
         rows, view = torch.arange(len(x), device=x.device), summands(model)[0]  # the view whose logits they are

@@ -100,7 +100,7 @@ class Joint(TrainingAttack):
     last_step: PositiveShare = 0.4
     solver: Annotated[Any, SOLVERS] = Picard()  # noqa: RUF009 - immutable
     state_damping: PositiveShare = 0.8
-    adjoint_damping: PositiveShare = 0.6
+    adjoint_damping: PositiveShare = 0.8
     warm: Count | None = None
 
     def __call__(
