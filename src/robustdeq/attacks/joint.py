@@ -56,7 +56,7 @@ class JointOptimisation:
     adjoint_damping: PositiveShare = 0.8
     stack: Count = 3
     order: Annotated[str, OneOf("order", ORDERS)] = "likeliest"
-    finish: Natural = 5
+    finish: Natural = 10
 
     @at_the_door
     def __call__(self, model: Any, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:

@@ -1,0 +1,94 @@
+"""What stands against f-units, for PGD, Auto-PGD and the joint attack: python benchmarks/joint.py runs/mine/model
+
+Every attack has the same images, which the model classifies correctly; a chain hands on what is still standing. Every
+adversarial image is classified by the deployed forward and must lie in the ball. f-units are per image; seconds are of
+this machine. Attacks that are done are kept in --out and not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import robustdeq as rd
+from robustdeq.attacks import APGD, PGD, AutoAttack, JointOptimisation, Linf, Threat, ThroughGradient, predictions
+from robustdeq.files import write_json
+
+BATCH = 250
+
+
+def attacks(threat: Threat) -> dict[str, list[Any]]:
+    """Chains of attacks by name, cheap ones first."""
+    joint = JointOptimisation(threat)
+    chains: dict[str, list[Any]] = {}
+    for steps in (5, 10, 20, 40, 100):
+        chains[f"PGD-{steps}"] = [PGD(threat, threat.eps / 4, steps)]
+    for iterations in (10, 20, 40, 80, 160):
+        chains[f"joint-{iterations}"] = [replace(joint, iterations=iterations)]
+    nearest = JointOptimisation(threat, loss="cw-targeted", order="nearest", stack=9, seed=1)
+    small = JointOptimisation(threat, step=0.4, last_step=0.1, restarts=2, stack=2, seed=2)
+    chains["joint-40, then at 4 targets"] = [joint, replace(nearest, targets=4)]
+    chains["joint-40, then at 9 targets, then with small steps, twice"] = [joint, nearest, small]
+    for iterations in (20, 50, 100):
+        chains[f"APGD-{iterations}"] = [APGD(threat, iterations)]
+    chains["APGD-CE, APGD-T (reference, 100)"] = [AutoAttack(threat, attacks=["apgd-ce", "apgd-t"])]
+    return chains
+
+
+def measured(chain: Sequence[Any], model: Any, threat: Threat, x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
+    view, stands = ThroughGradient(model, "unrolled"), torch.ones(len(x), dtype=torch.bool)
+    before, began = model.tally.units, time.perf_counter()
+    for attack in chain:
+        module = model if isinstance(attack, JointOptimisation) else view
+        for rows in torch.nonzero(stands).flatten().split(BATCH):
+            x_adv = attack(module, x[rows], y[rows], indices=rows)
+            with torch.no_grad():
+                broken = (predictions(model(x_adv)) != y[rows]) & threat.contains(x[rows], x_adv)
+            stands[rows[broken]] = False
+    spent = {"units": (model.tally.units - before) / len(x), "seconds": time.perf_counter() - began}
+    return {"stands": int(stands.sum()), **spent}
+
+
+def table(found: dict[str, Any]) -> str:
+    lines = ["| attack | stand | f-units an image | seconds |", "|---|---|---|---|"]
+    for name, row in found["attacks"].items():
+        lines.append(f"| {name} | {row['stands']} | {row['units']:.0f} | {row['seconds']:.0f} |")
+    return "\n".join([f"{found['clean']} of {found['points']} images are classified correctly.", "", *lines])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--points", type=int, default=200)
+    parser.add_argument("--eps", type=float, default=None)
+    parser.add_argument("--steps", type=int, default=None, help="N, instead of the model's own")
+    parser.add_argument("--out", type=Path, required=True, help="a JSON file")
+    options = parser.parse_args()
+    model: Any = rd.load_model(options.model).eval()
+    model.steps = options.steps or model.steps
+    threat = Linf(options.eps or (0.15 if options.data == "digits" else 8 / 255))
+    test: Any = rd.data.load(options.data).test.take(slice(options.points))
+    x, y = test.images(), test.labels
+    with torch.no_grad():
+        right = torch.cat([predictions(model(part)) for part in x.split(BATCH)]) == y
+    found: dict[str, Any] = {"clean": int(right.sum()), "points": len(x), "attacks": {}}
+    if options.out.exists():
+        found = json.loads(options.out.read_text())
+    for name, chain in attacks(threat).items():
+        if name not in found["attacks"]:
+            found["attacks"][name] = measured(chain, model, threat, x[right], y[right])
+            write_json(options.out, found)
+            print(name, found["attacks"][name], flush=True)
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
