@@ -1,4 +1,4 @@
-"""Watching a run: PGD on held-out images with two gradients, and what should worry a reader."""
+"""Watching a run: attacks on held-out images, and what should worry a reader."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..attacks import PGD, Threat, ThroughGradient, predictions
+from ..attacks import PGD, JointOptimisation, Threat, ThroughGradient, predictions
 from ..data import ImageSet
 from ..distributed import Distributed
 from ..models.modes import evaluating
@@ -22,26 +22,26 @@ APART = 0.05
 def judge(
     model: nn.Module, images: ImageSet, threat: Threat, steps: int, seed: int, distributed: Distributed
 ) -> dict[str, float]:
-    """Shares of held-out images: clean, and robust under PGD with each gradient; ``robust`` is the smallest of these.
-    Several processes share the images and find the numbers of one."""
+    """Shares of held-out images: clean; what stands under PGD with each gradient; and ``robust``, what stands under all
+    of them and, of a DEQ, under the joint attack, which is made on the rest. Several processes share the images and
+    find the numbers of one."""
     names = ("unrolled", "phantom") if structure(model).states else ()
     views = {name: ThroughGradient(model, name) for name in names} or {"exact": model}
-    counts = dict.fromkeys(("clean", *views), 0)
-    total = len(images)
+    counts = dict.fromkeys(("clean", *views, "robust"), 0)
+    total, seed = len(images), mix(seed) % 2**31
     size = min(BATCH, -(-total // distributed.world_size))  # every process has a batch
-    attack = PGD(threat, threat.eps / 4, steps, seed=mix(seed) % 2**31)
+    pgd, joint = PGD(threat, threat.eps / 4, steps, seed=seed), JointOptimisation(threat, seed=seed)
     for start in distributed.share(range(0, total, size)):
         rows = slice(start, min(start + size, total))
-        x, y = images.images(rows), images.labels[rows]
+        x, y, indices = images.images(rows), images.labels[rows], torch.arange(start, rows.stop)
         right = _correct(model, x, y)
-        counts["clean"] += int(right.sum())
-        for name, view in views.items() if right.any() else ():
-            indices = torch.arange(rows.start, rows.stop)[right.cpu()]
-            x_adv = attack(view, x[right], y[right], indices=indices)
-            counts[name] += int(_correct(model, x_adv, y[right]).sum())
+        found = {name: _stand(model, pgd, view, x, y, indices, right) for name, view in views.items()}
+        left = torch.stack(list(found.values())).all(0)
+        found |= {"clean": right, "robust": _stand(model, joint, model, x, y, indices, left) if names else left}
+        for name, stands in found.items():
+            counts[name] += int(stands.sum())
     sums = distributed.all_reduce(torch.tensor(list(counts.values()))).tolist()
-    shares = {name: count / total for name, count in zip(counts, sums)}
-    return {**shares, "robust": min(shares[name] for name in views)}
+    return {name: count / total for name, count in zip(counts, sums)}
 
 
 def warnings(history: list[dict[str, Any]]) -> list[str]:
@@ -86,3 +86,14 @@ def summary(history: list[dict[str, Any]]) -> str:
 def _correct(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     with evaluating(model):
         return predictions(model(x)) == y
+
+
+def _stand(
+    model: nn.Module, attack: PGD | JointOptimisation, view: nn.Module, x: torch.Tensor, y: torch.Tensor,
+    indices: torch.Tensor, at: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """Which of the samples ``at``, (B,) bool, are classified correctly when they are attacked through the view."""
+    stands = at.clone()
+    if at.any():
+        stands[at] = _correct(model, attack(view, x[at], y[at], indices=indices[at.cpu()]), y[at])
+    return stands
