@@ -255,12 +255,12 @@ def _table(job: Reproduction, evaluations: Mapping[str, Evaluation], images: Map
     lines = [
         f"# {markdown(job.recipe.model)} on {markdown(images['source'])}",
         "",
-        f"| row | clean | PGD-20 | AA ({attacks}) | {' | '.join(SETTINGS)} | All |",
-        "|---|---|---|---|" + "---|" * len(SETTINGS) + "---|",
+        f"| row | clean | PGD-20 | joint | AA ({attacks}) | {' | '.join(SETTINGS)} | All |",
+        "|---|---|---|---|---|" + "---|" * len(SETTINGS) + "---|",
     ]
     for name, evaluation in evaluations.items():
         shares = evaluation.shares()
-        cells = [str(shares.get(column, "-")) for column in ("clean", "PGD", "AA", *SETTINGS, "All")]
+        cells = [str(shares.get(column, "-")) for column in ("clean", "PGD", "joint", "AA", *SETTINGS, "All")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     fired = [(name, flag) for name, evaluation in evaluations.items() for flag in evaluation.flags if flag.fired]
     total, training = images["test_images"], job.recipe.training
@@ -271,7 +271,8 @@ def _table(job: Reproduction, evaluations: Mapping[str, Evaluation], images: Map
         "",
         f"Percent, exact 95% interval, count. {ball}; {total} test images, {order}; "
         f"AA, the four settings and All on the first {points}.",
-        "PGD-20: the per-sample worst of the unrolled and the phantom gradient.",
+        "PGD-20: the per-sample worst of the unrolled and the phantom gradient, and of the DLR loss on what these leave; "
+        "joint: joint optimisation of state, adjoint and image.",
         "Rows with entropy reduction, by what the attacker knows. static: images made against the bare model, those of "
         "its own row among them; frozen: through the defence, x' - x held constant; end-to-end: through its updates; "
         "black-box: Square." + ("" if job.full else SHORT_BUDGETS),

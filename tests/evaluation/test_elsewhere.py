@@ -57,7 +57,7 @@ def test_images_are_made_against_the_surrogate_and_verified_on_the_model(model, 
         assert torch.equal(model(kept).argmax(1)[seen] == y[seen], found.robust[name][seen])
         assert found.columns[name] == "surrogate" and not found.record.attacks[name].exact
     shares = found.shares()
-    assert list(shares) == ["clean", "PGD", "surrogate", "All"]
+    assert list(shares) == ["clean", "PGD", "joint", "surrogate", "All"]
     assert shares["PGD"].count < shares["surrogate"].count < shares["clean"].count
     assert "| surrogate | " in found.table()
 
@@ -130,7 +130,7 @@ def test_each_side_of_a_defence_is_tried_on_the_images_of_the_other(model, point
     bare = evaluated(model, points, out=tmp_path / "bare", images=True, batch_size=7)
     found = evaluated(defended, points, out=tmp_path / "defended", images=True, beside=bare)
     handed = {f"beside {name}": images[:] for name, images in bare.images.items()}
-    assert list(found.columns)[:3] == list(handed) and {found.columns[name] for name in handed} == {"static"}
+    assert list(found.columns)[: len(handed)] == list(handed) and {found.columns[name] for name in handed} == {"static"}
     stands = found.clean.clone()
     for name, images in handed.items():
         seen, right = found.record.attacks[name].outcomes >= 0, defended(images).argmax(1) == y
@@ -143,7 +143,7 @@ def test_each_side_of_a_defence_is_tried_on_the_images_of_the_other(model, point
     back = evaluated(model, points, out=tmp_path / "back", beside=Evaluation.read(tmp_path / "defended"))
     own = [f"beside {name}" for name in found.columns if not name.startswith("beside")]
     assert [name for name, column in back.columns.items() if column == "transfer"] == own
-    assert list(back.shares()) == ["clean", "transfer", "PGD", "All"] and back.shares()["transfer"].count < 24
+    assert list(back.shares()) == ["clean", "transfer", "PGD", "joint", "All"] and back.shares()["transfer"].count < 24
     assert "| All, with the defence |" in back.table(found)
 
 

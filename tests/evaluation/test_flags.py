@@ -302,16 +302,15 @@ def test_a_masked_model_raises_its_flags_under_the_adaptive_suite(mask, sound, d
     assert found.robustbench()["unreliable"] is True
 
 
-def test_the_joint_attack_is_told_to_be_weak_where_no_fixed_point_is_near(sound, digits):
+def test_the_joint_attack_is_told_to_be_weak_where_no_fixed_point_is_near(digits):
     """Three steps of dynamics that turn the state around and around: PGD through the solver follows them."""
     wild = own(10, side=8, steps=3)
-    wild.load_state_dict(sound.state_dict())
     with torch.no_grad():
         angle = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(0))).Q
-        wild.cell.mix.weight.copy_(3 * angle)
+        wild.cell.mix.weight.copy_(2 * angle)
     y = wild(digits.images()).argmax(1)
-    entries = [e for e in suite("adaptive", wild, THREAT) if e.name.startswith(("pgd-20 unr", "pgd-20 ph", "joint-40"))]
-    found = rd.evaluate(wild, digits.images(), y, suite=entries[:3], threat=THREAT, checks=0)
+    found = rd.evaluate(wild, digits.images(), y, suite="quick", threat=THREAT, checks=0)
+    assert found.shares()["joint"].count > found.shares()["PGD"].count
     joint = next(flag for flag in found.flags if flag.name == "joint")
     assert joint.fired and "no fixed point is near" in joint.text
 

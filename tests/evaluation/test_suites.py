@@ -22,13 +22,13 @@ def _model(kind):
 
 
 COLUMNS = {
-    ("quick", "bare"): ["PGD"],
+    ("quick", "bare"): ["PGD", "joint"],
     ("quick", "plain"): ["PGD"],
     ("quick", "defended"): ["static", "frozen"],
     ("paper", "bare"): ["PGD", "AA"],
     ("paper", "plain"): ["PGD", "AA"],
     ("paper", "defended"): ["static"],
-    ("standard", "bare"): ["PGD", "AA"],
+    ("standard", "bare"): ["PGD", "joint", "AA"],
     ("standard", "plain"): ["PGD", "AA"],
     ("standard", "defended"): ["static", "frozen"],
     ("adaptive", "bare"): ["PGD", "white-box", "black-box"],
@@ -84,8 +84,9 @@ def test_gradients_that_are_compared_are_independent():
     """Equals are compared: the two gradients on cross-entropy. The DLR loss sees what both have left."""
     entries = _entries("quick")
     alone = [name for name, entry in entries.items() if entry.independent]
-    assert alone == ["pgd-20 unrolled", "pgd-20 phantom"] and list(entries) == [*alone, "pgd-20 dlr"]
+    assert alone == ["pgd-20 unrolled", "pgd-20 phantom"] and list(entries) == [*alone, "pgd-20 dlr", "joint-40"]
     assert entries["pgd-20 dlr"].column == "PGD" and entries["pgd-20 dlr"].attack.loss == "dlr"
+    assert entries["joint-40"].column == "joint"  # where it sees all that is classified correctly
     assert not any(entry.independent for entry in _entries("paper").values())
 
 
@@ -99,8 +100,8 @@ def test_the_states_whose_readouts_are_attacked_are_all_of_a_short_solve_and_som
 
 def test_what_is_dear_sees_the_points_that_it_is_given_and_what_stands():
     entries = _entries("adaptive", points=3)
-    assert {entry.points for entry in entries.values() if entry.column == "PGD"} == {None}
-    assert {entry.points for entry in entries.values() if entry.column != "PGD"} == {3}
+    cheap = {name for name, entry in entries.items() if entry.points is None}
+    assert cheap == set(_entries("quick")) and {entry.points for entry in entries.values()} == {None, 3}
     model = own(4, sharpness=8.0, steps=4)
     x = images_for(model, 12)
     found = rd.evaluate(model, x, model(x).argmax(1), suite="adaptive", threat=THREAT, checks=0, **FEW)

@@ -18,7 +18,7 @@ from .record import Checks, Record
 
 LEVEL, GAP_LEVEL = 0.01, 0.1
 """Of the sign test; the second where two gradients also differ by more than ``GAP`` points."""
-FOLLOWING = ("PGD", "AA", "white-box", "frozen", "end-to-end")
+FOLLOWING = ("PGD", "joint", "AA", "white-box", "frozen", "end-to-end")
 """Columns of attacks that follow the deployed model's gradient."""
 FIXED_POINT = ("residual", "joint")
 """Flags about attacks that assume a fixed point; the others do not need one."""

@@ -107,8 +107,8 @@ class Budget:
 
 
 def quick(model: Model, threat: Threat, **options: Any) -> list[Entry]:
-    """PGD with the unrolled and with the phantom gradient, and on the DLR loss what these leave; a defended model under
-    static and frozen threat.
+    """PGD with the unrolled and with the phantom gradient, and on the DLR loss what these leave; of a DEQ the joint
+    attack, in a column of its own; a defended model under static and frozen threat.
 
     options: step_size, seed, batch_size, steps, points, surrogates of ``Budget``.
     """
@@ -116,14 +116,17 @@ def quick(model: Model, threat: Threat, **options: Any) -> list[Entry]:
     return _quick(structure(model), budget) + budget.elsewhere(budget.points)
 
 
-def _quick(kind: Structure, budget: Budget) -> list[Entry]:
+def _quick(kind: Structure, budget: Budget, column: str = "joint") -> list[Entry]:
+    """column: of the joint attack."""
     name, pgd, points = f"pgd-{budget.steps}", budget.pgd, budget.points
     dlr = Entry(f"{name} dlr", "PGD", replace(pgd, loss="dlr"), exact, points)
     if kind.defence is None and kind.states:
+        joint = JointOptimisation(budget.threat, 2 * budget.steps, seed=budget.seed)
         return [
             Entry(f"{name} unrolled", "PGD", pgd, exact, points, independent=True),
             Entry(f"{name} phantom", "PGD", pgd, phantom, points, independent=True),
             dlr,
+            Entry(f"joint-{joint.iterations}", column, joint, bare, points),
         ]
     if kind.defence is None:
         return [Entry(name, "PGD", pgd, points=points), dlr]
@@ -187,11 +190,12 @@ def _bare(kind: Structure, budget: Budget) -> list[Entry]:
     name, pgd, attacks = f"pgd-{budget.steps}", budget.pgd, dict[str, tuple[Attack, View]]()
     if kind.states and kind.deq is not None:
         joint = JointOptimisation(budget.threat, 2 * budget.steps, seed=budget.seed)
-        attacks[f"joint-{joint.iterations}"] = (joint, bare)
         # The simultaneous adjoint takes the solver's own estimate of the inverse Jacobian.
         for gradient in ("implicit", "simultaneous") if kind.deq.solver.estimates_inverse else ("implicit",):
             attacks[f"{name} {gradient}"] = (pgd, partial(ThroughGradient, gradient=gradient))
-        attacks[f"joint-{joint.iterations} targeted"] = (replace(joint, loss="cw-targeted"), bare)
+        attacks[f"joint-{joint.iterations} targeted"] = (
+            replace(joint, loss="cw-targeted", order="nearest", stack=9), bare,
+        )  # fmt: skip
         count = min(kind.states - 1, READ)
         far = replace(pgd, keep="highest")
         for state in (max(1, round(number * (kind.states - 1) / count)) for number in range(1, count + 1)):
@@ -207,7 +211,7 @@ def _bare(kind: Structure, budget: Budget) -> list[Entry]:
     attacks[f"{name} targeted"] = (replace(pgd, loss="ce-targeted"), exact)
     others = [Entry(called, "white-box", *attack, budget.points) for called, attack in attacks.items()]
     others += budget.each("", "white-box", exact, ("apgd", "fab"), own=True)
-    return _quick(kind, replace(budget, points=None)) + others
+    return _quick(kind, replace(budget, points=None), "white-box") + others
 
 
 def _defended(kind: Structure, budget: Budget) -> list[Entry]:
