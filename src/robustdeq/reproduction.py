@@ -271,8 +271,8 @@ def _table(job: Reproduction, evaluations: Mapping[str, Evaluation], images: Map
         "",
         f"Percent, exact 95% interval, count. {ball}; {total} test images, {order}; "
         f"AA, the four settings and All on the first {points}.",
-        "PGD-20: the per-sample worst of the unrolled and the phantom gradient, and of the DLR loss on what these leave; "
-        "joint: joint optimisation of state, adjoint and image.",
+        "PGD-20: the per-sample worst of the unrolled and the phantom gradient and, on what these leave, of the DLR "
+        "loss; joint: joint optimisation of state, adjoint and image.",
         "Rows with entropy reduction, by what the attacker knows. static: images made against the bare model, those of "
         "its own row among them; frozen: through the defence, x' - x held constant; end-to-end: through its updates; "
         "black-box: Square." + ("" if job.full else SHORT_BUDGETS),
