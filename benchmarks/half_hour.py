@@ -62,19 +62,34 @@ COMMON: dict[str, Any] = {
     "validation_points": 0, "ema": 0.99,
 }  # fmt: skip
 SHORT = [fgsm(2, 2), fgsm(1, 5)]
+FAST = {"name": "picard", "damping": 0.8}
 MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 5e-3}
+
+WIDE = {"channels": [40, 80], "head_channels": [16, 32], "stem_stride": 4}
 
 TRIALS = {
     "adamw": Trial("the recipe so far, cut to a quarter", {"phases": SHORT}),
     "muon": Trial("Muon, same learning rate", {"phases": SHORT, **MUON}),
     "muon-1e-2": Trial("twice the learning rate", {"phases": SHORT, **MUON, "learning_rate": 1e-2}),
-    "muon-joint": Trial(
-        "the last epoch by the joint attack", {"phases": [fgsm(2, 2), joint(1, 8, 0.5, 3)], **MUON}
-    ),
+    "muon-joint": Trial("the last epoch by the joint attack", {"phases": [fgsm(2, 2), joint(1, 8, 0.5, 3)], **MUON}),
     "muon-n-fgsm": Trial(
         "N-FGSM instead of FGSM", {"phases": [fgsm(2, 2, "n-fgsm", EPS), fgsm(1, 5, "n-fgsm", EPS)], **MUON}
     ),
+    "muon-n3": Trial("three steps of the solver in every epoch", {"phases": [fgsm(3, 3)], **MUON}),
+    "muon-n4": Trial(
+        "four steps deployed, less damped",
+        {"phases": [fgsm(1, 2), fgsm(1, 3), fgsm(1, 4)], **MUON, "model_options": {"steps": 4, "solver": FAST}},
+    ),
+    "muon-wide": Trial(
+        "two scales of 8x8 and 4x4 pixels, wider", {"phases": SHORT, **MUON, "model_options": WIDE}
+    ),
+    "muon-batch-64": Trial("twice the updates", {"phases": SHORT, **MUON, "batch_size": 64}),
+    "muon-trades": Trial("TRADES", {"phases": [fgsm(1, 2), fgsm(1, 3)], **MUON, "objective": "trades"}),
+    "muon-mart": Trial("MART", {"phases": [fgsm(1, 2), fgsm(1, 4)], **MUON, "objective": "mart"}),
+    "muon-several": Trial("losses at several states", {"phases": SHORT, **MUON, "states": "several"}),
+    "muon-awp": Trial("adversarial weight perturbation", {"phases": [fgsm(2, 2), fgsm(1, 3)], **MUON, "awp": 0.005}),
 }  # fmt: skip
+"""A quarter of the budget each, at most."""
 
 
 def operations(model: Any) -> int:
@@ -103,6 +118,8 @@ def run(name: str, data: str, out: Path) -> None:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "residual": history[-1].get("residual", math.nan), **shares,
     }  # fmt: skip
+    if row["units"] > BUDGET / 4:
+        raise ValueError(f"{name}: {row['units']:.0f} f-units; allowed: a quarter of {BUDGET:.0f}.")
     write_json(folder / "trial.json", row)
     print(name, json.dumps(row), flush=True)
 
