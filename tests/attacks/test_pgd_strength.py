@@ -123,6 +123,7 @@ def test_more_steps_never_give_a_lower_loss(loss, threat):
             "kl": (q.exp() * (q - p)).sum(1),
             "dlr": (top[:, 1] - logits[rows, y]) / (top[:, 0] - top[:, 2]),
             "ce-targeted": p[rows, target],
+            "cw-targeted": logits[rows, target] - logits[rows, y],
             "dlr-targeted": (logits[rows, target] - logits[rows, y]) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2),
         }[loss]
         reached.append(value.masked_fill(logits.argmax(1) != y, torch.inf))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from pathlib import Path
@@ -35,7 +36,9 @@ def endless(words: list[str]) -> int:
 
 
 def greedy(words: list[str]) -> int:
-    bytearray(law.GROWTH + 2**28)[:: 2**10]
+    """It takes more than this process ever had, whatever it has given back since."""
+    now = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    bytearray(law._peak() - now + law.GROWTH + 2**28)[:: 2**10]
     return mistaken()(words)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..files import write_bytes
 from ..text import markdown, printable, shown
 from .flags import FIXED_POINT, Flag, flags
-from .images import KeptImages, batches
+from .images import KeptImages
 from .record import RECORD, Identity, Record, united
 from .robustbench import EXCLUDED, eps_of, footnote_of, images_of, optimises, parts_of, standard, threat_of
 
@@ -70,7 +70,7 @@ class Evaluation:
         stages: dict[str, tuple[Any, int]] = {"clean": (record.clean, record.identity.points)}
         stages |= {name: (record.attacks[name].batches, record.attacks[name].points) for name in record.columns}
         size, checked = record.identity.batch_size, record.checks is not None and record.checks.done
-        missing = [name for name, (done, count) in stages.items() if len(done) < len(batches(count, size))]
+        missing = [name for name, (done, count) in stages.items() if len(done) < -(-count // max(size, 1))]
         if missing := missing + ([] if checked else ["checks"]):
             raise ValueError(f"{folder} is unfinished: {', '.join(missing)}; evaluate with the same out= to go on.")
         return cls(record, folder)

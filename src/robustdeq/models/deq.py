@@ -105,8 +105,8 @@ class Tally:
     def watch(self, f_z: Tensor, passes: int) -> None:
         """Count ``passes`` whenever a gradient passes ``f_z``."""
 
-        def passed(grad: Tensor) -> None:
-            self.backward += passes * len(grad)
+        def passed(grad: Tensor | None) -> None:
+            self.backward += 0 if grad is None else passes * len(grad)
 
         if getattr(f_z, "requires_grad", False) and not torch.compiler.is_compiling():
             f_z.register_hook(passed)
