@@ -8,7 +8,7 @@ from small_models import own
 from torch import nn
 
 import robustdeq as rd
-from robustdeq.evaluation import Flag, flags, suite
+from robustdeq.evaluation import Flag, flags
 from robustdeq.evaluation.flags import LEVEL
 from robustdeq.evaluation.record import AttackRecord, Batch, Checks, CleanBatch, Identity, Record
 
