@@ -11,6 +11,14 @@ TRAIN = ["train", "digits"]
 REPRODUCE = ["reproduce", "smoke", "--jobs", "2"]
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """SIGINT is, also where the tests run in the background of a shell, which has its children ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(words, out, when, pauses):
     """Started, and sent SIGINT when the file ``when`` is there and after each further pause."""
     command = [sys.executable, "-m", "robustdeq", *words, "--out", str(out)]
