@@ -136,6 +136,12 @@ def test_an_optimizer_has_the_options_of_torchs_own(name):
         Optimizer.resolve({"name": name, "lr": 1.0})
 
 
+@pytest.mark.parametrize("options", [{"betas": [0.9]}, {"betas": [0.9, 5.0]}, {"betas": 3}, {"eps": -1.0}])
+def test_an_option_that_torch_stumbles_over_is_one_line(options):
+    with pytest.raises(ValueError, match=r"^optimizer .*\.$"):
+        Optimizer.resolve({"name": "adamw", **options})
+
+
 def test_a_registry_takes_named_dataclasses_of_its_base_and_no_name_twice():
     table = Registry("solver", rd.dynamics.Solver)
 

@@ -1,5 +1,6 @@
 """Strange models, damaged files and names with signs in them: the right number, or one line."""
 
+import json
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import robustdeq as rd
 from robustdeq.attacks import PGD
 from robustdeq.cli import main
 from robustdeq.evaluation import Entry, Evaluation
+from robustdeq.evaluation.record import _seal
 
 THREAT = rd.Linf(0.1)
 
@@ -116,6 +118,28 @@ def test_damaged_images_and_records_are_refused(points, tmp_path):
     for look in (lambda: Evaluation.read(tmp_path), lambda: rd.evaluate(model, *points, suite=entries(), out=tmp_path)):
         with pytest.raises(ValueError, match="damaged: its digest is of another record"):
             look()
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        (("columns", "other"), "PGD", r"names attacks that it does not hold, \['other'\]"),
+        (("attacks", "pgd", "points"), 2**70, "is unfinished: pgd"),
+        (("identity", "points"), 2**70, "is unfinished: clean"),
+    ],
+)
+def test_a_record_that_somebody_wrote_with_a_program_is_refused_at_once(path, value, message, points, tmp_path):
+    """Its digest is right, and what it says cannot be."""
+    rd.evaluate(net(), *points, suite=entries(), checks=0, out=tmp_path)
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    del record["sha256"]
+    place = record
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    (tmp_path / "evaluation.json").write_text(json.dumps({"sha256": _seal(record), **record}))
+    with pytest.raises(ValueError, match=message):
+        Evaluation.read(tmp_path)
 
 
 def test_names_of_others_are_no_markup_in_a_table(points):

@@ -67,6 +67,9 @@ class Evaluation:
         record = united(folder)
         if record is None:
             raise ValueError(f"{printable(str(folder))} holds no {RECORD}; give the out= of an evaluation.")
+        if unknown := [name for name in record.columns if name not in record.attacks]:
+            lost = f"{printable(str(folder))} names attacks that it does not hold, {shown(unknown)}"
+            raise ValueError(f"{lost}; remove it, and evaluate anew.")
         stages: dict[str, tuple[Any, int]] = {"clean": (record.clean, record.identity.points)}
         stages |= {name: (record.attacks[name].batches, record.attacks[name].points) for name in record.columns}
         size, checked = record.identity.batch_size, record.checks is not None and record.checks.done
