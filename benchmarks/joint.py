@@ -82,6 +82,7 @@ def main() -> None:
     found: dict[str, Any] = {"clean": int(right.sum()), "points": len(x), "attacks": {}}
     if options.out.exists():
         found = json.loads(options.out.read_text())
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     for name, chain in attacks(threat).items():
         if name not in found["attacks"]:
             found["attacks"][name] = measured(chain, model, threat, x[right], y[right])
