@@ -1,8 +1,8 @@
-"""Digits, and a small DEQ that was trained on them."""
+"""Digits, and a small DEQ that was trained on them; a DEQ with sharp edges, and noise that it classifies."""
 
 import pytest
 import torch
-from small_models import own
+from small_models import images_for, own
 from torch import nn
 
 import robustdeq as rd
@@ -28,3 +28,17 @@ def sound():
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return own(4, sharpness=8.0, steps=3)
+
+
+@pytest.fixture(scope="module")
+def points(model):
+    """24 images and their labels, which the model gets right but for every seventh."""
+    x = images_for(model, 24)
+    y = model(x).argmax(1)
+    y[::7] = (y[::7] + 1) % 4
+    return x, y

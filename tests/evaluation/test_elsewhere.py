@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from small_models import Linear, images_for, own
+from small_models import Linear, own
 from torch import nn
 
 import robustdeq as rd
@@ -23,19 +23,6 @@ def other(classes=4, seed=1, **options):
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=noise))
     return model
-
-
-@pytest.fixture(scope="module")
-def model():
-    return own(4, sharpness=8.0, steps=3)
-
-
-@pytest.fixture(scope="module")
-def points(model):
-    x = images_for(model, 24)
-    y = model(x).argmax(1)
-    y[::7] = (y[::7] + 1) % 4
-    return x, y
 
 
 def evaluated(model, points, **options):

@@ -2,26 +2,12 @@
 
 import pytest
 import torch
-from small_models import images_for, own
 
 import robustdeq as rd
 from robustdeq.attacks import PGD
 from robustdeq.evaluation import Entry
 
 THREAT = rd.Linf(0.1)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return own(4, sharpness=8.0, steps=3)
-
-
-@pytest.fixture(scope="module")
-def points(model):
-    x = images_for(model, 24)
-    y = model(x).argmax(1)
-    y[::7] = (y[::7] + 1) % 4
-    return x, y
 
 
 ENTRIES = [
