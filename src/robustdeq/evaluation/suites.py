@@ -80,6 +80,10 @@ class Budget:
             queries=self.queries,
         )  # fmt: skip
 
+    @property
+    def joint(self) -> JointOptimisation:
+        return JointOptimisation(self.threat, 2 * self.steps, seed=self.seed)
+
     def apgd(self, loss: str) -> APGD:
         return APGD(self.threat, self.iterations, seed=self.seed, loss=loss, stack=3)
 
@@ -121,12 +125,11 @@ def _quick(kind: Structure, budget: Budget, column: str = "joint") -> list[Entry
     name, pgd, points = f"pgd-{budget.steps}", budget.pgd, budget.points
     dlr = Entry(f"{name} dlr", "PGD", replace(pgd, loss="dlr"), exact, points)
     if kind.defence is None and kind.states:
-        joint = JointOptimisation(budget.threat, 2 * budget.steps, seed=budget.seed)
         return [
             Entry(f"{name} unrolled", "PGD", pgd, exact, points, independent=True),
             Entry(f"{name} phantom", "PGD", pgd, phantom, points, independent=True),
             dlr,
-            Entry(f"joint-{joint.iterations}", column, joint, bare, points),
+            Entry(f"joint-{budget.joint.iterations}", column, budget.joint, bare, points),
         ]
     if kind.defence is None:
         return [Entry(name, "PGD", pgd, points=points), dlr]
@@ -189,13 +192,11 @@ def _bare(kind: Structure, budget: Budget) -> list[Entry]:
     """The joint attack takes most of what falls at a few f-units an image, so that the dear ones see little."""
     name, pgd, attacks = f"pgd-{budget.steps}", budget.pgd, dict[str, tuple[Attack, View]]()
     if kind.states and kind.deq is not None:
-        joint = JointOptimisation(budget.threat, 2 * budget.steps, seed=budget.seed)
         # The simultaneous adjoint takes the solver's own estimate of the inverse Jacobian.
         for gradient in ("implicit", "simultaneous") if kind.deq.solver.estimates_inverse else ("implicit",):
             attacks[f"{name} {gradient}"] = (pgd, partial(ThroughGradient, gradient=gradient))
-        attacks[f"joint-{joint.iterations} targeted"] = (
-            replace(joint, loss="cw-targeted", order="nearest", stack=9), bare,
-        )  # fmt: skip
+        targeted = replace(budget.joint, loss="cw-targeted", order="nearest", stack=9)
+        attacks[f"joint-{targeted.iterations} targeted"] = (targeted, bare)
         count = min(kind.states - 1, READ)
         far = replace(pgd, keep="highest")
         for state in (max(1, round(number * (kind.states - 1) / count)) for number in range(1, count + 1)):
