@@ -45,7 +45,7 @@ def fgsm(epochs: int, steps: int, attack: str = "pgd", size: float = 10 * PIXEL)
 
 def joint(epochs: int, steps: int, size: float, warm: int | None, last: float = 0.4) -> dict[str, Any]:
     """Joint optimisation of the whole dynamics; the update goes on from its state."""
-    attack = {"name": "joint", "warm": warm, "last_step": last}
+    attack = {"name": "joint", "warm": warm, "last_step": last, "adjoint_damping": 0.6}
     return {"epochs": epochs, "attack": attack, "attack_steps": steps, "step_size": size * EPS}
 
 
