@@ -142,6 +142,16 @@ def test_a_record_that_somebody_wrote_with_a_program_is_refused_at_once(path, va
         Evaluation.read(tmp_path)
 
 
+@pytest.mark.parametrize("options", [{}, {"version": 5, "attacks": 5}, {"version": "standard", "attacks": [None]}])
+def test_options_of_autoattack_that_a_program_wrote_still_give_a_table(options, points, tmp_path):
+    rd.evaluate(net(), *points, suite=entries(), checks=0, out=tmp_path)
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    del record["sha256"]
+    record["attacks"]["pgd"] |= {"attack": "AutoAttack", "options": options}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"sha256": _seal(record), **record}))
+    assert "| PGD |" in Evaluation.read(tmp_path).table()
+
+
 def test_names_of_others_are_no_markup_in_a_table(points):
     names = [Entry("a|b\n\x1b[31m", "<b>c</b>|", PGD(THREAT, 0.03, 1))]
     names.append(Entry("[x](y)", "`d`", lambda model, x, y, indices: x + 1))

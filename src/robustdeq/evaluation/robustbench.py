@@ -41,8 +41,9 @@ def parts_of(attack: AttackRecord) -> tuple[str, ...]:
     if attack.attack != "AutoAttack":
         return ()
     options = attack.options or {}
-    whole = VERSIONS["standard"] if options["version"] == "standard" else ()
-    return whole if options["attacks"] is None else tuple(options["attacks"])
+    whole = VERSIONS["standard"] if options.get("version") == "standard" else ()
+    named = options.get("attacks")
+    return tuple(map(str, named)) if isinstance(named, list) else whole
 
 
 def optimises(record: Record) -> bool:
