@@ -63,17 +63,20 @@ COMMON: dict[str, Any] = {
 }  # fmt: skip
 SHORT = [fgsm(2, 2), fgsm(1, 5)]
 FAST = {"name": "picard", "damping": 0.8}
-MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 5e-3}
+MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 1e-2}
+SLOW: dict[str, Any] = {"optimizer": "muon", "learning_rate": 5e-3}
 
 WIDE = {"channels": [40, 80], "head_channels": [16, 32], "stem_stride": 4}
+COARSE = {"channels": [32, 64], "head_channels": [16, 32], "stem_stride": 4}
 
 TRIALS = {
     "adamw": Trial("the recipe so far, cut to a quarter", {"phases": SHORT}),
-    "muon": Trial("Muon, same learning rate", {"phases": SHORT, **MUON}),
-    "muon-1e-2": Trial("twice the learning rate", {"phases": SHORT, **MUON, "learning_rate": 1e-2}),
-    "muon-joint": Trial("the last epoch by the joint attack", {"phases": [fgsm(2, 2), joint(1, 8, 0.5, 3)], **MUON}),
+    "muon": Trial("Muon, same learning rate", {"phases": SHORT, **SLOW}),
+    "muon-1e-2": Trial("twice the learning rate", {"phases": SHORT, **MUON}),
+    "muon-2e-2": Trial("four times the learning rate", {"phases": SHORT, **MUON, "learning_rate": 2e-2}),
+    "muon-joint": Trial("the last epoch by the joint attack", {"phases": [fgsm(2, 2), joint(1, 8, 0.5, 3)], **SLOW}),
     "muon-n-fgsm": Trial(
-        "N-FGSM instead of FGSM", {"phases": [fgsm(2, 2, "n-fgsm", EPS), fgsm(1, 5, "n-fgsm", EPS)], **MUON}
+        "N-FGSM instead of FGSM", {"phases": [fgsm(2, 2, "n-fgsm", EPS), fgsm(1, 5, "n-fgsm", EPS)], **SLOW}
     ),
     "muon-n3": Trial("three steps of the solver in every epoch", {"phases": [fgsm(3, 3)], **MUON}),
     "muon-n4": Trial(
@@ -82,6 +85,10 @@ TRIALS = {
     ),
     "muon-wide": Trial(
         "two scales of 8x8 and 4x4 pixels, wider", {"phases": SHORT, **MUON, "model_options": WIDE}
+    ),
+    "muon-coarse": Trial(
+        "two scales of 8x8 and 4x4 pixels, two thirds of the work an evaluation, more epochs",
+        {"phases": [fgsm(3, 2), fgsm(2, 4)], **MUON, "model_options": COARSE},
     ),
     "muon-batch-64": Trial("twice the updates", {"phases": SHORT, **MUON, "batch_size": 64}),
     "muon-trades": Trial("TRADES", {"phases": [fgsm(1, 2), fgsm(1, 3)], **MUON, "objective": "trades"}),

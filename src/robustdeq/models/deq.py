@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,12 @@ class Cell(nn.Module):
 
     ``constants`` is what stays the same during one solve, such as normalised weights and dropout masks: a flat tuple of
     tensors (or None in a place), made once and handed to every call.
+
+    one_for_all: where the rows of z are equal, ``finish`` takes what ``prepare`` gave of one of them for all: the first
+    step of a solve, from z^[0] = 0, then costs the rest of f only.
     """
+
+    one_for_all: ClassVar[bool] = False
 
     def constants(self, z: Tensor) -> tuple[Tensor | None, ...] | None:
         return None
@@ -135,7 +140,11 @@ class CellMap:
         return self.cell.finish(self.prepare(z), self.u, self.constants)
 
     def prepare(self, z: Tensor) -> Any:
-        return self._prepared[1] if self._prepared[0] is z else self.cell.prepare(z, self.constants)
+        if self._prepared[0] is z:
+            return self._prepared[1]
+        # A stride of 0 says that all rows are one row in memory (``zeros``); a gradient to z is wanted row by row.
+        equal = self.cell.one_for_all and len(z) > 1 and z.stride(0) == 0 and not z.requires_grad
+        return self.cell.prepare(z[:1] if equal else z, self.constants)
 
     def at(self, u: Any, z: Tensor, prepared: Any) -> CellMap:
         """The map for the injection ``u``; ``prepared`` is what ``prepare(z)`` gave."""
@@ -250,8 +259,8 @@ class DEQClassifier(HubModule):
         return CellMap(self.cell, u, constants, self.tally)
 
     def zeros(self, x: Tensor) -> Tensor:
-        """z^[0], packed (B, D), of the images' dtype and device."""
-        return x.new_zeros(len(x), self.layout.size)
+        """z^[0], packed (B, D), of the images' dtype and device: one row of zeros, seen B times, not to be written to."""
+        return x.new_zeros(1, self.layout.size).expand(len(x), -1)
 
     def pack(self, parts: Sequence[Tensor]) -> Tensor:
         """A list of (B, *shape_i), finest first, to (B, D)."""

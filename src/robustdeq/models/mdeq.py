@@ -201,6 +201,8 @@ class MDEQCell(Cell):
     belong to ``prepare``.
     """
 
+    one_for_all = True
+
     def __init__(self, layout: StateLayout, expansion: int, dropout: float) -> None:
         super().__init__()
         channels = [shape[0] for shape in layout.shapes]

@@ -53,6 +53,20 @@ class CellLaws:
             assert_same(*slopes)
         assert_same((z, *tree_flatten(u)[0]), before)
 
+    def test_one_row_stands_for_all_equal_ones_where_it_says_so(self) -> None:
+        cell, z, u = self._exact()
+        if not cell.one_for_all:
+            return
+        for training in (True, False):
+            cell.train(training)
+            constants = cell.constants(z)
+            rows, row = z[:1].repeat(len(z), 1), z[:1]
+            both = cell(rows, u, constants), cell.finish(cell.prepare(row, constants), u, constants)
+            sums = [out.pow(3).sum() for out in both]
+            slopes = [torch.autograd.grad(sum_, list(cell.parameters()), retain_graph=True) for sum_ in sums]
+            for one, other in zip((both[0], *slopes[0]), (both[1], *slopes[1])):
+                assert_near(one, other, 1e-9)
+
     def test_a_row_depends_on_no_other(self) -> None:
         cell, z, u = self._exact()
         whole = cell(z, u)
