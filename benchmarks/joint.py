@@ -32,10 +32,9 @@ def attacks(threat: Threat) -> dict[str, list[Any]]:
         chains[f"PGD-{steps}"] = [PGD(threat, threat.eps / 4, steps)]
     for iterations in (10, 20, 40, 80, 160):
         chains[f"joint-{iterations}"] = [replace(joint, iterations=iterations)]
-    nearest = JointOptimisation(threat, loss="cw-targeted", order="nearest", stack=9, seed=1)
-    small = JointOptimisation(threat, step=0.4, last_step=0.1, restarts=2, stack=2, seed=2)
-    chains["joint-40, then at 4 targets"] = [joint, replace(nearest, targets=4)]
-    chains["joint-40, then at 9 targets, then with small steps, twice"] = [joint, nearest, small]
+    again = JointOptimisation(threat, 80, loss="cw-targeted", order="nearest", targets=3, stack=9, seed=1)
+    chains["joint-40, joint-80 at 3 targets"] = [joint, again]
+    chains["joint-40, joint-80 at 3 targets, twice"] = [joint, again, replace(again, seed=2, step=4.0)]
     for iterations in (20, 50, 100):
         chains[f"APGD-{iterations}"] = [APGD(threat, iterations)]
     chains["APGD-CE, APGD-T (reference, 100)"] = [AutoAttack(threat, attacks=["apgd-ce", "apgd-t"])]

@@ -58,7 +58,7 @@ def _entries(name, kind="bare", **options):
 def test_the_adaptive_suite_tries_everything():
     assert list(_entries("adaptive", steps=7, restarts=3)) == [
         "pgd-7 unrolled", "pgd-7 phantom", "pgd-7 dlr",
-        "joint-14", "pgd-7 implicit", "pgd-7 simultaneous", "joint-14 targeted",
+        "joint-14", "pgd-7 implicit", "pgd-7 simultaneous", "joint-28 targeted",
         "pgd-7 state 1", "pgd-7 state 2", "pgd-7 state 3", "apgd-100 pm", "apgd-100 cw",
         "pgd-7 x3", "pgd-7 dlr x3", "pgd-7 summed", "pgd-7 targeted", "apgd-100 ce", "apgd-100 dlr-targeted", "fab-t",
         "square black-box",
