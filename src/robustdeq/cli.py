@@ -140,7 +140,8 @@ def _with_checked_values(name: str, command: type, arguments: Sequence[str]) -> 
     """Every value as its field states it, so that a mistake is told in our words; a fraction becomes its number."""
     hints, words, checked, seen = get_type_hints(command, include_extras=True), iter(arguments), [], set()
     repeated: dict[str, list[str]] = {}  # of options that may be given several times
-    (main_field, *_) = [field.name for field in fields(command) if "Positional" in str(field.type)]
+    main_field = next((field.name for field in fields(command) if "Positional" in str(field.type)), None)
+    main_kind = None if main_field is None else _kind(hints[main_field])
     for word in words:
         flag, equals, value = word.partition("=")
         field = flag.removeprefix("--").replace("-", "_")
@@ -149,7 +150,9 @@ def _with_checked_values(name: str, command: type, arguments: Sequence[str]) -> 
             checked += [word, *words]
             break
         if not flag.startswith("--"):
-            if main_field in seen:
+            if main_field is None:
+                raise ValueError(f"{name}: {shown(word)}; allowed: options, which begin with --.")
+            if main_field in seen and get_origin(main_kind) is not tuple:
                 raise ValueError(f"{name}: {shown(word)} beside another {main_field.upper()}; allowed: one.")
             seen.add(main_field)
             checked.append(word)

@@ -1,0 +1,124 @@
+"""What is counted of every work, on any machine; a time is never tested."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import robustdeq as rd
+from robustdeq.bench import Row, counted, made, rates, record, table
+from robustdeq.cli import main
+
+N, BATCH = 3, 2
+UNITS = {
+    # evaluations of f, and backward passes: one to the image, two with the weights
+    "one f": 1, "solve": N, "forward": N,
+    "attack step, unrolled": 2 * N + N,  # and a look at where the step led
+    "attack step, phantom": (N + 6) + 6 + N,
+    "entropy reduction": N,
+    "update on clean images": 3 * N,
+    "update, PGD-AT-10": 10 * 2 * N + 3 * N,
+    "update, TRADES-10": (N + 10 * 2 * N) + 2 * 3 * N,
+}  # fmt: skip
+
+
+def _case(work, variant="eager"):
+    model = rd.create_model("mdeq-nano", steps=N, seed=0)
+    x = torch.rand(BATCH, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return model, made(work, variant, model, x, torch.tensor([3, 7]))
+
+
+@pytest.mark.parametrize("work", UNITS)
+def test_the_evaluations_of_f_of_a_work(work):
+    units, updates, gflop = counted(*_case(work))
+    assert units == UNITS[work] * BATCH
+    assert updates == (10 * BATCH if work == "entropy reduction" else 0)  # one block: after step 2 of 3
+    assert gflop > 0
+
+
+def test_the_first_step_of_a_solve_prepares_one_row_for_all():
+    """Operations of N steps are those of N - 1 evaluations, a tail, and the preparation of one row."""
+    one_f, solve = (counted(*_case(work))[2] for work in ("one f", "solve"))
+    tail = solve - (N - 1) * one_f
+    assert 0.2 * one_f < tail < 0.75 * one_f  # batch 2: the tail of two rows and the preparation of one
+
+
+def test_a_regulated_forward_prepares_a_state_once():
+    """Ten updates cost ten injections, tails and readouts, forward and back, and not one evaluation of f."""
+    model, call = _case("entropy reduction")
+    calls, prepare = [], model.cell.prepare
+    model.cell.prepare = lambda z, constants=None: calls.append(len(z)) or prepare(z, constants)
+    call()
+    assert calls == [1, BATCH, BATCH]  # z^[0] for all, z^[1], and z^[2] for the updates and the step behind them
+
+
+@pytest.mark.parametrize("variant", ["channels-last", "bfloat16"])
+def test_a_variant_computes_the_same(variant):
+    plain, other = (_case("forward", each)[1]() for each in ("eager", variant))
+    torch.testing.assert_close(other.float(), plain, atol=0.05 if variant == "bfloat16" else 1e-5, rtol=0.05)
+
+
+def test_rows_tell_ratios_and_are_kept(tmp_path, capsys):
+    words = ["--model", "mdeq-nano", "--batch", "2", "--steps", "2", "--repeats", "2", "--work", "one f"]
+    assert main(["bench", *words, "--work", "forward", "--out", str(tmp_path / "a.json")]) == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert [row["units"] for row in found["rows"]] == [1, 2] and found["environment"]["packages"]["torch"]
+    assert main(["bench", *words, "--compare", str(tmp_path / "a.json")]) == 0
+    assert "times as fast" in capsys.readouterr().out
+    twice = {**found, "rows": [{**row, "seconds": row["seconds"] / 2} for row in found["rows"]]}
+    assert all(line.endswith(" 2.00 |") for line in table(twice, found).splitlines()[2:4])
+    assert table(found).count("\n") == 5
+
+
+def test_a_mistake_is_one_line(tmp_path, capsys):
+    (tmp_path / "other.json").write_text("[1]")
+    for words, said in (
+        (["--work", "flight"], "unknown work"), (["--variant", "eager+fast"], "unknown variant"),
+        (["--repeats", "1"], "repeats=1"), (["--compare", str(tmp_path / "other.json")], "holds no rows"),
+        (["digits"], "allowed: options"), (["--model", "mdeq-nan"], "mdeq-nano"),
+    ):  # fmt: skip
+        assert main(["bench", *words]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert said in line, line
+
+
+def test_what_a_machine_reaches_is_measured_and_a_gflop_is_counted_in_full():
+    found = rates(torch.device("cpu"), size=64, repeats=2)
+    assert set(found) == {"matrix product, float32", "convolution, float32"} and min(found.values()) > 0
+    row = Row("forward", "eager", "mdeq-nano", 8, 4, 0.5, 0.4, 0.6, 8, 0, 3.0)
+    assert (row.images_per_second, row.gflops) == (8, 6)
+    assert record([row], found)["rows"][0]["gflop"] == 3.0
+
+
+REFERENCE = Path(__file__).parents[1] / "benchmarks" / "reference.py"
+
+
+@pytest.fixture(scope="module")
+def reference():
+    spec = importlib.util.spec_from_file_location("reference", REFERENCE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("solver", ["broyden", {"name": "picard", "damping": 0.5}])
+def test_the_plain_program_gives_the_same_numbers(reference, solver):
+    model = rd.create_model("mdeq-nano", solver=solver, steps=5, seed=0).double().eval()
+    x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = torch.tensor([1, 2, 3, 4])
+    same = lambda a, b: torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-8)  # noqa: E731
+    with torch.no_grad():
+        same(reference.forward(model, x), model(x))
+        defended = rd.EntropyReduction(updates=3)(model)
+    same(reference.entropy_reduction(model, x, updates=3), defended(x).detach())
+    model.train()
+    same(reference.phantom(model, x), model(x, gradient="phantom"))
+    at = x.clone().requires_grad_()
+    slopes = [torch.autograd.grad(logits.logsumexp(1).sum(), at)[0] for logits in
+              (reference.phantom(model, at), model(at, gradient="phantom"))]  # fmt: skip
+    same(*slopes)
+    climb = lambda logits: torch.nn.functional.cross_entropy(logits, y)  # noqa: E731
+    through = lambda at: model(at, gradient="phantom")  # noqa: E731
+    same(*(reference.pgd(each, climb, x, x, 3) for each in (lambda at: reference.phantom(model, at), through)))
