@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint docs tutorials clean
 
 install: .venv/installed
 
@@ -21,5 +21,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
+tutorials: install
+	$(BIN)/python docs/notebooks.py
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf site .venv .pytest_cache .ruff_cache .hypothesis

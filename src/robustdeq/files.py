@@ -20,7 +20,7 @@ from torch import Tensor
 
 LOCK = ".lock"
 """Lies in a folder while a process works there."""
-TEMPORARY = re.compile(r"\.(.+\.(json|jsonl|safetensors|md|png|svg|html)|wandb-id)\.[a-z0-9_]{8}")
+TEMPORARY = re.compile(r"\.(.+\.(json|jsonl|safetensors|md|csv|png|svg|html)|wandb-id)\.[a-z0-9_]{8}")
 """Names of what is not yet whole; a kill may leave one behind."""
 DIGEST = "sha256"
 OURS = ("runs", "models", "weights", "results", "data", "examples")

@@ -25,6 +25,7 @@ from .options import Registry
 from .text import shown
 
 Steps = int | Tensor | tuple[int, ...]
+"""How many steps: one number, one a sample (B,) int64, or several ascending ones of one solve."""
 
 
 class Gradient(ABC):
@@ -65,6 +66,7 @@ class Gradient(ABC):
 
 
 GRADIENTS: Registry[Gradient] = Registry("gradient", Gradient)
+"""The gradients by name; ``@GRADIENTS.register`` above a class adds one."""
 
 
 @GRADIENTS.register

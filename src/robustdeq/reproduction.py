@@ -1,8 +1,8 @@
-"""The main job: train the rows of the paper's table, evaluate them, write table, results and figures.
+"""The main job: train the rows of the paper's table, evaluate them, write table, results, figures and a report.
 
 A row is trained and evaluated in a process of its own. Rows share nothing but the output folder, which holds:
 recipe.json, models/ROW/, training/ROW/, evaluation/ROW[-entropy-reduction]/, states/ROW/, analysis/ROW.json, and at the
-end table.md, results.json and figures/. Whatever is there already is not done again.
+end table.md, results.json, figures/ and report.html. Whatever is there already is not done again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from .analysis import entropy_along, entropy_figure, state_figure
+from .analysis import entropy_along
 from .attacks import PGD, AutoAttack, EndToEnd, Frozen
 from .data import Splits
 from .distributed import Distributed
@@ -32,6 +32,7 @@ from .files import claim, held, read_json, write_json, write_text
 from .models import DEQClassifier
 from .options import describe
 from .recipe import Recipe, train, trainer_of
+from .report import entropy_figure, state_figure, write_report
 from .seeds import mix
 from .text import markdown
 
@@ -61,7 +62,7 @@ class Reproduction:
     full: bool = False
 
     def run(self, report: Report) -> str:
-        """Do all that is not done yet and return the table, which is also in ``out/table.md``."""
+        """Do all that is not done yet; return the table, which is ``out/table.md`` too, and where the report lies."""
         rows = {name: row.training.to_dict() for name, row in self.recipe.rows.items()}
         own = {"defence": describe(self.recipe.defence), "full": self.full, "device": self.device, "rows": rows}
         file = self.out / "recipe.json"
@@ -247,7 +248,7 @@ def _assemble(job: Reproduction) -> str:
     }
     write_json(out / "results.json", results)
     write_text(out / "table.md", table)
-    return table
+    return f"{table}\nThe report, for a browser: {write_report([out], data=job.recipe.data)}\n"
 
 
 def _table(job: Reproduction, evaluations: Mapping[str, Evaluation], images: Mapping[str, Any]) -> str:

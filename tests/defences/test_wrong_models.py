@@ -8,7 +8,6 @@ from torch import nn
 
 from robustdeq import create_model
 from robustdeq.analysis import entropy_along
-from robustdeq.analysis.figures import entropy_figure, state_figure
 from robustdeq.attacks import EndToEnd, Frozen, IntermediateState, Static, Summed, ThroughGradient
 from robustdeq.defences import EarlyState, Ensemble, EntropyReduction, RegulatedClassifier, SmoothSign, entropy
 from robustdeq.models import structure
@@ -143,14 +142,3 @@ def test_entropy_is_of_logits(logits):
 
 def test_entropy_along_needs_states():
     refused(lambda: entropy_along(Linear.random(3), images()), "entropy_along: the model is a Linear; allowed: a DEQ")
-
-
-def test_figures_need_rows(tmp_path):
-    for figure in (entropy_figure, state_figure):
-        for rows in (None, 5, {}, [], "x"):
-            refused(lambda figure=figure, rows=rows: figure(tmp_path / "a.png", rows), "a figure of .*; allowed: one")
-    wrong = {"a": ([1.0], [[1.0]])}
-    refused(lambda: entropy_figure(tmp_path / "a.png", wrong), "entropy_figure: a has clean images of shape")
-    for row in (None, {}, {"states": []}, [1]):
-        refused(lambda row=row: state_figure(tmp_path / "a.png", {"a": row}), "state_figure: a is a .*; allowed")
-    assert not list(tmp_path.iterdir())

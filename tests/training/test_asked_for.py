@@ -9,8 +9,9 @@ from small_models import PAIRS, nano, own
 import robustdeq as rd
 from robustdeq.seeds import generator
 from robustdeq.training import Phase, TrainConfig
+from robustdeq.training.piece import STATES
 from robustdeq.training.states import RandomState
-from robustdeq.training.step import STATES, TrainStep
+from robustdeq.training.step import TrainStep
 
 EPS = 0.15
 STEPS = 5

@@ -9,7 +9,7 @@ from torch import nn
 
 import robustdeq as rd
 from robustdeq.training import Phase, TrainConfig, Trainer
-from robustdeq.training import step as steps_of_training
+from robustdeq.training import piece as piece_of_training
 from robustdeq.training.objectives import state_deviation
 from robustdeq.training.step import TrainStep
 
@@ -76,7 +76,7 @@ def test_an_update_pays_weight_times_it(monkeypatch):
     """Of the images and of those that the attack has made of them, from the same start."""
     seen = []
     kept = lambda *args, **options: seen.append((args, options)) or state_deviation(*args, **options)  # noqa: E731
-    monkeypatch.setattr(steps_of_training, "state_deviation", kept)
+    monkeypatch.setattr(piece_of_training, "state_deviation", kept)
     losses, config = [], replace(CONFIG, start_noise=0.1)
     for weight in (0.0, 3.0):
         model = own(10, side=8, steps=STEPS, dtype=torch.float64)

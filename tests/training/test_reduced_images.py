@@ -8,8 +8,10 @@ import torch
 from small_models import images, nano, own
 
 import robustdeq as rd
+from robustdeq.distributed import SINGLE
 from robustdeq.recipes import recipe
 from robustdeq.training import Phase, TrainConfig, Trainer
+from robustdeq.training.piece import Piece
 from robustdeq.training.step import TrainStep
 
 BATCH, STEPS, EPS = 6, 5, 0.15
@@ -58,10 +60,10 @@ def test_an_attack_that_sees_it_too_takes_the_gradient_where_the_image_was_left(
         def forward(self, x):
             return self.model(x + (left(x.detach()) - x).detach())
 
-    plain = TrainStep(make(), torch.optim.SGD(make().parameters(), 1.0), CONFIG, 1)
-    attacked = plain._attacked(Reduced(), X, Y, config.phases[0], 0, 0).images
+    none = {True: None, False: None}
+    plain = Piece(CONFIG, Reduced(), None, none, SINGLE, X, Y, 0, 0, 0).attacked().images
     assert len(attack) == 1 + 2 and torch.equal(attack[0], left(X))
-    torch.testing.assert_close(x_adv, attacked)
+    torch.testing.assert_close(x_adv, plain)
 
 
 def test_with_perturbed_weights_and_penalties_the_images_are_reduced_once():

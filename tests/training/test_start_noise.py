@@ -8,9 +8,11 @@ from small_models import images, own
 
 import robustdeq as rd
 from robustdeq.attacks.starts import numbered
+from robustdeq.distributed import SINGLE
 from robustdeq.seeds import mix
 from robustdeq.training import Phase, TrainConfig, Trainer
-from robustdeq.training.step import START, TrainStep
+from robustdeq.training.piece import START, Piece
+from robustdeq.training.step import TrainStep
 
 BATCH = 8
 CONFIG = TrainConfig(
@@ -40,8 +42,13 @@ def test_the_numbers_do_not_depend_on_how_the_batch_is_divided():
 
 
 def test_they_are_normal_of_the_standard_deviation():
-    update = TrainStep(own(), torch.optim.SGD(own().parameters(), lr=1.0), CONFIG, 10)
-    drawn = update._start(torch.zeros(100, 1000), 0, 0)
+    class Wide(torch.nn.Module):  # what a piece asks of a DEQ for its start
+        def zeros(self, x):
+            return torch.zeros(len(x), 1000)
+
+    none, x = {True: None, False: None}, torch.zeros(100, 1, 8, 8)
+    piece = Piece(CONFIG, own(), Wide(), none, SINGLE, x, torch.zeros(100, dtype=torch.int64), 0, 0, 0)
+    drawn = piece.start["start"]
     assert abs(float(drawn.mean())) < 0.01 and float(drawn.std()) == pytest.approx(0.5, rel=0.02)
 
 

@@ -3,6 +3,7 @@
 from .apgd import APGD as APGD
 from .art_attacks import ART as ART
 from .autoattack import AutoAttack as AutoAttack
+from .calls import Calls as Calls
 from .foolbox_attacks import Foolbox as Foolbox
 from .joint import JointOptimisation as JointOptimisation
 from .losses import LOSSES as LOSSES

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..checks import Count, Seed, Share
 from ..options import OneOf, checked
+from .calls import Calls, aims, looks
 from .door import at_the_door, logits_of
 from .losses import LOSSES, Goal, predictions
 from .starts import ORDERS, goals, numbered, slope_of
@@ -145,6 +146,12 @@ class APGD:
         standing, rows = runs.first((runs.best_loss == highest[runs.rows]) & (runs.best_loss > -torch.inf), len(x))
         found[standing] = runs.best[rows]
         return found
+
+    def calls(self, model: nn.Module, classes: int) -> list[Calls]:
+        """What it asks at most, for each image; see ``Calls``."""
+        goals, chosen = aims(self, model, classes)
+        runs = self.restarts * goals
+        return [*chosen, *looks(model, runs * self.iterations, runs, runs * (self.iterations + 1))]
 
     def _look(self, model: nn.Module, runs: Runs, batch: int, first: bool, wanted: bool) -> tuple[Tensor, ...]:
         """Of every row whether it is misclassified, its loss and its slope; at most ``stack * batch`` at a time."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..checks import Length, Seed, Whole, check_labels
 from ..options import OneOf, checked
+from .calls import Calls
 from .door import at_the_door, logits_of
 from .threat import OfThreat, Threat
 from .views import Summed, View
@@ -27,6 +28,8 @@ VERSIONS = {
 }
 CLASSES = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab": 2, "fab-t": 2, "square": 2}
 """Every attack, and how many classes its loss needs."""
+FAB = 100
+"""Iterations of FAB, whatever those of APGD."""
 Bounded = Annotated[int, Whole(1, 2**31 - 1)]
 
 
@@ -59,6 +62,7 @@ class AutoAttack:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The attacks that are run, in their order."""
         return tuple(self.attacks) if self.attacks is not None else VERSIONS[self.version]
 
     @at_the_door
@@ -77,7 +81,7 @@ class AutoAttack:
 
     def reference(self, model: nn.Module, x: Tensor) -> Reference:
         """The pyautoattack object that is run, for images like x. model: in eval mode."""
-        whole = Summed([model]) if isinstance(model, View) and not model.faithful else model
+        whole = _whole(model)
 
         def seen(x: Tensor) -> Tensor:
             return logits_of(self, whole, x).float()  # in autocast, for one, they may be of another dtype
@@ -97,6 +101,20 @@ class AutoAttack:
         targeted.n_target_classes = fab.n_target_classes = min(9, self.fitting(self._classes(whole, x)) - 1)
         return reference
 
+    def calls(self, model: nn.Module, classes: int) -> list[Calls]:
+        """What it asks at most, for each image; see ``Calls``. The numbers are those of pyautoattack 0.2.0."""
+        restarts, targets, iterations = (5 if self.version == "plus" else 1), min(9, classes - 1), self.iterations + 1
+        whole, ascents = _whole(model), restarts * iterations * (20 if self.version == "rand" else 1)
+        asked = {  # an image is looked at before an attack, and what came out of it afterwards
+            "apgd-ce": Calls(whole, 2, ascents),
+            "apgd-dlr": Calls(whole, 2, ascents),
+            "apgd-t": Calls(whole, 2 + targets, targets * iterations),
+            "fab": Calls(whole, 2 + restarts * (FAB + 2), restarts * FAB, restarts * FAB * (classes - 1)),
+            "fab-t": Calls(whole, 2 + targets * (FAB + 3), targets * FAB),
+            "square": Calls(whole, 4 + self.queries),
+        }
+        return [Calls(whole, forwards=9, gradients=1), *(asked[name] for name in self.names)]  # checks of the defence
+
     def fitting(self, classes: int) -> int:
         """The number of classes; a ValueError if an attack needs more."""
         unfit = [name for name in self.names if classes < CLASSES[name]]
@@ -109,6 +127,11 @@ class AutoAttack:
     def _classes(self, model: nn.Module, x: Tensor) -> int:
         with torch.no_grad():
             return logits_of(self, model, x[:1]).shape[1]
+
+
+def _whole(model: nn.Module) -> nn.Module:
+    """What the reference sees: of a view with other logits than the deployed ones, those with the view's gradient."""
+    return Summed([model]) if isinstance(model, View) and not model.faithful else model
 
 
 @contextmanager

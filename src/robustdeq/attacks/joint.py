@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import Count, Natural, Positive, PositiveShare, Seed
 from ..dynamics import SOLVERS, Map, Picard, Solver, SolverState, drive
+from ..gradients import Unrolled
 from ..models.deq import CellMap, DEQClassifier
 from ..models.structure import structure
 from ..options import OneOf, checked
+from .calls import Calls, aims, looks
 from .door import at_the_door
 from .losses import LOSSES, Goal, predictions
 from .pgd import PGD
@@ -103,6 +105,19 @@ class JointOptimisation:
         moved = drive(solver, f, packed, self.iterations, regulate=lambda state: f.at(self._eta(state.t))).z
         z, mu, images = moved.split([zeros.shape[1], zeros.shape[1], start[0].numel()], dim=1)
         return images.reshape(start.shape), z, mu
+
+    def calls(self, model: nn.Module, classes: int) -> list[Calls]:
+        """What it asks at most, for each image; see ``Calls``. An iteration is a solve of one step and its gradient."""
+        deq: Any = structure(model).deq
+
+        def iteration(x: Tensor) -> Tensor:
+            return deq(x, steps=1, start=deq.zeros(x).clone(), solver=Picard(), gradient=Unrolled())
+
+        goals, chosen = aims(self, model, classes)
+        runs = self.restarts * goals  # every restart chooses its goals anew
+        moved = [Calls(iteration, gradients=runs * self.iterations), Calls(model, forwards=runs)]
+        finish = looks(ThroughGradient(deq, "unrolled"), self.finish, 1) if self.finish else []
+        return [*self.restarts * chosen, *moved, *finish]
 
     def _eta(self, iteration: int) -> float:
         share = iteration / max(self.iterations - 1, 1)

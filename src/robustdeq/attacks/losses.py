@@ -89,6 +89,7 @@ LOSSES = {
     "ce": cross_entropy, "kl": kl, "dlr": dlr, "pm": pm, "cw": cw, "dlr-targeted": dlr_targeted,
     "cw-targeted": cw_targeted, "ce-targeted": ce_targeted,
 }  # fmt: skip
+"""The losses by name: (logits (B, K), goal) to (B,), to be raised; ``-targeted``: towards a wrong class."""
 
 
 def predictions(logits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..checks import Count, Distance, Natural, Seed
 from ..options import OneOf, checked
+from .calls import Calls, aims, looks
 from .door import at_the_door, logits_of
 from .losses import LOSSES, Goal, predictions
 from .starts import ORDERS, goals, numbered, slope_of
@@ -98,6 +99,14 @@ class PGD:
                 break
             x_adv = self.threat.project(x, self.threat.ascend(x_adv, slope, self.step_size))
         return kept, kept_loss
+
+    def calls(self, model: nn.Module, classes: int) -> list[Calls]:
+        """What it asks at most, for each image; see ``Calls``."""
+        goals, chosen = aims(self, model, classes)
+        if self.keep == "last":
+            return [*chosen, *looks(model, gradients=self.steps, forwards=0)]
+        runs, judged = self.restarts * goals, (self.steps + 1) * (self.keep == "worst")
+        return [*chosen, *looks(model, runs * self.steps, runs, runs * judged)]
 
     def _start(self, x: Tensor, restart: int, indices: Tensor | None) -> Tensor:
         if self.start == "clean":

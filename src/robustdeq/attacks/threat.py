@@ -61,6 +61,7 @@ class OfThreat:
 
 
 THREATS: Registry[Threat] = Registry("threat", Threat)
+"""The threat models by name."""
 
 
 @THREATS.register

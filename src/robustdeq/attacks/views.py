@@ -49,6 +49,7 @@ class ThroughGradient(View):
         self.settings = {"gradient": describe(self.gradient)}
 
     def forward(self, x: Tensor) -> Tensor:
+        """The deployed logits (B, K), with the gradient that was chosen."""
         return self.deployed(x, gradient=self.gradient)
 
 
@@ -67,6 +68,7 @@ class Frozen(View):
     accepts = Defended
 
     def forward(self, x: Tensor) -> Tensor:
+        """The deployed logits (B, K), with x' - x held constant in the gradient."""
         return self.deployed(x)
 
 
@@ -82,6 +84,7 @@ class EndToEnd(View):
         self.sign, self.settings = SmoothSign(temperature), {"temperature": temperature}
 
     def forward(self, x: Tensor) -> Tensor:
+        """The deployed logits (B, K), with the gradient through the defence."""
         return self.deployed.end_to_end(x, self.sign)
 
 
@@ -116,6 +119,7 @@ class IntermediateState(View):
         return cls(deployed, state=int(state) + 1, unroll=int(unroll), damping=0.5 if kind == "M" else 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The logits (B, K) of h_K, with the gradient of the phantom steps from z^[i]."""
         model = self.deployed
         check_images(x, model.image_shape)
         f = model.map(x)
@@ -149,6 +153,7 @@ class Summed(View):
         self.settings = {"views": [{"name": type(v).__name__, **getattr(v, "settings", {})} for v in views]}
 
     def forward(self, x: Tensor) -> Tensor:
+        """The deployed logits (B, K), with the sum of the views' gradients."""
         with torch.no_grad():
             logits = logits_of(self, self.deployed, x)
         for view in self.views if torch.is_grad_enabled() else ():

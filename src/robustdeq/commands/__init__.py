@@ -1,7 +1,11 @@
 """The verbs of the command line: one dataclass each, whose fields are its flags and whose docstring is its help."""
 
+from .analyze import Analyze
 from .bench import Bench
 from .models import Attack, Convert, Evaluate
 from .recipes import Reproduce, Train
+from .report import Report
+from .view import View
 
-COMMANDS: dict[str, type] = {cls.__name__.lower(): cls for cls in (Train, Evaluate, Attack, Reproduce, Convert, Bench)}
+VERBS = (Train, Evaluate, Attack, Analyze, Report, Reproduce, Convert, Bench, View)
+COMMANDS: dict[str, type] = {cls.__name__.lower(): cls for cls in VERBS}

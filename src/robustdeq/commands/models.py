@@ -138,6 +138,8 @@ class Evaluate(_OnModel):
         )  # fmt: skip
 
     def _readouts(self, options: dict[str, Any]) -> str:
+        if options["progress"] is not None:  # dozens of short evaluations would each tell what they cost
+            options = {**options, "progress": options["progress"].__call__}
         model, threat, (test, held_out) = self.load(options["distributed"].device, "test", "validation")
         accuracies = readouts(
             model, test, held_out, threat=threat, batch_size=self.batch_size, seed=self.seed, out=self.out,

@@ -121,4 +121,4 @@ class Reproduce(_OfRecipe):
         options = {"device": str(available(self.device)), "jobs": self.jobs, "full": self.full}
         with bars() as report:
             table = Reproduction(recipe=chosen, out=out, **options).run(report)
-        print(f"{table}\n{printable(str(out))}: table.md, results.json, models/, figures/")
+        print(f"{table}\n{printable(str(out))}: table.md, results.json, report.html, models/, figures/")

@@ -93,6 +93,7 @@ class ImageSet:
         return replace(self, pixels=self.pixels[rows], labels=self.labels[rows])
 
     def to(self, device: torch.device | str) -> ImageSet:
+        """The same set with its pixels and labels on a device."""
         check_device(device)
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 

@@ -44,6 +44,7 @@ class StreamedSet:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their numbers."""
         return self.stored.classes
 
     def digest(self) -> str:
@@ -53,6 +54,7 @@ class StreamedSet:
         return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
     def to(self, device: torch.device | str) -> StreamedSet:
+        """The same set, whose batches come on a device."""
         check_device(device)
         return replace(self, device=device)
 

@@ -42,9 +42,11 @@ class EarlyState(Readout):
 
     @property
     def settings(self) -> dict[str, Any]:
+        """Which state is read."""
         return {"state": self.state}
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of z^[state], of images x (B, C, H, W), with the exact gradient."""
         return self.model(x, steps=self.state, gradient=Unrolled())
 
 
@@ -53,6 +55,7 @@ class Ensemble(Readout):
     """readout(mean of z^[1], ..., z^[N])."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of the mean of z^[1] ... z^[N], of images x (B, C, H, W), with the exact gradient."""
         model = self.model
         check_images(x, model.image_shape)
         total = model.zeros(x)

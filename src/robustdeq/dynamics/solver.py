@@ -59,6 +59,7 @@ class Solver(ABC, Generic[S]):
 
     @property
     def columns(self) -> int:
+        """How many tensors of the size of z its state holds at most, beside z and the newest pair."""
         return 0
 
     def init(self, z: Tensor) -> SolverState:
@@ -88,6 +89,7 @@ class Solver(ABC, Generic[S]):
 
 
 SOLVERS: Registry[Solver] = Registry("solver", Solver)
+"""The solvers by name; ``@SOLVERS.register`` above a class adds one."""
 
 
 def residual(f_z: Tensor, z: Tensor) -> Tensor:

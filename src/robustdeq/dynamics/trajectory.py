@@ -20,6 +20,7 @@ class Status(IntEnum):
 
     @property
     def remedy(self) -> str:
+        """What to do about it, in a few words."""
         return (
             "nothing to do",
             "allow more steps, or loosen the tolerance",

@@ -27,7 +27,8 @@ class Entry:
     """One attack of a suite.
 
     name: unique in its suite. column: of the table; a sample's outcome there is the worst over the column's entries.
-    attack: ``attack(module, x, y, indices=...)``. view: from the evaluated model to what the attack looks through.
+    attack: ``attack(module, x, y, indices=...)``; a method ``calls`` tells beforehand what it costs at most
+    (``attacks.Calls``). view: from the evaluated model to what the attack looks through.
     points: attack only the first so many points of the set; None takes all. independent: attack every sample that is
     classified correctly, also those that an earlier entry of the column has broken, so that attacks can be compared.
     surrogate: another model, trained independently, of which the view is taken instead: the images are made there, and

@@ -23,6 +23,7 @@ from ..options import Registry, check_options, convert, describe
 from ..text import shown
 from . import suites
 from .entries import Entry
+from .forecast import announce
 from .images import Points, Rows, loaded, points_of
 from .probes import probe
 from .record import RECORD, AttackRecord, Described, Identity, Record, RecordFile
@@ -51,7 +52,7 @@ def evaluate(
     images: keep the adversarial images there, too. distributed: each process takes its share of the batches.
     transfers: adversarial images (points, C, H, W) from elsewhere, a tensor or another evaluation's ``images``, by name
     "COLUMN/NAME", verified like any other attack. checks: look for red flags on the first so many samples, 0 for none.
-    samples: how they were chosen, in words. opaque: take a module that hides a DEQ or a defence.
+    samples: how they were chosen, in words. opaque: take a module that hides a DEQ or a defence. progress: see ``run``.
     beside: an evaluation of the bare model where this one is defended, or the other way round; refused where it is not
     that. The images it kept are tried, in the column ``static`` if made against the bare model, else ``transfer``.
     """
@@ -62,8 +63,6 @@ def evaluate(
     )  # fmt: skip
     threat = _threat(suite) if threat is None else threat
     points, kind = points_of(x, y), structure(model, opaque=opaque)
-    if images and out is None:
-        raise ValueError("evaluate: images=True without out; allowed: a folder to keep them in.")
     if isinstance(suite, str):
         suite = suites.suite(suite, kind, threat, step_size=step_size, seed=seed, batch_size=batch_size, **options)
     else:
@@ -87,6 +86,7 @@ def evaluate(
     with held(folder or Path(), folder is not None and distributed.main):
         file = RecordFile(folder, fresh, resume, distributed)
         run = Run(kind, points, threat, file, views, progress or (lambda *_: None))
+        announce(run, entries, checks, seed)
         run.clean()
         for entry in entries:
             run.attack(entry)
@@ -119,6 +119,8 @@ def _check_arguments(**arguments: Any) -> None:
     for name, (fits, allowed) in fitting.items():
         if not fits:
             raise ValueError(f"evaluate: {name}={shown(arguments[name])}; allowed: {allowed}.")
+    if arguments["images"] and arguments["out"] is None:
+        raise ValueError("evaluate: images=True without out; allowed: a folder to keep them in.")
 
 
 def _threat(suite: str | Sequence[Entry]) -> Threat:

@@ -110,6 +110,7 @@ class KeptImages:
         return torch.stack([loaded[start][row - start] for start, row in zip(first.tolist(), wanted.tolist())])
 
     def write(self, start: int, images: Tensor) -> None:
+        """Write the images (B, C, H, W) of the batch that begins at sample ``start``, as a file of their own."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_tensors(self.file(start), {"images": images}, **self._label(start))
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attacks import PGD, AutoAttack, Linf, ThroughGradient
+from ..attacks import PGD, AutoAttack, Calls, Linf, ThroughGradient
 from ..dynamics.trajectory import monitored
 from ..models.modes import evaluating, images_only
 from ..models.structure import Structure, structure
@@ -57,6 +57,23 @@ def probe(run: Run, points: int, seed: int) -> None:
             run.file.save()
         run.progress(done, len(wanted), f"check {name}")
     checks.done = True
+
+
+def foreseen(run: Run, points: int, seed: int) -> list[tuple[str, int, nn.Module, list[Calls]]]:
+    """What ``probe`` asks at most: for what, of how many images, through what view, which calls for each."""
+    model, view, classes = run.model, exact(run.model.deployed), len(run.record.identity.logits)
+    points, checks, wanted = min(points, len(run.points)), run.record.checks, []
+    if model.defence is not None and run.record.cost is None:
+        forwards = [Calls(module, forwards=COST_REPEATS) for module in (model.bare, model.deployed)]
+        wanted.append(("cost of the defence", min(len(run.points), run.batch_size, COST_POINTS), view, forwards))
+    if not points or (checks is not None and checks.points == points and checks.done):
+        return wanted
+    wanted.append(("checks", points, view, [Calls(view, gradients=1), Calls(model.deployed, forwards=2)]))
+    if model.states:
+        wanted.append(("checks", points, view, [Calls(model.bare, forwards=2)]))  # a step more than one forward
+    for attack, seen in _trials(run, view, seed).values():
+        wanted.append(("checks", points, seen, [*attack.calls(seen, classes), Calls(model.deployed, forwards=2)]))
+    return wanted
 
 
 def _trials(run: Run, view: nn.Module, seed: int) -> dict[str, tuple[PGD | AutoAttack, nn.Module]]:

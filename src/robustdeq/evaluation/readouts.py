@@ -45,6 +45,7 @@ class Readouts:
 
     @property
     def early(self) -> int | None:
+        """t*, the state that stood best on the held-out images (the first of equals), or None without such images."""
         if self.held_out is None:
             return None
         robust = [shares["All"].count for shares in self.held_out]

@@ -94,9 +94,8 @@ class AttackRecord:
 @checked
 @dataclass(kw_only=True)
 class Checks:
-    """What flags are raised on, measured on the first ``points`` samples; 0: left out. outcomes: 1 for a sample that is
-    as it should be, or that stands a short attack, else 0. values: mean cross-entropy of the attacked images, or a
-    median; None where there is none or it is infinite."""
+    """What flags are raised on, of the first ``points`` samples (0: left out). outcomes: 1 where a sample is sound or
+    stands a short attack, else 0. values: mean cross-entropy when attacked, or a median; None: none, or infinite."""
 
     points: int = 0
     outcomes: dict[str, list[int]] = field(default_factory=dict)
@@ -180,6 +179,7 @@ class Record:
         return self.predictions == _joined_rows(self.clean, "labels")
 
     def to_json(self) -> Any:
+        """The record as what JSON can hold."""
         return plain(asdict(self))
 
 

@@ -33,6 +33,7 @@ class Share:
 
     @property
     def percent(self) -> float:
+        """100 count / total; NaN of nothing."""
         return 100 * self.count / self.total if self.total else float("nan")
 
     @property
@@ -48,6 +49,7 @@ class Share:
         return f"{self.percent:.1f} [{low:.1f}, {high:.1f}] {self.count}/{self.total}" if self.total else "-"
 
     def to_dict(self) -> dict[str, int | float | list[float]]:
+        """Count, total, percent and 95% interval, as JSON."""
         return {"count": self.count, "total": self.total, "percent": self.percent, "interval95": list(self.interval)}
 
 

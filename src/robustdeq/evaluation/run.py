@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attacks import Threat, predictions
+from ..attacks import Calls, Threat, predictions
 from ..attacks.autoattack import LOGGER
 from ..attacks.views import summands
 from ..checks import check_labels
@@ -25,6 +25,8 @@ from .images import KeptImages, Points, Rows, loaded
 from .record import Batch, CleanBatch, Record, RecordFile, Spent
 
 Progress = Callable[[int, int, str], None]
+"""Called with how much of how much is done, and of what. One with a method ``say``, such as ``progress.bar`` gives, is
+told first what the evaluation will cost at most, attack by attack; for that the model is shown a few images."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Transfer:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor) -> Tensor:
         return self.images[indices.cpu()].to(x)
+
+    def calls(self, model: nn.Module, classes: int) -> list[Calls]:
+        return []
 
 
 @dataclass
@@ -80,25 +85,42 @@ class Run:
     def attack(self, entry: Entry) -> None:
         """Attack what stands, and verify what comes back; but not again where it was done on the very samples that
         stand now, with the images that are given now."""
-        attack, names, kept = self.record.attacks[entry.name], list(self.record.columns), None
-        before = [self.record.attacks[name] for name in names[: names.index(entry.name)]]
-        earlier = [] if entry.independent else [other for other in before if other.column == entry.column]
-        if self.file.folder is not None and self.record.images:
-            kept = KeptImages(self.file.folder / "images", entry.name, attack.points, self.batch_size)
+        attack = self.record.attacks[entry.name]
         for rows in self.file.mine(attack.points):
-            todo = self.correct(rows)
-            for other in earlier:
-                if rows.start in other.batches:
-                    outcomes = torch.tensor(other.batches[rows.start].outcomes)[: len(todo)]
-                    todo[: len(outcomes)] &= outcomes != 0
+            todo = self.standing(entry, rows)
             transferred = digest(entry.attack.images[rows]) if isinstance(entry.attack, Transfer) else None
-            batch = attack.batches.get(rows.start)
-            known = batch is not None and ([o >= 0 for o in batch.outcomes], batch.transferred)
-            images = kept is None or (batch is not None and batch.kept and kept.file(rows.start).exists())
-            if known != (todo.tolist(), transferred) or not images:
-                attack.batches[rows.start] = self._batch(entry, rows, todo, kept, transferred)
+            if not self.has(entry, rows, todo, transferred):
+                attack.batches[rows.start] = self._batch(entry, rows, todo, self._kept(entry), transferred)
                 self.file.save()
             self.progress(rows.stop, attack.points, entry.name)
+
+    def earlier(self, entry: Entry) -> list[str]:
+        """The attacks that leave this one only what stands after them."""
+        names, columns = list(self.record.columns), self.record.columns
+        before = names[: names.index(entry.name)]
+        return [] if entry.independent else [name for name in before if columns[name] == entry.column]
+
+    def standing(self, entry: Entry, rows: slice) -> Tensor:
+        """(B,) bool on the CPU: of these rows, what is classified correctly and stands after the attacks before."""
+        todo = self.correct(rows)
+        for other in (self.record.attacks[name] for name in self.earlier(entry)):
+            if rows.start in other.batches:
+                outcomes = torch.tensor(other.batches[rows.start].outcomes)[: len(todo)]
+                todo[: len(outcomes)] &= outcomes != 0
+        return todo
+
+    def has(self, entry: Entry, rows: slice, todo: Tensor, transferred: str | None) -> bool:
+        """Whether the record has this batch, of the samples ``todo`` and of these given images, and their images."""
+        batch, kept = self.record.attacks[entry.name].batches.get(rows.start), self._kept(entry)
+        known = batch is not None and ([o >= 0 for o in batch.outcomes], batch.transferred)
+        images = kept is None or (batch is not None and batch.kept and kept.file(rows.start).exists())
+        return known == (todo.tolist(), transferred) and images
+
+    def _kept(self, entry: Entry) -> KeptImages | None:
+        if self.file.folder is None or not self.record.images:
+            return None
+        points = self.record.attacks[entry.name].points
+        return KeptImages(self.file.folder / "images", entry.name, points, self.batch_size)
 
     def batch(self, rows: slice) -> tuple[Tensor, Tensor]:
         return loaded(self.points, rows, self.model.deployed)

@@ -249,6 +249,7 @@ def _has_looks(kind: Structure) -> bool:
 SUITES: dict[str, Callable[..., list[Entry]]] = {
     "quick": quick, "paper": paper, "standard": standard, "adaptive": adaptive,
 }  # fmt: skip
+"""The suites by name, each a function that makes its entries."""
 
 
 def suite(name: str, model: Model, threat: Threat, **options: Any) -> list[Entry]:

@@ -62,6 +62,7 @@ class Cell(nn.Module):
     one_for_all: ClassVar[bool] = False
 
     def constants(self, z: Tensor) -> tuple[Tensor | None, ...] | None:
+        """What one solve from z (B, D) uses at every step; None for nothing."""
         return None
 
     def prepare(self, z: Tensor, constants: Any = None) -> Any:
@@ -73,6 +74,7 @@ class Cell(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no finish")
 
     def forward(self, z: Tensor, u: Any, constants: Any = None) -> Tensor:
+        """f(z; u), packed (B, D)."""
         if constants is None:
             constants = self.constants(z)
         return self.finish(self.prepare(z, constants), u, constants)
@@ -140,6 +142,7 @@ class CellMap:
         return self.cell.finish(self.prepare(z), self.u, self.constants)
 
     def prepare(self, z: Tensor) -> Any:
+        """The cell's ``prepare`` at z (B, D); at the same tensor it is computed once."""
         if self._prepared[0] is z:
             return self._prepared[1]
         # A stride of 0 says that all rows are one row in memory (``zeros``); a gradient to z is wanted row by row.
@@ -181,6 +184,7 @@ class ClassifierTrajectory(Trajectory):
 
     @classmethod
     def of(cls, trajectory: Trajectory, readout: Readout, inputs: tuple[Tensor, ...] | None = None) -> Self:
+        """A trajectory of states together with what reads them."""
         return cls(**vars(trajectory), readout=readout, inputs=inputs)
 
     def logits(self, t: int) -> Tensor:
@@ -259,7 +263,7 @@ class DEQClassifier(HubModule):
         return CellMap(self.cell, u, constants, self.tally)
 
     def zeros(self, x: Tensor) -> Tensor:
-        """z^[0], packed (B, D), of the images' dtype and device: one row of zeros, seen B times, not to be written to."""
+        """z^[0], packed (B, D), of the images' dtype and device: one row of zeros seen B times, so never written to."""
         return x.new_zeros(1, self.layout.size).expand(len(x), -1)
 
     def pack(self, parts: Sequence[Tensor]) -> Tensor:

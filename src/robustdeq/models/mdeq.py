@@ -63,6 +63,7 @@ class MDEQConfig:
 
     @property
     def state_shapes(self) -> list[tuple[int, int, int]]:
+        """(C_i, H_i, W_i) of every scale, finest first."""
         _, height, width = self.image_shape
         scales = [(c, self.stem_stride * 2**i) for i, c in enumerate(self.channels)]
         return [(c, height // by, width // by) for c, by in scales]

@@ -86,6 +86,7 @@ class PreActResNet(HubModule):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of images x (B, C, H, W) in [0, 1]."""
         check_images(x, self.image_shape)
         check_dtype(x, self.stem.weight)
         h = F.relu(self.norm(self.units(self.stem(trackable(x)))))

@@ -29,6 +29,7 @@ class Wrapper(nn.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
+        """What tells it from another of its class; JSON."""
         return {}
 
 
@@ -52,6 +53,7 @@ class Defended(Wrapper):
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The options of ``method``; JSON."""
         return {} if self.method is None else describe(self.method)
 
     def forward(self, x: Tensor) -> Tensor:

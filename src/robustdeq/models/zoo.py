@@ -73,6 +73,7 @@ class Architecture(NamedTuple):
 
 
 ARCHITECTURES: dict[str, Architecture] = {}
+"""What ``create_model`` makes, by name."""
 
 
 def architecture(config: type[Any], presets: Mapping[str, Mapping[str, Any]]):

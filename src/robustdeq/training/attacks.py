@@ -47,6 +47,7 @@ class TrainingAttack(ABC):
 
 
 TRAINING_ATTACKS: Registry[TrainingAttack] = Registry("training attack", TrainingAttack)
+"""The attacks of a training phase by name."""
 
 
 @TRAINING_ATTACKS.register

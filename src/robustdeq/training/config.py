@@ -120,6 +120,7 @@ class TrainConfig:
 
     @property
     def epochs(self) -> int:
+        """Of all phases together."""
         return sum(phase.epochs for phase in self.phases)
 
     def phase(self, epoch: int) -> Phase:

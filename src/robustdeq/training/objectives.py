@@ -46,6 +46,7 @@ class Objective(ABC):
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective", Objective)
+"""The objectives by name."""
 
 
 @OBJECTIVES.register

@@ -77,6 +77,7 @@ class Schedule(ABC):
 
 
 SCHEDULES: Registry[Schedule] = Registry("schedule", Schedule)
+"""The schedules of the learning rate by name."""
 
 
 @SCHEDULES.register

@@ -33,6 +33,7 @@ class StateSampler(ABC):
 
 
 STATE_SAMPLERS: Registry[StateSampler] = Registry("state sampler", StateSampler)
+"""The state samplers by name."""
 
 
 @STATE_SAMPLERS.register

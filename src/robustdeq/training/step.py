@@ -6,7 +6,6 @@ import math
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -15,20 +14,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..attacks.starts import numbered
 from ..distributed import SINGLE, Distributed
 from ..dynamics.trajectory import monitored
-from ..gradients import Steps
 from ..models.modes import evaluating
 from ..models.structure import structure
-from ..seeds import generator, mix
-from .attacks import Attacked
-from .config import Phase, TrainConfig
-from .objectives import perturbed, state_deviation
-from .reader import Reader
+from ..seeds import mix
+from .config import TrainConfig
+from .objectives import perturbed
+from .piece import DROPOUT, Piece
 
-DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN, START = range(7)
-"""Places where a run draws random numbers (see ``seeds``)."""
 OF_STATES = ("start_noise", "consistency", "entropy_reduction", "attack_entropy_reduction")
 """Options that say nothing to a model without states."""
 
@@ -121,77 +115,28 @@ class TrainStep:
             for buffer, before in zip(self.model.buffers(), buffers):
                 buffer.copy_(before)
 
-    def _backward(self, x: Tensor, y: Tensor, step: int, epoch: int, piece: int) -> Tensor:
+    def _backward(self, x: Tensor, y: Tensor, step: int, epoch: int, number: int) -> Tensor:
         """Add the gradient of a piece of the batch to the parameters' own; its loss, accuracy, solver steps, (3,)."""
-        config, deq, phase, rank = self.config, self.deq, self.config.phase(epoch), self.distributed.rank
-        # What a sample draws depends on its place in the batch of all processes, not on how that was divided. Attack
-        # and update share one stream of states, so that every process draws the same t at the same forward.
-        first = (rank * config.accumulate + piece) * len(x)
-        states = generator(config.seed, STATES, step, piece)
-        pays = generator(config.seed, JACOBIAN, step, piece)  # the same in every process, unlike the probes
-        jacobian_steps = None if deq is None else config.jacobian.draw(epoch, pays)
-        start = {} if deq is None or not config.start_noise else {"start": self._start(deq.zeros(x), step, first)}
-
-        def draw(steps: int) -> Steps:
-            drawn = config.states.draw(steps, states, config.batch_size)
-            return drawn[first : first + len(x)] if isinstance(drawn, Tensor) else drawn
-
-        def reader(model: nn.Module, *, update: bool, most: int | None = None) -> Reader:
-            if deq is None:
-                return Reader(model)
-            steps = most or phase.solver_steps or deq.steps
-            gradient = phase.gradient or (config.gradient if update else config.attack_gradient)
-            shares = config.states.shares(steps) if update else None
-            options = {"gradient": gradient, "solver": phase.solver, **start}
-            return Reader(model, lambda: draw(steps), shares, left if update else self._left, **options)
-
-        @cache  # by identity: when the weights are perturbed, and in the penalties, the images are the same
-        def left(images: Tensor) -> Tensor:
-            return self._left(images, update=True)
+        config = self.config
+        piece = Piece(config, self.model, self.deq, self.defended, self.distributed, x, y, step, epoch, number)
+        attacked = piece.attacked()
 
         def climbed() -> Tensor:
-            return reader(self.model, update=True).losses(config.objective, x, x_adv, y).total
+            return piece.reader(self.model, update=True).losses(config.objective, x, attacked.images, y).total
 
-        attacked = self._attacked(reader(self.model, update=False), x, y, phase, step, first)
-        x_adv = attacked.images
         moved = perturbed(self.model, climbed, config.awp, self.distributed) if config.awp else nullcontext()
         with moved:
-            updated = reader(self.wrapped, update=True, most=jacobian_steps)
+            updated = piece.reader(self.wrapped, update=True, steps=piece.jacobian_steps)
             if attacked.z is not None:
-                updated.resume(attacked, phase.attack.warm)
-            losses = updated.losses(config.objective, x, x_adv, y)
-            total = losses.total
-            if deq is not None and config.consistency and x_adv is not x:
-                steps = phase.solver_steps or deq.steps
-                apart = state_deviation(deq, left(x), left(x_adv), steps, phase.solver, **start)
-                total = total + config.consistency * apart
-            if deq is not None and jacobian_steps is not None:
-                probes = generator(config.seed, JACOBIAN, step, piece, 1 + rank)
-                total = total + config.jacobian(deq, left(x_adv), jacobian_steps, probes, phase.solver)
+                updated.resume(attacked, piece.phase.attack.warm)
+            losses = updated.losses(config.objective, x, attacked.images, y)
+            total = losses.total + piece.penalties(attacked.images)
             if not total.requires_grad:
                 raise ValueError("the loss depends on no weight; allowed: a model that is trained by gradients.")
             (1 / config.accumulate * total).backward()
         solver_steps = torch.as_tensor(updated.steps).float().mean()
         values = [float(total.detach()), float(losses.correct_adv.float().mean()), float(solver_steps)]
         return torch.tensor(values, dtype=torch.float64)
-
-    def _left(self, x: Tensor, update: bool = False) -> Tensor:
-        """Images (B, C, H, W) as the defence of the update, or of its attack, leaves them, with the gradient of x."""
-        defended = self.defended[update]
-        return x if defended is None else (defended.trajectory(x).inputs or (x,))[-1] + (x - x.detach())
-
-    def _start(self, zeros: Tensor, step: int, first: int) -> Tensor:
-        """z^[0] of an update and its attack, (B, D), by the samples' places in the batch."""
-        places = first + torch.arange(len(zeros))
-        return self.config.start_noise * numbered(zeros, mix(self.config.seed, START, step), 0, places, torch.randn)
-
-    def _attacked(self, seen: Reader, x: Tensor, y: Tensor, phase: Phase, step: int, first: int) -> Attacked:
-        """The images of the update. seen: the model as the attack sees it. first: the first sample's number."""
-        config, seed = self.config, mix(self.config.seed, ATTACK, step)
-        pgd = config.objective.attack(config.threat, phase.attack_steps, phase.step_size, seed)
-        if not phase.attack_steps:
-            return Attacked(x)
-        return phase.attack(pgd, seen, self.deq, x, y, first + torch.arange(len(x)))
 
     def _share_buffers(self) -> None:
         """BatchNorm statistics become the mean over the processes (those of SyncBatchNorm are the same already)."""

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +20,28 @@ from ..files import claim, differences, first_line, held, plain, read_json, read
 from ..models.modes import evaluating
 from ..models.structure import structure
 from ..models.zoo import CONFIG, WEIGHTS, check_keys, save_model, stored_config
-from ..seeds import generator
+from ..seeds import generator, mix
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
-from .log import Log, check_wandb
+from .log import Log, beginning, check_wandb, judgement, pace
+from .piece import AUGMENT, DATA
+from .process import interrupts, memory_gib
 from .states import FinalState
-from .step import AUGMENT, DATA, TrainStep
+from .step import TrainStep
 from .watch import judge, warnings
 
 Progress = Callable[[int, int, str], None]
-"""Called with steps done, steps in all, and a short text."""
+"""Called with steps done, steps in all, and a short text. One with a method ``note``, such as ``progress.Lines``, also
+gets a line when the run begins and one at each judgement."""
 
 CHECKPOINT = "last.safetensors"
+"""The file in a run's folder from which it goes on."""
 ANEW = f"remove {CHECKPOINT} to start this run anew"
 LOG_EVERY = 10
 CLEAN_POINTS = 128
 """Training images whose clean accuracy and residual are logged every epoch."""
+DRAWS = 4
+"""Updates that are measured before the run, where states are random and their cost is."""
 
 
 class Trainer:
@@ -115,9 +116,7 @@ class Trainer:
 
     def rehearse(self) -> None:
         """Attack and update of every phase on a few images, of which no trace is left; raises what does not fit."""
-        config, size = self.config, self.config.batch_size // (self.config.accumulate * self.distributed.world_size)
-        first = self.images.take(slice(min(2, size)))
-        x, y = first.images(), first.labels
+        config, (x, y) = self.config, self._few()
         if config.pad >= min(x.shape[2:]):
             raise ValueError(f"pad={config.pad} of {x.shape[3]}x{x.shape[2]} pixels; allowed: less than a side.")
         with torch.no_grad(), evaluating(self.model):
@@ -126,6 +125,30 @@ class Trainer:
             if images is not None and (top := int(getattr(images, "labels", y).max())) >= classes:
                 raise ValueError(f"labels up to {top} for a model of {classes} classes; allowed: 0..{classes - 1}.")
         self.update.rehearse(x, y)
+
+    def units_left(self) -> float | None:
+        """f-units of the updates that are still to come, about: one of every phase is measured on a few images, and
+        leaves no trace. None where nothing is counted, and with SyncBatchNorm, which no process computes alone."""
+        if self.deq is None or any(isinstance(module, nn.SyncBatchNorm) for module in self.model.modules()):
+            return None
+        total, epoch, (x, y) = 0.0, 0, self._few()
+        draws = 1 if isinstance(self.config.states, FinalState) else DRAWS
+        seeds = [mix(self.config.seed, draw) % 2**31 for draw in range(draws)]
+        for phase in self.config.phases:
+            epoch += phase.epochs
+            steps = min(phase.epochs * self.steps_per_epoch, epoch * self.steps_per_epoch - self.step)
+            before = self.tally.units
+            for seed in seeds if steps > 0 else ():
+                config = replace(self.config, phases=(phase,), seed=seed)
+                TrainStep(self.model, self.optimizer, config, self.total).rehearse(x, y)
+            total += steps * self.config.batch_size * (self.tally.units - before) / (len(x) * len(seeds))
+        return total
+
+    def _few(self) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) and labels (B,), enough to see what an update does: two, or one where a piece is one."""
+        size = self.config.batch_size // (self.config.accumulate * self.distributed.world_size)
+        first = self.images.take(slice(min(2, size)))
+        return first.images(), first.labels
 
     def _run(self, progress: Progress | None) -> nn.Module:
         if self.checkpoint.exists():
@@ -141,6 +164,9 @@ class Trainer:
         if not self.distributed.agree(self.step):
             raise ValueError(f"{self.checkpoint} is not the same file for every process; give a folder they all reach.")
         self.log = Log(self.folder, self.step, self.config.to_dict() if self.wandb else None, self.distributed.main)
+        self.note: Callable[[str], None] | None = getattr(progress, "note", None)
+        if self.note is not None:
+            self.note(beginning(self.config, len(self.images), self.step, self.total, self.units_left(), self.log.path))
         try:
             with interrupts() as self.asked:
                 for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
@@ -170,9 +196,7 @@ class Trainer:
             self._train_on(x, y, epoch)
             count = self.step - first
             if progress is not None:
-                mean, speed = self.sums["loss"] / count, count * size / self.sums["seconds"]
-                text = f"epoch {epoch + 1}/{config.epochs}  loss {mean:.3f}  {speed:.0f} images/s"
-                progress(self.step, self.total, text)
+                progress(self.step, self.total, pace(config, epoch, count, self.sums, self.history))
             within = count < self.steps_per_epoch  # an epoch is closed before it is saved
             if within and self.distributed.all_reduce(torch.tensor(float(self.asked.is_set()))).item():
                 self._save()
@@ -214,6 +238,8 @@ class Trainer:
         self.history.append(row)
         row["warnings"] = warnings(self.history)
         self.log.write(self.step, row)
+        if self.note is not None and "validation" in row:
+            self.note(judgement(row))
 
     def _judge(self, images: ImageSet) -> dict[str, Any]:
         """Judge the weights and, apart, their average; the better one is kept if nothing was better before."""
@@ -263,32 +289,3 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     average.n_averaged.fill_(1)  # torch would copy the first weights it is shown: the start counts as one of them
     average.module.eval().requires_grad_(False)
     return average
-
-
-def memory_gib() -> float:
-    """The most memory that was held so far: of the GPU by tensors, else by this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-@contextmanager
-def interrupts() -> Iterator[threading.Event]:
-    """Inside, the first SIGINT or SIGTERM sets the event; a second one ends the process as usual."""
-    asked, before = threading.Event(), {}
-
-    def put_back() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def ask(*_: object) -> None:
-        asked.set()
-        put_back()
-
-    if threading.current_thread() is threading.main_thread():  # no other one may set a handler
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        put_back()

@@ -1,0 +1,171 @@
+"""All that is looked at for one model: clean, attacked, evading and regulated images, a batch at a time.
+
+Legend of shapes: B batch, T steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks import PGD, Threat
+from ..checks import check_count
+from ..defences import EntropyReduction
+from ..evaluation.images import Points, batches, loaded
+from ..files import read_tensors, write_tensors
+from ..models import DEQClassifier
+from .convergence import PathIndependence, SpectralRadius, path_independence, spectral_radius
+from .deviation import Deviation, deviation
+from .evading import Evading
+from .states import States, states_along
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+CLEAN, ATTACKED, EVADING = "clean", "attacked", "evading"
+REGULATED_CLEAN, REGULATED = "regulated clean", "regulated attacked"
+KINDS: dict[str, type] = {
+    "states": States, "deviations": Deviation, "radii": SpectralRadius, "paths": PathIndependence,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """B samples under one model. labels: (B,) int64. The others by what the images are:
+
+    clean: as they were given. attacked: PGD that takes all its steps, misclassified or not: an attack that stops where
+    a sample falls stops at the decision boundary, where every prediction is unsure. evading: of an attack that knows an
+    entropy detector. regulated clean, regulated attacked: the clean and the attacked images behind entropy reduction;
+    these were made without it. Their deviation is from the clean dynamics of the bare model, as that of the attacked.
+    """
+
+    labels: Tensor
+    states: Mapping[str, States]
+    deviations: Mapping[str, Deviation]
+    radii: Mapping[str, SpectralRadius]
+    paths: Mapping[str, PathIndependence]
+
+    def right(self, inputs: str, t: int | None = None) -> Tensor:
+        """(B,) bool: classified correctly at z^[t], by default at the last."""
+        prediction = self.states[inputs].prediction
+        return prediction[len(prediction) - 1 if t is None else t - 1] == self.labels
+
+    def frame(self, kind: str) -> DataFrame:
+        """Of ``states``, ``deviations``, ``radii`` or ``paths``: the table of each, with a column ``inputs``."""
+        from pandas import concat
+
+        tables = getattr(self, kind).items()
+        return concat([_headed(table.frame(), inputs=name) for name, table in tables], ignore_index=True)
+
+    def quantiles(self) -> DataFrame:
+        """Over the samples, a row for each kind of inputs, term, t and level."""
+        from pandas import concat
+
+        tables = [*self.states.items(), *self.deviations.items()]
+        return concat([_headed(table.quantiles(), inputs=name) for name, table in tables], ignore_index=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Flat, for a file; ``of`` reads it back."""
+        flat = {"labels": self.labels}
+        for kind in KINDS:
+            for name, part in getattr(self, kind).items():
+                flat |= {f"{kind}/{name}/{field.name}": getattr(part, field.name) for field in fields(part)}
+        return flat
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Measured:
+        parts: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+        for key, value in tensors.items():
+            if key != "labels":
+                kind, name, field = key.split("/")
+                parts[kind].setdefault(name, {})[field] = value
+        made = {k: {name: KINDS[k](**values) for name, values in of.items()} for k, of in parts.items()}
+        return cls(tensors["labels"], **made)
+
+    @classmethod
+    def joined(cls, batches: Sequence[Measured]) -> Measured:
+        """One batch of several. What is along t, (T, B, ...), is joined in its second dimension."""
+        flat = [batch.tensors() for batch in batches]
+        dims = {key: 0 if value.dim() == 1 else 1 for key, value in flat[0].items()}
+        return cls.of({key: torch.cat([one[key] for one in flat], dim=dim) for key, dim in dims.items()})
+
+
+@dataclass(frozen=True)
+class Measure:
+    """measured = measure(model, x, y, indices): everything of ``Measured``, on images x (B, C, H, W) of labels y (B,).
+
+    threat: of both attacks, whose ``steps`` steps have a quarter of its eps. method: the entropy reduction of the
+    regulated images; None: there are none. starts: of path independence. indices: (B,) the samples' numbers in their
+    data set; no number of a sample depends on its batch.
+    """
+
+    threat: Threat
+    steps: int = 20
+    method: EntropyReduction | None = None
+    starts: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("Measure", "steps", self.steps)
+        check_count("Measure", "starts", self.starts)
+
+    def __call__(self, model: DEQClassifier, x: Tensor, y: Tensor, indices: Tensor) -> Measured:
+        step, seed = self.threat.eps / 4, self.seed
+        far = PGD(self.threat, step, self.steps, seed=seed, keep="highest")
+        images = {CLEAN: x, ATTACKED: far(model, x, y, indices=indices)}
+        x_adv = images[ATTACKED]
+        evading = Evading(self.threat, step, self.steps, seed=seed)(model, x, y, indices=indices)
+        both = {"seed": seed, "indices": indices}
+        states = {name: states_along(model, of) for name, of in {**images, EVADING: evading}.items()}
+        deviations = {ATTACKED: deviation(model, x, x_adv)}
+        if self.method is not None:
+            defended: nn.Module = self.method(model)
+            for name, of in ((REGULATED_CLEAN, x), (REGULATED, x_adv)):
+                states[name] = states_along(defended, of)
+                deviations[name] = deviation(defended, x, of, reference=model)
+        radii = {name: spectral_radius(model, of, **both) for name, of in images.items()}
+        paths = {name: path_independence(model, of, starts=self.starts, **both) for name, of in images.items()}
+        return Measured(y, states, deviations, radii, paths)
+
+
+def measured(
+    measure: Measure, model: DEQClassifier, points: Points, folder: Path, *, batch_size: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Measured:  # fmt: skip
+    """Batch by batch, each kept in a file in ``folder``, and read from there where it is made already. On the CPU.
+
+    points: labelled images, such as an ``ImageSet``. The folder must be of this measure, model and images alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for rows in batches(len(points), batch_size):
+        file = folder / f"{rows.start:06}.safetensors"
+        if not file.exists():
+            progress(rows.start)
+            x, y = loaded(points, rows, model)
+            indices = torch.arange(rows.start, rows.stop, device=x.device)
+            write_tensors(file, measure(model, x, y, indices).tensors())
+        parts.append(_read(file))
+        progress(rows.stop)
+    return Measured.joined(parts)
+
+
+def _read(file: Path) -> Measured:
+    todo = "remove it, and it is made anew"
+    tensors, _ = read_tensors(file, todo)
+    try:
+        return Measured.of(tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} holds no measured batch of this version; {todo}.") from error
+
+
+def _headed(frame: DataFrame, **columns: str) -> DataFrame:
+    """With columns of one value in front."""
+    for place, (name, value) in enumerate(columns.items()):
+        frame.insert(place, name, value)
+    return frame

@@ -1,0 +1,190 @@
+"""What the options of entropy reduction, and N, do to accuracy and to cost: one option moved at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks import PGD, Frozen, Linf, predictions
+from ..checks import check_count
+from ..defences import EntropyReduction
+from ..evaluation.images import Points, batches, loaded
+from ..evaluation.result import Share
+from ..evaluation.run import spending
+from ..files import read_json, write_json
+from ..models import DEQClassifier, structure
+from ..models.modes import evaluating
+from .dynamics import longest, variant
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+EVERY, UPDATES, STEP_SIZES, STEPS = (1, 2, 4), (0, 5, 10, 20), (1 / 8, 1 / 4, 1 / 2), (1 / 2, 1, 2)
+"""T_f, R, beta as a share of eps, and N as a multiple of the model's own."""
+
+ATTACK_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Setting:
+    """every: T_f. updates: R, 0 for no defence. step_size: beta, in pixels of [0, 1]. steps: N."""
+
+    every: int
+    updates: int
+    step_size: float
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return f"every-{self.every}-updates-{self.updates}-step-{self.step_size:.6g}-steps-{self.steps}"
+
+
+def settings_around(eps: float, steps: int, most: int | None = None) -> list[Setting]:
+    """The center (T_f = 2, R = 10, beta = eps / 4, N = steps), and one option moved at a time; no defence at each N.
+    most: the largest N."""
+    center = Setting(min(2, steps), 10, eps / 4, steps)
+    lengths = [length for length in (max(1, round(share * steps)) for share in STEPS) if most is None or length <= most]
+    moved = [replace(center, every=every) for every in EVERY]
+    moved += [replace(center, updates=updates) for updates in UPDATES]
+    moved += [replace(center, step_size=share * eps) for share in STEP_SIZES]
+    moved += [replace(center, steps=length, updates=updates) for length in lengths for updates in (0, center.updates)]
+    return [setting for setting in dict.fromkeys([center, *moved]) if setting.every <= setting.steps]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting on B samples. clean, static, frozen: (B,) bool, classified correctly by the deployed forward: as they
+    are, attacked without the defence, and attacked through it with x' - x held constant. A sample that is wrong on its
+    own image is wrong under attack. evaluations, updates: of f, and of the input, for one image."""
+
+    setting: Setting
+    clean: Tensor
+    static: Tensor
+    frozen: Tensor
+    evaluations: float
+    updates: float
+
+    @property
+    def robust(self) -> Tensor:
+        """(B,) stands under both."""
+        return self.static & self.frozen
+
+    @property
+    def units(self) -> float:
+        """Cost of one image in evaluations of f. An update, half of f forward and back, counts one; its injection and
+        its readout are not counted."""
+        return self.evaluations + self.updates
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON; ``of`` reads it back."""
+        flags = {name: getattr(self, name).int().tolist() for name in ("clean", "static", "frozen")}
+        return {**asdict(self.setting), **flags, "evaluations": self.evaluations, "updates_made": self.updates}
+
+    @classmethod
+    def of(cls, value: dict[str, Any]) -> Row:
+        """Raises a KeyError or a TypeError for what ``to_dict`` did not make."""
+        setting = Setting(*(value[name] for name in ("every", "updates", "step_size", "steps")))
+        flags = (torch.tensor(value[name], dtype=torch.bool) for name in ("clean", "static", "frozen"))
+        return cls(setting, *flags, evaluations=value["evaluations"], updates=value["updates_made"])
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A row for each setting, on the same samples."""
+
+    rows: tuple[Row, ...]
+
+    def frame(self) -> DataFrame:
+        """A row for each setting: every, updates, step_size, steps, samples, clean, static, frozen, robust (counts),
+        units."""
+        from pandas import DataFrame
+
+        kinds = ("clean", "static", "frozen", "robust")
+        lines = [
+            {**asdict(row.setting), "samples": len(row.clean),
+             **{kind: int(getattr(row, kind).sum()) for kind in kinds}, "units": row.units}
+            for row in self.rows
+        ]  # fmt: skip
+        return DataFrame(lines)
+
+    def table(self) -> str:
+        """Markdown, in percent with exact 95% intervals and counts."""
+        lines = ["| T_f | R | beta | N | clean | static | frozen | both | f-units |", "|---" * 9 + "|"]
+        for row in self.rows:
+            kinds = (row.clean, row.static, row.frozen, row.robust)
+            shares = " | ".join(str(Share(int(kind.sum()), len(kind))) for kind in kinds)
+            every, updates, step_size, steps = vars(row.setting).values()
+            lines.append(f"| {every} | {updates} | {step_size:.4g} | {steps} | {shares} | {row.units:.3g} |")
+        return "\n".join(lines)
+
+
+def sweep(
+    model: DEQClassifier, points: Points, threat: Linf, *, settings: Sequence[Setting] | None = None,
+    attack_steps: int = ATTACK_STEPS, batch_size: int = 100, seed: int = 0, out: str | Path | None = None,
+    progress: Callable[[int, int, str], None] = lambda *_: None,
+) -> Sweep:  # fmt: skip
+    """Every setting, by default ``settings_around`` the defence's defaults: clean and robust accuracy, and cost.
+
+    The attacks are PGD of ``attack_steps`` steps of a quarter of eps, on the bare model and through the defence: few,
+    to compare settings, not to judge one. out: a folder with a file for each setting, written when it is done and not
+    made again; of this model, these images and these options alone.
+    """
+    check_count("sweep", "attack_steps", attack_steps)
+    folder = None if out is None else Path(out)
+    around = settings_around(threat.eps, model.steps, longest(model, model.solver))
+    settings = around if settings is None else settings
+    attack = PGD(threat, threat.eps / 4, attack_steps, seed=seed)
+    rows = []
+    for done, setting in enumerate(settings):
+        progress(done, len(settings), f"sweep {setting.name}")
+        file = None if folder is None else folder / f"{setting.name}.json"
+        if file is not None and file.exists():
+            rows.append(_read(file))
+            continue
+        rows.append(_row(model, points, setting, attack, batch_size))
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, rows[-1].to_dict())
+    progress(len(settings), len(settings), "sweep")
+    return Sweep(tuple(rows))
+
+
+def _read(file: Path) -> Row:
+    todo = "remove it, and it is made anew"
+    value = read_json(file, todo)
+    try:
+        return Row.of(value)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no row of a sweep of this version; {todo}.") from error
+
+
+def _row(model: DEQClassifier, points: Points, setting: Setting, attack: PGD, batch_size: int) -> Row:
+    bare = variant(model, steps=setting.steps)
+    method = EntropyReduction(attack.threat.eps, setting.step_size, setting.updates, setting.every)
+    deployed: nn.Module = method(bare) if setting.updates else bare
+    columns: list[tuple[Tensor, Tensor, Tensor]] = []
+    evaluations = updates = 0
+    for rows in batches(len(points), batch_size):
+        x, y = loaded(points, rows, model)
+        indices = torch.arange(rows.start, rows.stop, device=x.device)
+        with spending(structure(bare).tally) as spent:
+            clean = _right(deployed, x, y)
+        evaluations, updates = evaluations + spent.evaluations, updates + spent.updates
+        static = clean & _right(deployed, attack(bare, x, y, indices=indices), y)
+        frozen = static if deployed is bare else clean & _right(
+            deployed, attack(Frozen(deployed), x, y, indices=indices), y
+        )  # fmt: skip
+        columns.append((clean.cpu(), static.cpu(), frozen.cpu()))
+    joined = [torch.cat(column) for column in zip(*columns)]
+    return Row(setting, *joined, evaluations=evaluations / len(points), updates=updates / len(points))
+
+
+@torch.no_grad()
+def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with evaluating(model):
+        return predictions(model(x)) == y

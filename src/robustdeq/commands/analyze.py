@@ -1,0 +1,187 @@
+"""The verb that looks into the dynamics: analyze."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+from tyro.conf import arg
+
+from ..analysis.dynamics import longest, variant
+from ..analysis.measure import ATTACKED, EVADING, REGULATED, Measure, Measured, measured
+from ..analysis.summary import entropy_detector, samples_frame, summary, table
+from ..analysis.sweep import ATTACK_STEPS, Sweep, sweep
+from ..attacks import Linf
+from ..checks import Count
+from ..defences import EntropyReduction
+from ..distributed import available
+from ..dynamics import SOLVERS, Solver
+from ..environment import environment
+from ..evaluation import readouts
+from ..files import claim, digest, held, write_json, write_text
+from ..models import DEQClassifier, structure
+from ..options import describe, parsed
+from ..progress import bar
+from ..text import markdown, printable
+from .models import _OnModel
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FEW = 200
+"""Images, where --subset does not say how many."""
+NOTE = (
+    "Medians over the images at z^[N], clean / attacked. Entropy in nats. AUC: the entropy as a detector of the "
+    "attacks that succeed, with DeLong's 95% interval for pairs; evading: by an attack that knows it. Residual: "
+    "||f(z) - z|| / ||f(z)||. Deviation: total <= perturbation + accumulation. Radius: spectral, of df/dz. Ends apart: "
+    "z^[N] from random starts, as a share of its length."
+)
+SWEEP_NOTE = (
+    "One option moved at a time. static, frozen: PGD-{} on the bare model, and through the defence with x' - x held "
+    "constant; both: what stands under both. f-units: evaluations of f and updates of the input, for one image. So few "
+    "attacks compare settings; what a defence is worth, robustdeq evaluate --defend --suite adaptive says."
+)
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(kw_only=True)
+class Analyze(_OnModel):
+    """Look into a DEQ's dynamics: entropy, residual, deviation and accuracy along t, clean and attacked, by solver.
+
+    For example:
+      robustdeq analyze runs/mine/model --out runs/mine/analysis
+      robustdeq analyze runs/mine/model --subset 50 --solver broyden --solver picard --out runs/mine/two-solvers
+      robustdeq analyze runs/mine/model --solver '{"name": "picard", "damping": 0.5}' --out runs/mine/damped
+      robustdeq analyze runs/mine/model --defend --sweep --out runs/mine/defended
+      robustdeq analyze runs/small --data path/to/cifar10 --subset 100 --device cuda --out runs/small-analysis
+
+    Without --subset it looks at the first 200 test images. Written: table.md, analysis.json (medians, intervals), and
+    the numbers of every sample as CSV: states, deviations, quantiles, samples, detector, sweep. Given again, the same
+    command goes on from the last batch.
+    """
+
+    solver: tuple[str, ...] = ()
+    """A solver to drive the cell with, by name or as JSON with its options; may be given several times. Default: the
+    model's own first, then every other that can take as many steps. The first is the one of --sweep, and of the attack
+    on every z^[t]."""
+    steps: Count = 20
+    """Of PGD, through the solver's own steps; the step size is a quarter of eps."""
+    defend: bool = False
+    """Look at regulated images as well: the clean and the attacked ones behind input entropy reduction."""
+    sweep: Annotated[bool, arg(help=
+        "Move T_f, R and beta of entropy reduction, and N, one at a time: accuracy and cost (minutes)"
+    )] = False  # fmt: skip
+
+    def run(self) -> None:
+        model, threat, (test,) = self.load(available(self.device), "test")
+        if not structure(model).states or structure(model).defence is not None:
+            raise ValueError(f"analyze: the model is a {type(model).__name__}; allowed: a DEQClassifier.")
+        assert isinstance(model, DEQClassifier) and isinstance(threat, Linf)
+        test = test if self.subset is not None else test.take(slice(FEW))
+        method = EntropyReduction(threat.eps, threat.eps / 4, every=min(2, model.steps)) if self.defend else None
+        solvers = self._solvers(model)
+        plan = {
+            "weights": digest(*model.state_dict().values()), "solver": describe(model.solver), "N": model.steps,
+            "images": test.digest(), "eps": threat.eps, "steps": self.steps, "defence": describe(method),
+            "batch_size": self.batch_size, "seed": self.seed,
+        }  # fmt: skip
+        with held(self.out), bar("analyze") as progress:
+            assert progress is not None
+            claim(self.out / "plan.json", plan)
+            measure = Measure(threat, self.steps, method, seed=self.seed)
+            seen = self._measured(measure, model, solvers, test, progress)
+            text = self._written(seen, variant(model, solver=next(iter(solvers.values()))), test, threat, progress)
+        print(f"{text}\n\n{printable(str(self.out))}: table.md, analysis.json, and CSV files")
+
+    def _solvers(self, model: DEQClassifier) -> dict[str, Solver]:
+        """By the names under which they are told."""
+        given = [SOLVERS.resolve(parsed(word)) for word in self.solver]
+        others = [kind() for name, kind in SOLVERS.items() if name != model.solver.name]
+        able = [solver for solver in others if (most := longest(model, solver)) is None or model.steps <= most]
+        return {_name_of(solver): solver for solver in given or [model.solver, *able]}
+
+    def _measured(
+        self, measure: Measure, model: DEQClassifier, solvers: dict[str, Solver], test: Any, progress: Progress
+    ) -> dict[str, Measured]:
+        """Under every solver; a batch that is in its file is not made again."""
+        seen, total = {}, len(test) * len(solvers)
+        for name, solver in solvers.items():
+            before = len(test) * len(seen)
+            seen[name] = measured(
+                measure, variant(model, solver=solver), test, self._folder("measured", name),
+                batch_size=self.batch_size,
+                progress=lambda done: progress(before + done, total, f"{name}, attacks and dynamics"),  # noqa: B023
+            )  # fmt: skip
+        return seen
+
+    def _written(
+        self, seen: dict[str, Measured], first: DEQClassifier, test: Any, threat: Linf, progress: Progress
+    ) -> str:
+        """The table, after everything else is written. first: the model under the first solver."""
+        name, samples = next(iter(seen)), f"the first {len(test)} test images of {test.source}"
+        options: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed}
+        every_state = readouts(
+            first, test, threat=threat, steps=self.steps, samples=samples, out=self._folder("readouts", name),
+            progress=lambda done, total, text: progress(done, total, f"every z^[t], {text}"), **options,
+        )  # fmt: skip
+        made, few = None, min(ATTACK_STEPS, self.steps)
+        if self.sweep:
+            folder = self._folder("sweep", name)
+            made = sweep(first, test, threat, attack_steps=few, out=folder, progress=progress, **options)
+        summaries = {solver: summary(of) for solver, of in seen.items()}
+        self._write_frames(seen, made)
+        write_json(self.out / "analysis.json", {
+            "model": self.model, "samples": samples, "eps": threat.eps, "steps": self.steps, "seed": self.seed,
+            "defend": self.defend, "solvers": summaries, "readouts": {"solver": name, **every_state.to_dict()},
+            "sweep": None if made is None else {"solver": name, "rows": made.frame().to_dict("records")},
+            "environment": environment(),
+        })  # fmt: skip
+        setting = f"L-inf, eps {threat.eps:.4g}, PGD-{self.steps}"
+        parts = [table(summaries), f"{NOTE} Images: {markdown(samples)}; {setting}."]
+        parts += [f"Every z^[t], {markdown(name)}:", every_state.table()]
+        parts += [] if made is None else [f"Entropy reduction, {markdown(name)}:", made.table(), SWEEP_NOTE.format(few)]
+        write_text(self.out / "table.md", "\n\n".join(parts) + "\n")
+        return "\n\n".join(parts)
+
+    def _folder(self, stage: str, solver: str) -> Path:
+        return self.out / stage / quote(solver, safe="")
+
+    def _write_frames(self, seen: dict[str, Measured], made: Sweep | None) -> None:
+        frames: dict[str, Callable[[Measured], DataFrame]] = {
+            "states": lambda of: of.frame("states"),
+            "deviations": lambda of: of.frame("deviations"),
+            "quantiles": Measured.quantiles,
+            "samples": samples_frame,
+            "detector": _detectors,
+        }
+        for name, frame in frames.items():
+            write_text(self.out / f"{name}.csv", _stacked({solver: frame(of) for solver, of in seen.items()}, "solver"))
+        if made is not None:
+            write_text(self.out / "sweep.csv", made.frame().to_csv(index=False))
+
+
+def _detectors(of: Measured) -> DataFrame:
+    """The ROC of each kind of attacked images, with a column ``inputs``."""
+    from pandas import concat
+
+    curves = {name: entropy_detector(of, name).frame() for name in (ATTACKED, EVADING, REGULATED) if name in of.states}
+    return concat(curves, names=["inputs"]).reset_index(level=0)
+
+
+def _stacked(frames: dict[str, Any], column: str) -> str:
+    """CSV of the tables one below the other, their names in a first column."""
+    from pandas import concat
+
+    return concat(frames, names=[column]).reset_index(level=0).to_csv(index=False)
+
+
+def _name_of(solver: Solver) -> str:
+    """The name, and what differs from its defaults."""
+    told = describe(solver)
+    plain = describe(type(solver)()) if type(solver) in SOLVERS.values() else {}
+    changed = {key: value for key, value in told.items() if key not in plain or plain[key] != value}
+    options = ", ".join(f"{key}={value}" for key, value in changed.items())
+    return f"{solver.name} ({options})" if options else solver.name

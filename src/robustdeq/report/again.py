@@ -1,0 +1,70 @@
+"""The commands that make a run again, as far as its records tell them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from torch import nn
+
+from ..attacks import L2, Linf
+from ..evaluation import SUITES, suite
+from ..evaluation.record import Record
+from ..evaluation.robustbench import eps_of
+from .runs import Assessed, Run, Trained
+
+
+def train_command(trained: Trained) -> str:
+    """``robustdeq train`` from the plan that the run wrote down."""
+    return _line("robustdeq", "train", trained.folder / "config.json", "--out", "runs/again")
+
+
+def reproduce_command(run: Run, plan: dict[str, Any]) -> str:
+    """``robustdeq reproduce`` from the plan of the first row, which holds every option but the defence's."""
+    words: list[Any] = ["robustdeq", "reproduce", str(plan.get("recipe"))]
+    configs = sorted((run.folder / "training").glob("*/config.json"), key=lambda path: path.parent.name != "baseline")
+    if configs:
+        words[-1] = configs[0]
+    if isinstance(plan.get("defence"), dict):
+        words += ["--set", f"defence={json.dumps(plan['defence'])}"]
+    words += ["--full"] if plan.get("full") is True else []
+    return _line(*words, "--out", "runs/again")
+
+
+def evaluate_command(assessed: Assessed, deployed: nn.Module | None, place: str, data: str | None) -> str:
+    """``robustdeq evaluate`` with the record's options. Where the attacks are those of no suite, it says so."""
+    record = assessed.evaluation.record
+    identity, name = record.identity, _suite(record, deployed)
+    words: list[Any] = ["robustdeq", "evaluate", place or "MODEL", "--suite", name or "SUITE"]
+    words += ["--data", data] if data else []
+    words += ["--eps", eps_of(identity.eps), "--subset", identity.points]
+    words += ["--batch-size", identity.batch_size, "--seed", identity.seed]
+    words += ["--defend"] if identity.defence is not None else []
+    if any(attack.startswith("beside ") for attack in record.columns):
+        words += ["--beside", "EVALUATION_OF_THE_OTHER"]
+    words += ["--images"] if record.images else []
+    line = _line(*words, "--out", "runs/again")
+    if identity.norm != "Linf" or name is None:
+        return f"{line}\n# the attacks are of no suite at its defaults: give them with --set, or to robustdeq.evaluate"
+    return line
+
+
+def _suite(record: Record, deployed: nn.Module | None) -> str | None:
+    """The suite that makes the attacks on record, at its default budgets."""
+    if deployed is None:
+        return None
+    made = [name for name in record.columns if record.attacks[name].attack != "transfer"]
+    threat = {"Linf": Linf, "L2": L2}.get(record.identity.norm, Linf)(record.identity.eps)
+    for name in SUITES:
+        try:
+            entries = suite(name, deployed, threat)
+        except ValueError:
+            continue
+        if [entry.name for entry in entries] == made:
+            return name
+    return None
+
+
+def _line(*words: Any) -> str:
+    return shlex.join(str(word) for word in words)

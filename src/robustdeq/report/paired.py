@@ -1,0 +1,75 @@
+"""Two evaluations on the same samples, and who breaks what: counts sample by sample, and an exact test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+
+from ..evaluation import Evaluation
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One column of two evaluations on the same ``points`` samples. first, second: those that are right in that one
+    only. p: of McNemar's exact test (two-sided), how likely so uneven a split is if both were as good."""
+
+    column: str
+    points: int
+    first: int
+    second: int
+
+    @property
+    def p(self) -> float:
+        return mcnemar(self.first, self.second)
+
+    @property
+    def difference(self) -> float:
+        """By how many percentage points the first is better."""
+        return 100 * (self.first - self.second) / self.points if self.points else float("nan")
+
+
+def mcnemar(first: int, second: int) -> float:
+    """The exact p-value of McNemar's test: of the discordant pairs, half should fall to either side (Edwards 1948)."""
+    if not first + second:
+        return 1.0
+    return float(binomtest(first, first + second, 0.5).pvalue)
+
+
+def paired(one: Evaluation, other: Evaluation) -> list[Paired]:
+    """Every column that both have, on the samples that both saw. A ValueError says why there is none."""
+    a, b = one.record.identity, other.record.identity
+    if a.images != b.images:
+        raise ValueError("other images")
+    columns = ["clean"]
+    if (a.norm, a.eps) == (b.norm, b.eps):
+        both = [column for column in dict.fromkeys(one.columns.values()) if column in other.columns.values()]
+        columns += [*both, *(["All"] if one.columns and other.columns else [])]
+    rows = []
+    for column in columns:
+        first, second = standing(one, column), standing(other, column)
+        points = min(len(first), len(second))
+        first, second = first[:points], second[:points]
+        rows.append(Paired(column, points, int((first & ~second).sum()), int((second & ~first).sum())))
+    return rows
+
+
+def standing(evaluation: Evaluation, column: str) -> Tensor:
+    """(points,) bool: right on the image itself for ``clean``; else still right under every attack of the column, or
+    under every attack for ``All``."""
+    if column == "clean":
+        return evaluation.clean
+    robust = [evaluation.robust[name] for name, c in evaluation.columns.items() if column in (c, "All")]
+    points = min(map(len, robust))
+    return torch.stack([evaluation.clean[:points], *(stands[:points] for stands in robust)]).all(0)
+
+
+def alone(evaluation: Evaluation) -> dict[int, str]:
+    """Sample to the one attack that broke it, where every other attack that was shown it did not."""
+    breakers: dict[int, list[str]] = {}
+    for name in evaluation.columns:
+        for sample in (evaluation.record.attacks[name].outcomes == 0).nonzero().flatten().tolist():
+            breakers.setdefault(sample, []).append(name)
+    return {sample: broke[0] for sample, broke in sorted(breakers.items()) if len(broke) == 1}

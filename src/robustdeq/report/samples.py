@@ -1,0 +1,264 @@
+"""The samples of a page: their images, what each attack made of them, and their dynamics; JSON for its script.
+
+Legend of shapes: B samples, T steps, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..files import first_line
+from ..models import structure
+from ..models.modes import evaluating
+from .kept import Kept
+from .paired import alone
+from .pictures import data_uri, magnified
+from .runs import Assessed
+
+Progress = Callable[[int, int, str], None]
+"""Called with how much of how much is done, and what comes next."""
+BATCH = 50
+SIDES = (128, 64, 48, 32)
+BUDGET = 3_500_000
+"""Bytes of all pictures of a page."""
+CLASSES = 10
+"""Class probabilities that are shown of a sample: those that are the largest somewhere along t, and its label."""
+
+
+class Found(NamedTuple):
+    """The model that was judged and where it lay, and the source of the images; None and empty where not found."""
+
+    deployed: nn.Module | None
+    place: str
+    source: str | None
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The first B samples of one evaluation. chosen: the attack whose image is shown, None for none; x, x_adv:
+    (B, C, H, W), None where they were not found. labels: (B,)"""
+
+    assessed: Assessed
+    labels: list[int]
+    chosen: list[str | None]
+    x: Tensor | None = None
+    x_adv: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    deployed: nn.Module | None = None
+    place: str = ""
+    source: str | None = None
+
+
+def samples(
+    evaluations: list[Assessed], kept: Kept, count: int, progress: Progress
+) -> tuple[dict[str, Any], list[str], dict[str, Found]]:
+    """The first ``count`` samples of every evaluation, as JSON; what is missing; and what was found, by name."""
+    missing: list[str] = []
+    found: dict[str, Found] = {}
+    groups, pictures = [], _Pictures()
+    for done, assessed in enumerate(evaluations):
+        progress(done, len(evaluations), assessed.name)
+        shown = _found(assessed, kept, count, missing)
+        found[assessed.name] = Found(shown.deployed, shown.place, shown.source)
+        groups.append(_group(shown, pictures, missing))
+    progress(len(evaluations), len(evaluations), "done")
+    groups = [group for group in groups if group["samples"]]
+    return {"groups": groups, "pictures": pictures.encoded(missing)}, missing, found
+
+
+class _Pictures:
+    """Every picture once. ``add`` gives its number. rows: of the samples that they are of."""
+
+    def __init__(self) -> None:
+        self.images: list[Tensor] = []
+        self.rows: list[int] = []
+        self.numbers: dict[bytes, int] = {}
+
+    def add(self, image: Tensor, row: int) -> int:
+        key = image.contiguous().cpu().numpy().tobytes()
+        if key not in self.numbers:
+            self.numbers[key] = len(self.images)
+            self.images.append(image)
+            self.rows.append(row)
+        return self.numbers[key]
+
+    def encoded(self, missing: list[str]) -> list[str]:
+        """As data URIs, as large as the budget allows; of what does not fit at the smallest size, the last samples of
+        every evaluation are left out."""
+        uris: list[str] = []
+        for side in SIDES:
+            uris = [data_uri(image, side) for image in self.images]
+            if sum(map(len, uris)) <= BUDGET:
+                break
+        total, cut = 0, 0
+        for index in sorted(range(len(uris)), key=self.rows.__getitem__):
+            total += len(uris[index])
+            if total > BUDGET:
+                uris[index], cut = "", cut + 1
+        if cut:
+            missing.append(f"{cut} pictures of the last samples are left out, to keep the file small; give --samples.")
+        return uris
+
+
+def _found(assessed: Assessed, kept: Kept, count: int, missing: list[str]) -> _Shown:
+    evaluation, name = assessed.evaluation, assessed.name
+    labels = [label for _, batch in sorted(evaluation.record.clean.items()) for label in batch.labels][:count]
+    chosen = [_chosen(evaluation, sample) for sample in range(len(labels))]
+    shown = _Shown(assessed, labels, chosen)
+    if not labels:
+        return shown
+    try:
+        images, source = kept.images(assessed)
+        x, classes = images.take(slice(len(labels))).images(), tuple(map(str, getattr(images, "classes", ())))
+        shown = replace(shown, x=x, classes=classes, source=source)
+        deployed, place = kept.model(assessed, x[:1])
+        shown = replace(shown, deployed=deployed, place=place)
+    except (ValueError, RuntimeError, OSError) as error:
+        missing.append(f"{name}: {error}")
+    return replace(shown, x_adv=_attacked(assessed, shown, missing))
+
+
+def _chosen(evaluation: Any, sample: int) -> str | None:
+    """The first attack that broke the sample; else the last that tried."""
+    tried = None
+    for name in evaluation.columns:
+        outcomes = evaluation.record.attacks[name].outcomes
+        if sample < len(outcomes) and outcomes[sample] == 0:
+            return name
+        if sample < len(outcomes) and outcomes[sample] == 1:
+            tried = name
+    return tried
+
+
+def _attacked(assessed: Assessed, shown: _Shown, missing: list[str]) -> Tensor | None:
+    """The kept images (B, C, H, W), of every sample those of the attack that is shown; its own where there is none."""
+    images, names = assessed.evaluation.images, sorted({name for name in shown.chosen if name is not None})
+    if not images:
+        missing.append(f"{assessed.name}: the attacked images were not kept; evaluate with --images to see them.")
+        return None
+    x_adv = None if shown.x is None else shown.x.clone()
+    for name in names:
+        rows = torch.tensor([row for row, of in enumerate(shown.chosen) if of == name])
+        try:
+            made = images[name][rows].float()
+        except (ValueError, OSError) as error:
+            missing.append(f"{assessed.name}: {first_line(error)}")
+            return None
+        if x_adv is None:
+            x_adv = made.new_full((len(shown.labels), *made.shape[1:]), float("nan"))
+        x_adv[rows] = made
+    return x_adv
+
+
+def _group(shown: _Shown, pictures: _Pictures, missing: list[str]) -> dict[str, Any]:
+    evaluation, name = shown.assessed.evaluation, shown.assessed.name
+    outcomes = {attack: evaluation.record.attacks[attack].outcomes.tolist() for attack in evaluation.columns}
+    predictions, single = evaluation.predictions.tolist(), alone(evaluation)
+    entries: list[dict[str, Any]] = []
+    for row, label in enumerate(shown.labels):
+        tried = {attack: rows[row] for attack, rows in outcomes.items() if row < len(rows) and rows[row] >= 0}
+        entry: dict[str, Any] = {
+            "sample": row, "label": label, "predicted": predictions[row], "attack": shown.chosen[row],
+            "tried": tried, "alone": single.get(row),
+        }  # fmt: skip
+        entry["outcome"] = _outcome(predictions[row] == label, tried)
+        _add_pictures(entry, shown, row, pictures)
+        entries.append(entry)
+    dynamics = "" if shown.deployed is None else _add_dynamics(entries, shown, pictures, missing)
+    return {"name": name, "classes": list(shown.classes), "samples": entries, "dynamics": dynamics}
+
+
+def _outcome(right: bool, tried: dict[str, int]) -> str:
+    if not right:
+        return "wrong"
+    if not tried:
+        return "untried"
+    return "broken" if 0 in tried.values() else "stands"
+
+
+def _add_pictures(entry: dict[str, Any], shown: _Shown, row: int, pictures: _Pictures) -> None:
+    if shown.x is not None:
+        entry["original"] = pictures.add(shown.x[row], row)
+    if shown.x_adv is not None and entry["attack"] is not None and not shown.x_adv[row].isnan().any():
+        entry["attacked"] = pictures.add(shown.x_adv[row], row)
+        if shown.x is not None:
+            change, factor = magnified(shown.x_adv[row] - shown.x[row])
+            entry["change"], entry["factor"] = pictures.add(change, row), round(factor, 1)
+            entry["largest"] = round(float((shown.x_adv[row] - shown.x[row]).abs().max()), 4)
+
+
+@torch.no_grad()
+def _add_dynamics(entries: list[dict[str, Any]], shown: _Shown, pictures: _Pictures, missing: list[str]) -> str:
+    """Probabilities, entropy and distance along t into every entry; what computed them, in words."""
+    deployed, x = shown.deployed, shown.x
+    assert deployed is not None and x is not None
+    if structure(deployed).deq is None:
+        missing.append(f"{shown.assessed.name}: the model is a {type(deployed).__name__}, which has no states along t.")
+        return ""
+    x_adv = x if shown.x_adv is None else shown.x_adv
+    for rows in _batches(len(x)):
+        clean, attacked = (_dynamics(deployed, images[rows]) for images in (x, x_adv))
+        for at, entry in enumerate(entries[rows]):
+            both = (clean, attacked) if "attacked" in entry else (clean,)
+            entry |= _curves(entry["label"], tuple(of.probabilities[:, at] for of in both))
+            if "attacked" in entry:
+                apart = [(z_adv[at] - z[at]).norm() / z[at].norm() for z, z_adv in zip(clean.states, attacked.states)]
+                entry["distance"] = _rounded(torch.stack(apart))
+            if (inputs := both[-1].inputs) is not None:
+                image = (x_adv if "attacked" in entry else x)[rows][at]
+                entry["reduced"] = pictures.add(inputs[-1][at], rows.start + at)
+                entry["moved"] = round(float((inputs[-1][at] - image).abs().max()), 4)
+    return "behind the defence" if structure(deployed).defence is not None else "of the model"
+
+
+class _Dynamics(NamedTuple):
+    """probabilities: (T, B, K). states: T of (B, D). inputs: T of (B, C, H, W), where a defence changes them."""
+
+    probabilities: Tensor
+    states: Sequence[Tensor]
+    inputs: Sequence[Tensor] | None
+
+
+def _dynamics(deployed: Any, x: Tensor) -> _Dynamics:
+    """All that is drawn, of one solve."""
+    with evaluating(deployed):
+        trajectory = deployed.trajectory(x)
+        logits = [trajectory.logits(t) for t in range(1, len(trajectory.states) + 1)]
+    return _Dynamics(torch.stack(logits).softmax(2), trajectory.states, trajectory.inputs)
+
+
+def _curves(label: int, both: tuple[Tensor, ...]) -> dict[str, Any]:
+    """both: probabilities (T, K) of the clean and, where there is one, of the attacked image."""
+    peak = torch.stack(both).nan_to_num(0).amax((0, 1))
+    largest = [label, *(k for k in peak.argsort(descending=True).tolist() if k != label)][:CLASSES]
+    order = sorted(largest)
+    return {
+        "order": order,
+        "probabilities": [[_rounded(row[order]) for row in of] for of in both],
+        "entropies": [_rounded(-torch.special.xlogy(of, of).sum(1)) for of in both],
+    }
+
+
+def _rounded(values: Tensor) -> list[float | None]:
+    return [round(value, 4) if abs(value) < float("inf") else None for value in values.tolist()]
+
+
+def _batches(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
+
+
+def group_analysis(group: dict[str, Any]) -> dict[str, Any]:
+    """Of the samples of a group that were attacked: ``entropy``, clean and attacked, and ``distance``, each (T, B)."""
+    entries = [entry for entry in group["samples"] if "distance" in entry]
+    clean, attacked = ([entry["entropies"][kind] for entry in entries] for kind in (0, 1))
+    rows = list(zip(clean, attacked, (entry["distance"] for entry in entries)))
+    whole = [row for row in rows if not any(value is None for values in row for value in values)]
+    if not whole:
+        return {}
+    clean, attacked, distance = ([list(values) for values in zip(*of)] for of in zip(*whole))
+    return {"entropy": {"clean": clean, "attacked": attacked}, "distance": distance}

@@ -1,0 +1,58 @@
+"""The commands that a report shows make the same again."""
+
+import json
+import shlex
+
+import pytest
+
+import robustdeq as rd
+from robustdeq.cli import _command, main
+from robustdeq.evaluation import Evaluation
+from robustdeq.recipes import recipe
+from robustdeq.report.again import evaluate_command, reproduce_command, train_command
+from robustdeq.report.runs import read_runs
+
+
+def test_an_evaluation_made_again_has_the_same_outcomes(whole, digits, tmp_path):
+    model, out = rd.load_model(whole / "model"), tmp_path / "quick"
+    options = {"suite": "quick", "threat": rd.Linf(0.15), "batch_size": 3, "seed": 4, "checks": 0}
+    first = rd.evaluate(model, digits.take(slice(4)), out=out, **options)
+    (run,) = read_runs([out])
+    line = evaluate_command(run.evaluations[0], model, str(whole / "model"), "digits")
+    assert "\n" not in line and "--suite quick" in line
+    words = shlex.split(line)[1:]
+    words[words.index("--out") + 1] = str(tmp_path / "again")
+    assert main([*words, "--checks", "0"]) == 0
+    again = Evaluation.read(tmp_path / "again")
+    assert again.shares() == first.shares()
+    assert {name: robust.tolist() for name, robust in again.robust.items()} == {
+        name: robust.tolist() for name, robust in first.robust.items()
+    }
+
+
+def test_what_the_record_does_not_tell_is_in_capitals(whole):
+    (run,) = read_runs([whole / "bare"])
+    line = evaluate_command(run.evaluations[0], None, "", None)
+    assert "evaluate MODEL --suite SUITE" in line and "of no suite at its defaults" in line
+
+
+def test_a_training_is_made_again_from_its_plan(whole):
+    (run,) = read_runs([whole])
+    words = shlex.split(train_command(run.trainings[0]))[1:]
+    plan = _command(*words).changed().plan()
+    assert plan == json.loads((whole / "config.json").read_text())
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_reproduction_is_made_again_with_its_defence(whole, tmp_path, full):
+    out = tmp_path / 'it\'s "here"'
+    (out / "training" / "baseline").mkdir(parents=True)
+    (out / "training" / "baseline" / "config.json").write_bytes((whole / "config.json").read_bytes())
+    defence = {"eps": 0.15, "step_size": 0.02, "updates": 7, "every": 2}
+    plan = {"recipe": "smoke", "rows": {"baseline": {}}, "defence": defence, "full": full}
+    (out / "recipe.json").write_text(json.dumps(plan))
+    (run,) = read_runs([out])
+    command = _command(*shlex.split(reproduce_command(run, plan))[1:])
+    made = command.changed()
+    assert command.full == full and made.defence == rd.EntropyReduction(**defence)
+    assert made.training == recipe(str(whole / "config.json")).training

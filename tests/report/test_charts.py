@@ -1,0 +1,56 @@
+"""Whatever is drawn lies within its axes, ticks are round numbers, and a gap is a gap."""
+
+import math
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustdeq.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Series
+
+VALUES = st.one_of(st.none(), st.floats(-1e6, 1e6), st.just(math.nan), st.just(math.inf))
+NUMBERS = re.compile(r"-?\d+\.\d")
+
+
+def _chart(*values, **options):
+    return Chart("title", "x", "y", (Series("line", list(range(1, len(values) + 1)), values),), **options)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=12), st.booleans())
+def test_points_and_ticks_lie_within_the_axes(values, log):
+    chart = _chart(*values, log=log)
+    series = chart.series[0]
+    drawn = [y for y in values if y is not None and math.isfinite(y) and (y > 0 or not log)]
+    assert len(chart.points(series)) == len(drawn) and chart.empty == (not drawn)
+    if chart.empty:
+        return
+    for x, y in chart.points(series):
+        assert LEFT - 0.1 <= x <= WIDTH - RIGHT + 0.1 and TOP - 0.1 <= y <= HEIGHT - BOTTOM + 0.1
+    for tick in chart.y_ticks:
+        assert TOP - 0.1 <= tick.at <= HEIGHT - BOTTOM + 0.1
+    for tick in chart.x_ticks:
+        assert LEFT - 0.1 <= tick.at <= WIDTH - RIGHT + 0.1
+    assert len({tick.text for tick in chart.y_ticks}) == len(chart.y_ticks) >= 2
+
+
+def test_ticks_are_round_numbers():
+    share = _chart(0.0, 0.93, floor=0.0, ceiling=1.0)
+    assert [tick.text for tick in share.y_ticks] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+    assert [tick.text for tick in _chart(0.02, 0.7, log=True).y_ticks] == ["0.01", "0.1", "1"]
+    assert [tick.text for tick in _chart(*range(8)).x_ticks] == [str(t) for t in range(1, 9)]
+
+
+def test_a_missing_value_is_a_gap_and_not_a_zero():
+    chart = _chart(1.0, None, 2.0, 3.0)
+    path = chart.path(chart.series[0])
+    assert path.count("M") == 2 and path.count("L") == 1
+    assert "from 1 at 1 to 3 at 4" in chart.text
+
+
+def test_a_band_goes_forth_above_and_back_below():
+    series = Series("line", [1, 2], [1.0, 2.0], low=[0.5, 1.5], high=[1.5, 2.5])
+    chart = Chart("title", "x", "y", (series,))
+    numbers = [float(number) for number in NUMBERS.findall(chart.band(series))]
+    xs, ys = numbers[::2], numbers[1::2]
+    assert xs == [*xs[:2], *reversed(xs[:2])] and ys[0] < ys[3] and ys[1] < ys[2]
+    assert chart.band(Series("line", [1], [1.0])) == ""
