@@ -42,6 +42,13 @@ def test_ctrl_c_is_one_line_however_often(words, when, pauses, tmp_path):
     assert lines[-1] == "robustdeq: interrupted; the same command goes on from what is done."
 
 
+def test_a_row_that_waits_is_not_begun(tmp_path):
+    """A pool of processes hands a row out before the one ahead of it has ended."""
+    code, _ = interrupted([*REPRODUCE[:2], "--jobs", "1"], tmp_path / "out", "events*", ())
+    assert code == 130
+    assert [folder.name for folder in (tmp_path / "out" / "training").iterdir()] == ["baseline"]
+
+
 def test_a_folder_is_named_on_a_terminal_that_knows_no_such_letters(tmp_path):
     words = ["train", "smoke", "--clean", "--set", 'model_options={"steps": 2}', "--out", str(tmp_path / "ünï[/x]")]
     command = ["env", "PYTHONIOENCODING=ascii", "LC_ALL=C", sys.executable, "-m", "robustdeq", *words]

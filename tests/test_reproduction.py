@@ -33,7 +33,7 @@ def whole(tmp_path_factory):
 def test_it_writes_table_results_models_and_figures(whole):
     out, printed = whole
     table = (out / "table.md").read_text()
-    assert table.strip() in printed
+    assert table.strip() in printed and "The report, for a browser:" in printed and (out / "report.html").exists()
     results = json.loads((out / "results.json").read_text())
     expected = [name for row in ROWS[:2] for name in (row, f"{row} + entropy reduction")] + [ROWS[2]]
     assert list(results["rows"]) == expected

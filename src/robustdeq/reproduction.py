@@ -140,12 +140,15 @@ def _row(job: Reproduction, name: str) -> None:
     def progress(stage: str) -> Callable[[int, int, str], None]:
         return lambda done, total, text: _queue.put((name, f"{stage}: {text}", done, total))
 
-    row = _Row(job, name, job.recipe.rows[name].load())
-    model = row.train(progress("training"))
-    bare = row.evaluate(model, progress("evaluation"))
-    if name != "no attacks in training":
-        row.evaluate_defended(model, bare, progress("through the defence"))
-    row.analyse(model, bare, progress("analysis"))
+    try:
+        row = _Row(job, name, job.recipe.rows[name].load())
+        model = row.train(progress("training"))
+        bare = row.evaluate(model, progress("evaluation"))
+        if name != "no attacks in training":
+            row.evaluate_defended(model, bare, progress("through the defence"))
+        row.analyse(model, bare, progress("analysis"))
+    except KeyboardInterrupt:  # a training was asked to end, and has saved; its process would take the next row
+        os._exit(130)
     _queue.put((name, "done", 1, 1))
 
 
