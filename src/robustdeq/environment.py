@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,15 +16,24 @@ import torch
 PACKAGES = ("robustdeq", "torch", "pyautoattack", "numpy", "scipy")
 
 
-def environment() -> dict[str, Any]:
-    """Versions, commit and hardware: what a number depends on besides its config."""
+def environment(command: bool = False) -> dict[str, Any]:
+    """Versions, commit and hardware: what a number depends on besides its config. command: the command line, too."""
+    told = {"command": _command()} if command else {}
     return {
+        **told,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
         "hardware": {"cpu": _cpu(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
         "threads": torch.get_num_threads(),
     }
+
+
+def _command() -> str | None:
+    """As this process was called, where it is our own."""
+    program = Path((sys.argv or [""])[0])
+    ours = program.name == "robustdeq" or program == Path(__file__).with_name("__main__.py")
+    return shlex.join(["robustdeq", *sys.argv[1:]]) if ours else None
 
 
 def _cpu() -> str:

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -28,6 +30,14 @@ def test_an_evaluation_made_again_has_the_same_outcomes(whole, digits, tmp_path)
     assert {name: robust.tolist() for name, robust in again.robust.items()} == {
         name: robust.tolist() for name, robust in first.robust.items()
     }
+
+
+def test_an_evaluation_of_the_command_line_keeps_its_command(whole, tmp_path):
+    words = ["robustdeq", "evaluate", str(whole / "model"), "--suite", "quick", "--set", "steps=2", "--subset", "2"]
+    words += ["--checks", "0", "--out", str(tmp_path / "an evaluation")]
+    subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True, timeout=200)
+    (run,) = read_runs([tmp_path / "an evaluation"])
+    assert shlex.split(evaluate_command(run.evaluations[0], None, "", None)) == words
 
 
 def test_what_the_record_does_not_tell_is_in_capitals(whole):

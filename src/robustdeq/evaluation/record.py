@@ -211,7 +211,8 @@ class RecordFile:
         for done in (self.record.clean, *(attack.batches for attack in self.record.attacks.values())):
             for start in done.keys() - mine:
                 del done[start]  # no stale copy of another process's batch can come back from this one's file
-        self.environment = hashlib.sha256(json.dumps(here := environment(), sort_keys=True).encode()).hexdigest()[:8]
+        here = environment(command=True)
+        self.environment = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()[:8]
         self.record.environments[self.environment] = here
 
     def mine(self, points: int) -> Sequence[slice]:
@@ -224,8 +225,7 @@ class RecordFile:
             _write(self.folder / file, self.record)
 
     def gather(self, conclude: Callable[[], None]) -> None:
-        """Every process has finished its share: all of it is in evaluation.json, and in every process. conclude: what
-        the first process adds when it has the whole record."""
+        """Unite all shares in evaluation.json and in every process. conclude: what the first adds to the whole."""
         self.save()
         self.distributed.barrier()
         if self.distributed.main:

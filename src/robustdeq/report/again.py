@@ -33,8 +33,12 @@ def reproduce_command(run: Run, plan: dict[str, Any]) -> str:
 
 
 def evaluate_command(assessed: Assessed, deployed: nn.Module | None, place: str, data: str | None) -> str:
-    """``robustdeq evaluate`` with the record's options. Where the attacks are those of no suite, it says so."""
+    """The command that the record keeps; else ``robustdeq evaluate`` with the record's options. Where the attacks are
+    those of no suite, it says so."""
     record = assessed.evaluation.record
+    given = [one.get("command") for one in record.environments.values() if isinstance(one, dict)]
+    if kept := [line for line in given if isinstance(line, str)]:
+        return kept[-1]
     identity, name = record.identity, _suite(record, deployed)
     words: list[Any] = ["robustdeq", "evaluate", place or "MODEL", "--suite", name or "SUITE"]
     words += ["--data", data] if data else []
