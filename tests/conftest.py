@@ -1,5 +1,7 @@
 """One thread a test: the models here are so small that a second one only waits, and on a shared machine it spins."""
 
+import signal
+
 import pytest
 import torch
 
@@ -11,3 +13,11 @@ torch.set_num_threads(1)  # for the fixtures of modules as well
 def one_thread():
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def heard():
+    """SIGINT is, also where the tests run in the background of a shell, which has its children ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

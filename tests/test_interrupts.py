@@ -11,12 +11,7 @@ TRAIN = ["train", "digits"]
 REPRODUCE = ["reproduce", "smoke", "--jobs", "2"]
 
 
-@pytest.fixture(autouse=True)
-def heard():
-    """SIGINT is, also where the tests run in the background of a shell, which has its children ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("heard")
 
 
 def interrupted(words, out, when, pauses):

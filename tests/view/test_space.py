@@ -63,7 +63,7 @@ def test_a_folder_of_somebody_else_is_left_alone(model, tmp_path):
         write_space(tmp_path / "app.py", model)
 
 
-def test_app_py_shows_the_page_at_home_and_ends_with_ctrl_c(space):
+def test_app_py_shows_the_page_at_home_and_ends_with_ctrl_c(space, heard):
     hidden = ("SPACE_ID", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "PYTHONPATH")
     env = {name: value for name, value in os.environ.items() if name not in hidden} | {"PYTHONUNBUFFERED": "1"}
     run = subprocess.Popen(

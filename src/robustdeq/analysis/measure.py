@@ -79,6 +79,7 @@ class Measured:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Measured:
+        """What ``tensors`` of it, by their places, make again."""
         parts: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
         for key, value in tensors.items():
             if key != "labels":

@@ -41,6 +41,7 @@ class Setting:
 
     @property
     def name(self) -> str:
+        """All four, as a name of a file."""
         return f"every-{self.every}-updates-{self.updates}-step-{self.step_size:.6g}-steps-{self.steps}"
 
 
