@@ -121,6 +121,8 @@ def _drain(queue: Any, report: Report) -> None:
 
 _queue: Any = None
 """Of a row's process: where its progress goes."""
+_asked = False
+"""Whether a row's process was asked to end."""
 
 
 def _begin(queue: Any, threads: int) -> None:
@@ -140,6 +142,9 @@ def _row(job: Reproduction, name: str) -> None:
     def progress(stage: str) -> Callable[[int, int, str], None]:
         return lambda done, total, text: _queue.put((name, f"{stage}: {text}", done, total))
 
+    global _asked
+    if _asked:
+        return
     try:
         row = _Row(job, name, job.recipe.rows[name].load())
         model = row.train(progress("training"))
@@ -147,8 +152,9 @@ def _row(job: Reproduction, name: str) -> None:
         if name != "no attacks in training":
             row.evaluate_defended(model, bare, progress("through the defence"))
         row.analyse(model, bare, progress("analysis"))
-    except KeyboardInterrupt:  # a training was asked to end, and has saved; its process would take the next row
-        os._exit(130)
+    except KeyboardInterrupt:  # a training was asked to end and has saved; the pool hands the next row out still
+        _asked = True
+        raise
     _queue.put((name, "done", 1, 1))
 
 

@@ -132,17 +132,18 @@ class Evaluation:
     def taken(self) -> dict[str, dict[str, int]]:
         """Per attack, how many samples it was shown (``seen``), broke, was the first to break, and broke alone.
 
-        What stands against an attack's name in ``first`` the attacks before it had left; ``alone``, no other attack
-        broke of those that were shown the sample. An attack is shown what the others of its column left.
+        What stands against an attack's name in ``first`` the attacks before it had left; ``alone``, others were shown
+        as well, and none of them broke. An attack is shown what the others of its column left.
         """
         outcomes = {name: self.record.attacks[name].outcomes for name in self.columns}
-        times, counts = torch.zeros(len(self.clean), dtype=torch.int64), {}
+        (times, shown), counts = torch.zeros(2, len(self.clean), dtype=torch.int64), {}
         for outcome in outcomes.values():
             times[: len(outcome)] += outcome == 0
+            shown[: len(outcome)] += outcome >= 0
         before = torch.zeros(len(self.clean), dtype=torch.bool)
         for name, outcome in outcomes.items():
             fell, rows = outcome == 0, slice(len(outcome))
-            first, alone = fell & ~before[rows], fell & (times[rows] == 1)
+            first, alone = fell & ~before[rows], fell & (times[rows] == 1) & (shown[rows] > 1)
             sets = {"seen": outcome >= 0, "broke": fell, "first": first, "alone": alone}
             counts[name] = {key: int(chosen.sum()) for key, chosen in sets.items()}
             before[rows] |= fell

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+TINY = 1e-300
+"""What is smaller is not told from zero."""
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 40
 
@@ -63,10 +65,13 @@ class Chart:
         ends = [y for y in (*values, self.floor, self.ceiling) if y is not None]
         low, high = min(ends, default=0.0), max(ends, default=1.0)
         if self.log:
+            low, high = max(low, TINY), max(high, TINY)
             bottom, top = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
             return 10.0**bottom, 10.0 ** max(top, bottom + 1)
         if high - low <= 1e-3 * max(abs(low), abs(high)):  # as good as one value: from zero
-            low, high = min(low, 0.0), max(high, 0.0) if low or high else 1.0
+            low, high = min(low, 0.0), max(high, 0.0)
+        if high - low < TINY:
+            high = low + 1.0
         step = _step(high - low)
         return step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)
 
@@ -133,7 +138,7 @@ class Chart:
     def _y(self, y: float | None) -> float:
         low, high, value = *self.y_range, y or 0.0
         if self.log:
-            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, TINY))
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
 
 

@@ -67,9 +67,13 @@ def standing(evaluation: Evaluation, column: str) -> Tensor:
 
 
 def alone(evaluation: Evaluation) -> dict[int, str]:
-    """Sample to the one attack that broke it, where every other attack that was shown it did not."""
+    """Sample to the one attack that broke it, where others were shown it as well and did not."""
+    shown: dict[int, int] = {}
     breakers: dict[int, list[str]] = {}
     for name in evaluation.columns:
-        for sample in (evaluation.record.attacks[name].outcomes == 0).nonzero().flatten().tolist():
+        outcomes = evaluation.record.attacks[name].outcomes
+        for sample in (outcomes >= 0).nonzero().flatten().tolist():
+            shown[sample] = shown.get(sample, 0) + 1
+        for sample in (outcomes == 0).nonzero().flatten().tolist():
             breakers.setdefault(sample, []).append(name)
-    return {sample: broke[0] for sample, broke in sorted(breakers.items()) if len(broke) == 1}
+    return {sample: broke[0] for sample, broke in sorted(breakers.items()) if len(broke) == 1 < shown[sample]}

@@ -152,7 +152,21 @@ def _attacked(assessed: Assessed, shown: _Shown, missing: list[str]) -> Tensor |
         if x_adv is None:
             x_adv = made.new_full((len(shown.labels), *made.shape[1:]), float("nan"))
         x_adv[rows] = made
+    if shown.x is not None and x_adv is not None:
+        _moved(assessed, shown, x_adv)
     return x_adv
+
+
+def _moved(assessed: Assessed, shown: _Shown, x_adv: Tensor) -> None:
+    """Where an attack that failed gave the sample itself back, the image of another one that failed on it."""
+    assert shown.x is not None
+    for name in assessed.evaluation.columns:
+        outcomes = assessed.evaluation.record.attacks[name].outcomes[: len(x_adv)]
+        still = (x_adv == shown.x).flatten(1).all(1)[: len(outcomes)] & (outcomes == 1)
+        rows = still.nonzero().flatten()
+        for row, made in zip(rows.tolist(), assessed.evaluation.images[name][rows].float() if len(rows) else ()):
+            if not torch.equal(made, shown.x[row]):
+                x_adv[row], shown.chosen[row] = made, name
 
 
 def _group(shown: _Shown, pictures: _Pictures, missing: list[str]) -> dict[str, Any]:
@@ -253,8 +267,8 @@ def _batches(count: int) -> Iterator[slice]:
 
 
 def group_analysis(group: dict[str, Any]) -> dict[str, Any]:
-    """Of the samples of a group that were attacked: ``entropy``, clean and attacked, and ``distance``, each (T, B)."""
-    entries = [entry for entry in group["samples"] if "distance" in entry]
+    """Of the samples of a group an attack moved: ``entropy``, clean and attacked, and ``distance``, each (T, B)."""
+    entries = [entry for entry in group["samples"] if "distance" in entry and entry.get("largest")]
     clean, attacked = ([entry["entropies"][kind] for entry in entries] for kind in (0, 1))
     rows = list(zip(clean, attacked, (entry["distance"] for entry in entries)))
     whole = [row for row in rows if not any(value is None for values in row for value in values)]

@@ -17,7 +17,7 @@ COLUMNS = {
     "clean": "Right on the images themselves.",
     "PGD": "Still right under projected gradient descent; the worst, sample by sample, of its gradients and losses.",
     "joint": "Still right under the joint optimisation of state, adjoint and image.",
-    "AA": "Still right under AutoAttack.",
+    "AA": "Still right under the attacks of AutoAttack that were run, of its four: see the table of attacks.",
     "white-box": "Still right under attacks that follow the deployed model's gradient.",
     "surrogate": "Still right on images that were made against models trained independently.",
     "transfer": "Still right on images that were made elsewhere.",

@@ -42,7 +42,7 @@ function chart(figure, title, label, lines, top) {
   const { width, height, left, right, bottom } = SIZE;
   const values = lines.flatMap((line) => line.values).filter((value) => value !== null);
   const steps = Math.max(...lines.map((line) => line.values.length));
-  const marks = ticks(top || Math.max(...values, 1e-6));
+  const marks = ticks(top || Math.max(...values, 1e-3));
   const x = (t) => left + (width - left - right) * (steps > 1 ? (t - 1) / (steps - 1) : 0.5);
   const y = (value) => height - bottom - (height - SIZE.top - bottom) * value / marks.at(-1);
   const words = lines.map((line) => `${line.name} from ${line.values[0]} to ${line.values.at(-1)}`).join("; ");
@@ -97,7 +97,8 @@ function showImages(sample) {
   if (has("original")) figures.push(picture(sample.original, "original", `Sample ${sample.sample}, ${name}`));
   if (has("attacked")) figures.push(picture(sample.attacked, `attacked by “${sample.attack}”`, `The same under ${sample.attack}`));
   if (has("change")) {
-    const words = `perturbation × ${sample.factor}; grey is none, at most ${sample.largest}`;
+    const words = sample.largest ? `perturbation × ${sample.factor}; grey is none, at most ${sample.largest}`
+      : "no change: the attack gave the image back";
     figures.push(picture(sample.change, words, `What ${sample.attack} added, magnified ${sample.factor} times`));
   }
   if (has("reduced")) {
@@ -227,15 +228,20 @@ if (data.groups.length) {
   $("group").addEventListener("change", () => open(Number($("group").value)));
   $("filter").addEventListener("change", list);
   $("thumbs").addEventListener("keydown", keys);
+  document.querySelector("#sample header").addEventListener("keydown", keys);
   $("previous").addEventListener("click", () => select(browser.at - 1));
   $("next").addEventListener("click", () => select(browser.at + 1));
   $("t").addEventListener("input", showStep);
   for (const link of document.querySelectorAll("a.sample")) {
+    const index = data.groups.findIndex((group) => group.name === link.dataset.run);
+    const at = index < 0 ? -1 : data.groups[index].samples.findIndex((sample) => String(sample.sample) === link.dataset.sample);
+    if (at < 0) {  // not among the samples of this file
+      link.replaceWith(link.textContent);
+      continue;
+    }
     link.addEventListener("click", () => {
-      const index = data.groups.findIndex((group) => group.name === link.dataset.run);
-      if (index < 0) return;
       open(index);
-      select(browser.shown.findIndex((sample) => String(sample.sample) === link.dataset.sample));
+      select(at, true);
     });
   }
   open(0);
