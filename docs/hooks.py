@@ -68,7 +68,7 @@ def reference():
     rows = [f"| [`rd.{name}`][{member.path}] | {summary(member)} |" for name, member in public(package).items()]
     rooms = [f"- [`robustdeq.{room}`]({room}.md): {summary(package[room])}" for room in ROOMS]
     head = "# Reference\n\n`import robustdeq as rd` has these names; each stands with the rest of its room.\n"
-    return {"README": "\n".join([head, "| name | |", "|---|---|", *rows, "", *rooms])} | pages
+    return {"README": "\n".join([head, "| name | what it is |", "|---|---|", *rows, "", *rooms])} | pages
 
 
 def public(module):
@@ -80,7 +80,8 @@ def public(module):
         if name in (module.exports or module.imports) and path.startswith("robustdeq."):
             # By its path: ``evaluation.evaluate`` is a function, but a module of that name lies beside it.
             thing = load()[path.removeprefix("robustdeq.")]
-            things[name] = thing.final_target if thing.is_alias else thing
+            thing = thing.final_target if thing.is_alias else thing
+            things[name] = thing[name] if thing.is_module and name in thing.members else thing
     return {name: thing for name, thing in things.items() if not thing.is_module}
 
 
