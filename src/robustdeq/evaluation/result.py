@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -135,19 +136,25 @@ class Evaluation:
         What stands against an attack's name in ``first`` the attacks before it had left; ``alone``, others were shown
         as well, and none of them broke. An attack is shown what the others of its column left.
         """
-        outcomes = {name: self.record.attacks[name].outcomes for name in self.columns}
-        (times, shown), counts = torch.zeros(2, len(self.clean), dtype=torch.int64), {}
-        for outcome in outcomes.values():
-            times[: len(outcome)] += outcome == 0
-            shown[: len(outcome)] += outcome >= 0
+        single, counts = Counter(self.alone().values()), {}
         before = torch.zeros(len(self.clean), dtype=torch.bool)
-        for name, outcome in outcomes.items():
+        for name in self.columns:
+            outcome = self.record.attacks[name].outcomes
             fell, rows = outcome == 0, slice(len(outcome))
-            first, alone = fell & ~before[rows], fell & (times[rows] == 1) & (shown[rows] > 1)
-            sets = {"seen": outcome >= 0, "broke": fell, "first": first, "alone": alone}
-            counts[name] = {key: int(chosen.sum()) for key, chosen in sets.items()}
+            sets = {"seen": outcome >= 0, "broke": fell, "first": fell & ~before[rows]}
+            counts[name] = {key: int(chosen.sum()) for key, chosen in sets.items()} | {"alone": single[name]}
             before[rows] |= fell
         return counts
+
+    def alone(self) -> dict[int, str]:
+        """Sample to the one attack that broke it, where others were shown it as well and did not."""
+        shown, breakers = Counter[int](), dict[int, list[str]]()
+        for name in self.columns:
+            outcomes = self.record.attacks[name].outcomes
+            shown.update((outcomes >= 0).nonzero().flatten().tolist())
+            for sample in (outcomes == 0).nonzero().flatten().tolist():
+                breakers.setdefault(sample, []).append(name)
+        return {sample: broke[0] for sample, broke in sorted(breakers.items()) if len(broke) == 1 < shown[sample]}
 
     def _worst(self, names: Iterable[str]) -> Share:
         robust = [self.robust[name] for name in names]

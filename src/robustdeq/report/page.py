@@ -23,7 +23,7 @@ from .charts import HEIGHT, LEFT, RIGHT, WIDTH, Chart
 from .curves import analysis_charts, training_charts
 from .figures import accuracy_figure, entropy_figure, state_figure, training_figure
 from .kept import Kept
-from .paired import Paired, alone, paired
+from .paired import Paired, paired
 from .runs import Assessed, Run, Trained, read_runs
 from .samples import Found, Progress, group_analysis, samples
 from .words import CHECKED, FLAGS, SETTINGS, column_words
@@ -161,7 +161,7 @@ class _Row:
 
 def _row(assessed: Assessed) -> _Row:
     evaluation = assessed.evaluation
-    taken, single, attacks = evaluation.taken(), alone(evaluation), []
+    taken, single, attacks = evaluation.taken(), evaluation.alone(), []
     for name, column in evaluation.columns.items():
         batches = evaluation.record.attacks[name].batches.values()
         warnings = {text for batch in batches for text in batch.warnings}

@@ -64,16 +64,3 @@ def standing(evaluation: Evaluation, column: str) -> Tensor:
     robust = [evaluation.robust[name] for name, c in evaluation.columns.items() if column in (c, "All")]
     points = min(map(len, robust))
     return torch.stack([evaluation.clean[:points], *(stands[:points] for stands in robust)]).all(0)
-
-
-def alone(evaluation: Evaluation) -> dict[int, str]:
-    """Sample to the one attack that broke it, where others were shown it as well and did not."""
-    shown: dict[int, int] = {}
-    breakers: dict[int, list[str]] = {}
-    for name in evaluation.columns:
-        outcomes = evaluation.record.attacks[name].outcomes
-        for sample in (outcomes >= 0).nonzero().flatten().tolist():
-            shown[sample] = shown.get(sample, 0) + 1
-        for sample in (outcomes == 0).nonzero().flatten().tolist():
-            breakers.setdefault(sample, []).append(name)
-    return {sample: broke[0] for sample, broke in sorted(breakers.items()) if len(broke) == 1 < shown[sample]}

@@ -16,7 +16,6 @@ from ..files import first_line
 from ..models import structure
 from ..models.modes import evaluating
 from .kept import Kept
-from .paired import alone
 from .pictures import data_uri, magnified
 from .runs import Assessed
 
@@ -172,7 +171,7 @@ def _moved(assessed: Assessed, shown: _Shown, x_adv: Tensor) -> None:
 def _group(shown: _Shown, pictures: _Pictures, missing: list[str]) -> dict[str, Any]:
     evaluation, name = shown.assessed.evaluation, shown.assessed.name
     outcomes = {attack: evaluation.record.attacks[attack].outcomes.tolist() for attack in evaluation.columns}
-    predictions, single = evaluation.predictions.tolist(), alone(evaluation)
+    predictions, single = evaluation.predictions.tolist(), evaluation.alone()
     entries: list[dict[str, Any]] = []
     for row, label in enumerate(shown.labels):
         tried = {attack: rows[row] for attack, rows in outcomes.items() if row < len(rows) and rows[row] >= 0}
