@@ -9,15 +9,31 @@ import torch
 from torch import Tensor
 
 from ..checks import Count
-from .solver import SOLVERS, Map, Solver, SolverState, newest, own_precision
+from .solver import SOLVERS, Map, Solver, SolverState, own_precision
+
+Columns = tuple[Tensor, ...]
+"""(B, D) each, the oldest first; apart from each other, so that a step copies none of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BroydenState(SolverState):
-    """u, v: (B, M, D); the estimate of the inverse Jacobian of g is B = -I + sum_i u_i v_i^T."""
+    """The estimate of the inverse Jacobian of g is B = -I + sum_i left_i right_i^T."""
 
-    u: Tensor
-    v: Tensor
+    left: Columns = ()
+    right: Columns = ()
+
+    @property
+    def u(self) -> Tensor:
+        """(B, M, D): the columns ``left``."""
+        return self._stacked(self.left)
+
+    @property
+    def v(self) -> Tensor:
+        """(B, M, D): the columns ``right``."""
+        return self._stacked(self.right)
+
+    def _stacked(self, columns: Columns) -> Tensor:
+        return torch.stack(columns, dim=1) if columns else self.z.new_zeros(len(self.z), 0, self.z.shape[1])
 
 
 @SOLVERS.register
@@ -38,44 +54,57 @@ class Broyden(Solver[BroydenState]):
         return 2 * self.memory
 
     def init(self, z: Tensor) -> BroydenState:
-        empty = super().init(z).z.new_zeros(len(z), 0, z.shape[1])
-        return BroydenState(z, u=empty, v=empty)
+        return BroydenState(super().init(z).z)
 
     def step(self, f: Map, state: BroydenState) -> BroydenState:
-        z, u, v = state.z, state.u, state.v
+        z, left, right = state.z, state.left, state.right
         f_z = f(z)
         g = f_z - z
-        if state.z_prev is not None and state.f_prev is not None:
-            u, v = self._update(u, v, z - state.z_prev, g - (state.f_prev - state.z_prev))
-        return BroydenState(z - _apply(u, v, g), state.t + 1, z, f_z, u=u, v=v)
+        if state.z_prev is None or state.f_prev is None:
+            return BroydenState(z - _apply(left, right, g), state.t + 1, z, f_z, left=left, right=right)
+        keep = max(0, len(left) - self.memory + 1)
+        dropped, left, right = list(zip(left, right))[:keep], left[keep:], right[keep:]
+        moved, g_prev = _apply(left, right, g), state.f_prev - state.z_prev
+        # The last step was s = -B g_prev, so s - B dg = -B g: B need not be applied to the pair. (But for what was
+        # dropped, which was still part of B then.)
+        rest = -moved
+        for a, b in dropped:
+            rest = rest - a * _product(b, g_prev)
+        a, b = _column(left, right, z - state.z_prev, g - g_prev, rest)
+        moved = torch.addcmul(moved, a, _product(b, g))
+        return BroydenState(z - moved, state.t + 1, z, f_z, left=(*left, a), right=(*right, b))
 
     def transposed_inverse(self, state: BroydenState, w: Tensor) -> Tensor:
-        return _apply(state.v, state.u, w)
+        return _apply(state.right, state.left, w)
 
-    def _update(self, u: Tensor, v: Tensor, s: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
-        """The columns with those of the secant pair B dg = s behind them. s, dg: (B, D)"""
-        keep = slice(max(0, u.shape[1] - self.memory + 1), None)
-        u, v = u[:, keep], v[:, keep]
-        # u v^T is the same for a pair of any length, so the pair is brought to length 1 by a constant to the gradient
-        # (or to zero where s is nearly zero); at its own length a short pair overflows in the backward pass, which
-        # divides by the length three times.
-        with torch.no_grad():
-            length = s.norm(dim=1, keepdim=True)
-            scale = torch.where(length > torch.finfo(s.dtype).tiny, 1 / length, 0.0)
-        s, dg = s * scale, dg * scale
-        v_new = _apply(v, u, s)
-        denominator = (v_new * dg).sum(dim=1, keepdim=True)
-        with torch.no_grad():
-            scale = v_new.norm(dim=1, keepdim=True) * dg.norm(dim=1, keepdim=True)
-            usable = denominator.abs() > torch.finfo(s.dtype).eps * scale
-        u_new = (s - _apply(u, v, dg)) / torch.where(usable, denominator, 1.0)
-        u = newest(u, torch.where(usable, u_new, 0.0), self.memory)
-        return u, newest(v, torch.where(usable, v_new, 0.0), self.memory)
+
+def _column(left: Columns, right: Columns, s: Tensor, dg: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """The column a b^T with which B dg = s holds: b = B^T s, a = (s - B dg) / <b, dg>. rest: s - B dg. (B, D) each."""
+    # a b^T is the same for an s of any length, so b is made of one of length 1 by a constant to the gradient (or of
+    # zero where s is nearly zero); at its own length a short pair overflows in the backward pass, which divides by the
+    # length three times.
+    with torch.no_grad():
+        length = s.norm(dim=1, keepdim=True)
+        scale = torch.where(length > torch.finfo(s.dtype).tiny, 1 / length, 0.0)
+    b = _apply(right, left, s * scale)
+    dg = dg * scale
+    denominator = _product(b, dg)
+    with torch.no_grad():
+        size = b.norm(dim=1, keepdim=True) * dg.norm(dim=1, keepdim=True)
+        usable = denominator.abs() > torch.finfo(s.dtype).eps * size
+    a = torch.where(usable, rest * scale / torch.where(usable, denominator, 1.0), 0.0)
+    return a, torch.where(usable, b, 0.0)
+
+
+def _apply(left: Columns, right: Columns, w: Tensor) -> Tensor:
+    """(-I + sum_i left_i right_i^T) w, w (B, D). With left and right exchanged it is the transpose."""
+    out = -w
+    for a, b in zip(left, right):
+        out = torch.addcmul(out, a, _product(b, w))
+    return out
 
 
 @own_precision
-def _apply(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
-    """(-I + sum_i u_i v_i^T) w. u, v: (B, M, D); w: (B, D). With u and v exchanged it is the transpose."""
-    if not u.shape[1]:
-        return -w
-    return torch.einsum("bmd,bm->bd", u, torch.einsum("bmd,bd->bm", v, w)) - w
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Of every sample: two (B, D) to (B, 1)."""
+    return torch.einsum("bd,bd->b", a, b).unsqueeze(1)
