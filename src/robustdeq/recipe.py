@@ -98,8 +98,9 @@ def clean(config: TrainConfig) -> TrainConfig:
 
 
 def trainer_of(
-    recipe: Recipe, out: Path, data: Splits[Any], distributed: Distributed = SINGLE, wandb: bool = False
-) -> Trainer:
+    recipe: Recipe, out: Path, data: Splits[Any], distributed: Distributed = SINGLE, wandb: bool = False,
+    compiled: bool = False,
+) -> Trainer:  # fmt: skip
     """What trains a recipe's model, which has its first weights, in ``out``. data: of the recipe.
 
     Raises a ValueError if model, images and config do not fit each other, and writes nothing.
@@ -107,6 +108,8 @@ def trainer_of(
     options = {"num_classes": len(data.train.classes), "seed": recipe.training.seed, **recipe.model_options}
     model = create_model(recipe.model, **options).to(distributed.device)
     model.classes = tuple(data.train.classes)
+    if compiled:
+        model.compile()
     trainer = Trainer(
         model, data.train.to(distributed.device), recipe.training, out, data.validation.to(distributed.device),
         wandb=wandb, distributed=distributed,
@@ -118,16 +121,17 @@ def trainer_of(
 
 def train(
     recipe: Recipe, out: Path, folder: Path, *, data: Splits[Any] | None = None, distributed: Distributed = SINGLE,
-    progress: Progress | None = None, wandb: bool = False,
+    progress: Progress | None = None, wandb: bool = False, compiled: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Train one model of a recipe in ``out`` (config.json, checkpoints, log), and save it in ``folder``.
 
     It is the one that stood best on held-out images where it was judged there, else the last. data: of the recipe,
-    where it has been loaded already. A killed run goes on. Returns the run's history, a row an epoch.
+    where it has been loaded already. compiled: by ``model.compile()``. A killed run goes on. Returns the run's history,
+    a row an epoch.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; allowed: a folder, for the model.")
-    trainer = trainer_of(recipe, out, recipe.load() if data is None else data, distributed, wandb)
+    trainer = trainer_of(recipe, out, recipe.load() if data is None else data, distributed, wandb, compiled)
     model: Any = trainer.run(progress, recipe.plan())
     if distributed.main:
         model = load_model(trainer.best) if trainer.best.exists() else model

@@ -1,5 +1,9 @@
 """DEQClassifier: the value of a forward, its gradient, its trajectory, and a model of a user's own."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from small_models import PAIRS, SOLVERS
@@ -307,3 +311,20 @@ def test_the_parameters_are_numbered_from_the_image_to_the_logits():
     """An optimizer's state in a checkpoint is numbered so, and a clipped gradient's last bits depend on it."""
     owners = [name.split(".")[0] for name, _ in create_model("mdeq-nano", seed=0).named_parameters()]
     assert list(dict.fromkeys(owners)) == ["inject", "cell", "readout"]
+
+
+WITHOUT_A_COMPILER = """
+import torch, warnings, robustdeq as rd
+model, x = rd.create_model("mdeq-nano", seed=0).eval(), torch.rand(2, 1, 8, 8)
+before = model(x)
+with warnings.catch_warnings(record=True) as heard:
+    warnings.simplefilter("always")
+    model.compile()
+print(*(str(one.message) for one in heard if "does not work" in str(one.message)), torch.equal(model(x), before))
+"""
+
+
+def test_without_a_compiler_a_model_stays_as_it_is_and_one_line_says_so(tmp_path):
+    machine = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_A_COMPILER], env=machine, capture_output=True, text=True)
+    assert done.stdout.startswith("torch.compile does not work for cpu here (") and done.stdout.count("\n") == 1 and done.stdout.endswith(" True\n")

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from small_models import own
+from small_models import SOLVERS, own, whole_map
 
 import robustdeq as rd
 from robustdeq.attacks import PGD, JointOptimisation, Linf
+from robustdeq.dynamics import drive
 from robustdeq.gradients import Implicit, Phantom, Unrolled
 from robustdeq.models.modes import images_only
 
@@ -81,3 +82,20 @@ def test_the_log_of_a_run_tells_what_it_cost(tmp_path):
     trainer.run()
     assert trainer.history[-1]["units_per_image"] == 2 * 2 * STEPS + 3 * STEPS
     assert trainer.history[-1]["evaluations_per_image"] == 3 * STEPS
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_solve_to_a_tolerance_costs_what_each_sample_takes_and_gives_what_a_whole_one_does(solver):
+    """The map that is not cut down evaluates all samples at every step."""
+    model = own(3, steps=40, solver=solver, dtype=torch.float64)
+    x = X.double().repeat(4, 1, 1, 1) * torch.linspace(0.01, 1, 4 * BATCH, dtype=torch.float64).view(-1, 1, 1, 1)
+    found = model.trajectory(x, tolerance=0.03)
+    assert len(set(found.evaluations.tolist())) > 1
+    assert model.tally.evaluations == found.evaluations.sum()
+    with torch.no_grad():
+        whole = drive(model.solver, whole_map(model, x), model.zeros(x), 40, tolerance=0.03, record=True)
+    for part in ("z", "residuals", "status", "evaluations", "best", "best_residual"):
+        torch.testing.assert_close(getattr(found, part), getattr(whole, part), rtol=1e-9, atol=1e-12)
+    with torch.no_grad():
+        on = drive(model.solver, model.map(x), found, 40, tolerance=1e-3)
+    assert (on.evaluations > found.evaluations).all() and (on.best_residual < found.best_residual).all()

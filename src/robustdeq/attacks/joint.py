@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..checks import Count, Natural, Positive, PositiveShare, Seed
 from ..dynamics import SOLVERS, Map, Picard, Solver, SolverState, drive
 from ..gradients import Unrolled
-from ..models.deq import CellMap, DEQClassifier
+from ..models.cell import CellMap
+from ..models.deq import DEQClassifier
 from ..models.structure import structure
 from ..options import OneOf, checked
 from .calls import Calls, aims, looks

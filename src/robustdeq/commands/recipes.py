@@ -69,6 +69,9 @@ class Train(_OfRecipe):
     solver: Annotated[str | None, arg(help=f"{SOLVERS}, or in JSON with options; default: the recipe's.")] = None
     clean: bool = False
     """Train without attacks."""
+    compile: bool = False
+    """Compile the model's forward where this machine can: the same numbers but for rounding, after a minute or two of
+    compiling. Backward passes are then not counted in the log's f-units."""
     wandb: bool = False
     """Log to Weights & Biases too, where it is installed."""
     resume: bool = False
@@ -90,7 +93,8 @@ class Train(_OfRecipe):
             raise ValueError(f"--resume, but {self.out} holds no {CHECKPOINT}; allowed: the folder of a run.")
         folder = self.out / "model"
         with launched(self.device) as distributed, bar("training", distributed.main) as progress:
-            history = train(chosen, self.out, folder, distributed=distributed, progress=progress, wandb=self.wandb)
+            options = {"distributed": distributed, "progress": progress, "wandb": self.wandb, "compiled": self.compile}
+            history = train(chosen, self.out, folder, **options)
         if distributed.main:
             print(f"{printable(str(folder))}\n{summary(history)}")
 

@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..checks import Count, Natural, Pixels, Positive, check_images, described
 from ..dynamics import Map, SolverState, drive
-from ..models.deq import CellMap, ClassifierTrajectory, DEQClassifier
+from ..models.cell import CellMap
+from ..models.deq import ClassifierTrajectory, DEQClassifier
 from ..models.modes import evaluating, trackable, unwrapped
 from ..models.structure import Defended, Sign
 from ..options import checked

@@ -31,8 +31,8 @@ def drive(
     start: z^[0] (B, D); or a ``SolverState``, from which a new record begins; or a ``Trajectory`` to resume, recorded
         and judged as before. A sample that has converged goes on if it misses the present tolerance.
     tolerance: relative residual at which a sample stops. A sample that converged, diverged or is not finite keeps its
-        state from then on, whatever the others do. None: every sample takes every step, and nothing synchronises with
-        the host.
+        state from then on, whatever the others do; a map with ``rows`` (a DEQ's ``map``) is evaluated on the others
+        only. None: every sample takes every step, and nothing synchronises with the host.
     record: keep every z^[t], residual and status. Without it and without a tolerance only the final state is returned.
     divergence: a sample has diverged when ||g(z^[t])|| exceeds this many times ||z^[0]|| + ||f(z^[0])||.
     throw: raise ``SolveError`` when a sample diverged or is not finite.
@@ -43,7 +43,7 @@ def drive(
     if tolerance is not None:
         check_number("drive", "tolerance", tolerance, 0)
     check_number("drive", "divergence", divergence, 1, low_open=True)
-    solver, f = SOLVERS.resolve(solver), _looked_at(f)
+    solver, looked_at = SOLVERS.resolve(solver), _looked_at(f)
     _check_calls(regulate, observers)
     state = _state(solver, start)
     past = start if isinstance(start, Trajectory) else Trajectory(state)
@@ -56,9 +56,11 @@ def drive(
     states, monitor = list(past.states), _Monitor(past, tolerance, divergence) if watched else None
     record = record or bool(states)
     for taken in range(steps):
-        if monitor is not None and tolerance is not None and not bool(monitor.running.any()):
-            break
-        state_next = solver.step(f, state)
+        if monitor is not None and tolerance is not None:
+            if not bool(monitor.running.any()):
+                break
+            looked_at = _of_running(f, monitor.running, state.f_prev)
+        state_next = solver.step(looked_at, state)
         state = state_next if monitor is None else monitor.judge(state, state_next)
         if record:
             states.append(state.z)
@@ -66,7 +68,8 @@ def drive(
             observer(state)
         if regulate is not None and taken + 1 < steps:
             other = regulate(state)
-            f = f if other is None else _looked_at(other)
+            f = f if other is None else other
+            looked_at = _looked_at(f)
     # What a subclass of Trajectory knows beside the dynamics stays with it.
     verdict = {} if monitor is None else monitor.verdict()
     trajectory = replace(past, state=state, states=tuple(states), **verdict)
@@ -94,6 +97,18 @@ def _looked_at(f: Map) -> Map:
         return f_z
 
     return looked_at
+
+
+def _of_running(f: Any, running: Tensor, f_prev: Tensor | None) -> Map:
+    """``f`` on the samples that have not stopped, (B,) bool, where it can be cut down to them; one that has stopped was
+    evaluated where it is, and keeps that f(z)."""
+    if f_prev is None or not hasattr(f, "rows") or bool(running.all()):
+        return _looked_at(f)
+    rows = running.nonzero().squeeze(1)
+    if (part := f.rows(rows, len(running))) is None:
+        return _looked_at(f)
+    part = _looked_at(part)
+    return lambda z: f_prev.index_copy(0, rows, part(z[rows]))
 
 
 def _check_calls(regulate: Any, observers: Any) -> None:

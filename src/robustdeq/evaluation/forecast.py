@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import Calls
-from ..models.deq import Tally
+from ..models.cell import Tally
 from ..models.modes import images_only
 from ..models.structure import structure
 from ..progress import duration

@@ -17,7 +17,7 @@ from ..attacks.autoattack import LOGGER
 from ..attacks.views import summands
 from ..checks import check_labels
 from ..files import digest
-from ..models.deq import Tally
+from ..models.cell import Tally
 from ..models.modes import evaluating
 from ..models.structure import Structure, structure
 from .entries import Attack, Entry

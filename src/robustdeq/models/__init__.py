@@ -1,6 +1,7 @@
 """What can be attacked and defended: DEQ classifiers, the deep baselines, and how they are made, saved and loaded."""
 
-from .deq import Cell, CellMap, ClassifierTrajectory, DEQClassifier, PlainCell, StateLayout
+from .cell import Cell, CellMap, PlainCell
+from .deq import ClassifierTrajectory, DEQClassifier, StateLayout
 from .mdeq import MDEQConfig
 from .official import load_official, to_official
 from .resnet import PreActResNet, ResNetConfig

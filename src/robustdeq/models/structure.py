@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..options import describe
-from .deq import DEQClassifier, Tally
+from .cell import Tally
+from .deq import DEQClassifier
 from .modes import unwrapped
 
 

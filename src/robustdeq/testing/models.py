@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from ..defences import Defended, SmoothSign
-from ..models.deq import Cell
+from ..models.cell import Cell
 from ..models.structure import structure
 from .problems import assert_near, assert_refused, assert_same, left_untouched
 
@@ -68,10 +68,13 @@ class CellLaws:
                 assert_near(one, other, 1e-9)
 
     def test_a_row_depends_on_no_other(self) -> None:
+        """Nor do the constants of a solve in eval mode, which serve any of its samples."""
         cell, z, u = self._exact()
-        whole = cell(z, u)
+        whole, constants = cell(z, u), cell.constants(z)
         for row in range(len(z)):
-            assert_near(cell(z[[row]], tree_map(lambda part, row=row: part[[row]], u)), whole[[row]], 1e-9)
+            alone = z[[row]], tree_map(lambda part, row=row: part[[row]], u)
+            for found in (cell(*alone), cell(*alone, constants)):
+                assert_near(found, whole[[row]], 1e-9)
         assert_same(cell(z.index_fill(0, torch.tensor([0]), torch.nan), u)[1:], whole[1:])
 
     def test_the_gradient_in_eval_mode_is_that_of_finite_differences(self) -> None:

@@ -18,7 +18,8 @@ from ..checks import Count, Decay, Natural, NonNegative, Share, check_count
 from ..distributed import Distributed
 from ..dynamics import Solver, drive
 from ..dynamics.solver import length
-from ..models.deq import CellMap, DEQClassifier
+from ..models.cell import CellMap
+from ..models.deq import DEQClassifier
 from ..models.modes import statistics_kept
 from ..options import Registry, checked
 

@@ -1,0 +1,52 @@
+"""Convolutions with what is normalised around them: their outputs by BatchNorm, or their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def normalised(conv: Any, norm: Any, x: Tensor) -> Tensor:
+    """norm(conv(x)); in eval mode one convolution, since the normalisation then is a multiply-add for each filter.
+
+    Attacks and input entropy reduction run it in eval mode all the time, and every pass over a small map counts.
+    """
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        return norm(conv(x))
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = (0 if conv.bias is None else conv.bias) - norm.running_mean
+    bias = shift * scale if norm.bias is None else torch.addcmul(norm.bias, shift, scale)
+    return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding)
+
+
+class ConvNormReLU(nn.Sequential):
+    """A convolution, its BatchNorm, and a ReLU where there is a third."""
+
+    def __init__(self, conv: nn.Conv2d, relu: bool = True) -> None:
+        super().__init__(conv, nn.BatchNorm2d(conv.out_channels), *([nn.ReLU()] if relu else []))
+
+    def forward(self, input: Tensor) -> Tensor:
+        y = normalised(self[0], self[1], input)
+        return F.relu(y) if len(self) > 2 else y
+
+
+class WNConv2d(nn.Module):
+    """Convolution without bias; its weight g v / ||v||, the norm taken per output filter, is made by the caller."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
+        super().__init__()
+        self.padding = kernel // 2
+        self.weight_v = nn.Parameter(0.01 * torch.randn(channels_out, channels_in, kernel, kernel))
+        self.weight_g = nn.Parameter(self.weight_v.detach().flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+
+    @property
+    def weight(self) -> Tensor:
+        return torch._weight_norm(self.weight_v, self.weight_g, 0)  # pyright: ignore[reportPrivateImportUsage]
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, padding=self.padding)
