@@ -1,7 +1,10 @@
 """What a record says of its origin is true of this code, and asking for it starts nothing."""
 
+import os
+import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +50,28 @@ def test_a_repository_around_the_package_is_not_its_own(site):
 def test_versions_and_hardware_are_told():
     told = own.environment()
     assert told["packages"]["torch"] and told["hardware"]["cpu"] and told["threads"] >= 1
+
+
+FAULTS = """
+import resource, sys, torch
+from robustdeq.environment import keep_freed_memory
+keep_freed_memory()
+work = lambda: [torch.ones(7 * 2**20) + step for step in range(3)]  # 28 MiB each
+work(), work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an allocator of glibc")
+def test_freed_memory_is_not_paged_in_again_unless_the_environment_says_so():
+    """Four rounds of three live blocks of 28 MiB: 86,016 pages of 4 KiB where they are given back in between."""
+
+    def faults(**settings):
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUN"))}
+        done = subprocess.run([sys.executable, "-c", FAULTS], env=kept | settings, capture_output=True, text=True)
+        return int(done.stdout)
+
+    assert 10 * faults() < faults(MALLOC_MMAP_THRESHOLD_=str(2**20))

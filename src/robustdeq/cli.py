@@ -20,6 +20,7 @@ import torch
 import tyro
 
 from .commands import COMMANDS
+from .environment import keep_freed_memory
 from .options import check_options, choose, convert, parsed
 from .reproduction import JobError
 from .text import printable, shown
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     whole = "--traceback" in arguments
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a name shows an escape
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    keep_freed_memory()
     try:
         with _spoken_warnings():
             return _run([word for word in arguments if word != "--traceback"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
 import shlex
 import subprocess
@@ -27,6 +29,20 @@ def environment(command: bool = False) -> dict[str, Any]:
         "hardware": {"cpu": _cpu(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
         "threads": torch.get_num_threads(),
     }
+
+
+def keep_freed_memory() -> None:
+    """Let glibc's allocator keep what is freed, for this process and those that it starts.
+
+    By default it gives every large block back to the system, and the next tensor of that size is paged in again, zeros
+    first: up to a fifth of the time of a CPU that works on small maps. What the environment says of malloc stays.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith(("MALLOC_", "GLIBC_TUN")) for name in os.environ):
+        return
+    libc, largest, never = ctypes.CDLL(None), 32 * 2**20, 2**31 - 1
+    for number, name, value in ((-3, "MALLOC_MMAP_THRESHOLD_", largest), (-1, "MALLOC_TRIM_THRESHOLD_", never)):
+        libc.mallopt(number, value)
+        os.environ[name] = str(value)
 
 
 def _command() -> str | None:
