@@ -87,7 +87,7 @@ def test_a_mistake_is_one_line(tmp_path, capsys):
 def test_what_a_machine_reaches_is_measured_and_a_gflop_is_counted_in_full():
     found = rates(torch.device("cpu"), size=64, repeats=2)
     assert set(found) == {"matrix product, float32", "convolution, float32"} and min(found.values()) > 0
-    row = Row("forward", "eager", "mdeq-nano", 8, 4, 0.5, 0.4, 0.6, 8, 0, 3.0)
+    row = Row("forward", "eager", "mdeq-nano", 8, 4, 0.5, 0.4, 0.6, 8, 0, 3.0, 1.0)
     assert (row.images_per_second, row.gflops) == (8, 6)
     assert record([row], found)["rows"][0]["gflop"] == 3.0
 

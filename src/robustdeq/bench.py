@@ -16,11 +16,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from .attacks import PGD, Linf, ThroughGradient
 from .checks import check_count
+from .counting import Operations, peak_bytes
 from .defences import EntropyReduction
 from .dynamics import drive
 from .environment import environment
@@ -37,7 +36,8 @@ Call = Callable[[], object]
 class Row:
     """Of one work. images: in one call. seconds, low, high: of a call, the median and the quartiles. units: f-units an
     image, evaluations of f and backward passes. updates: of the input, an image. gflop: operations of a call, counted.
-    mib: peak memory of a call beyond what was held before, a CUDA device's; None elsewhere."""
+    mib: peak memory of a call beyond what was held before, as a CUDA device tells it; elsewhere that of its tensors,
+    counted."""
 
     work: str
     variant: str
@@ -50,7 +50,7 @@ class Row:
     units: float
     updates: float
     gflop: float
-    mib: float | None = None
+    mib: float
 
     @property
     def images_per_second(self) -> float:
@@ -146,6 +146,8 @@ def made(work: str, variant: str, model: DEQClassifier, x: Tensor, y: Tensor) ->
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if "compiled" in parts:
         model.compile()
+        if model._compiled_call_impl is None:
+            raise ValueError("variant compiled: torch.compile does not work here; allowed: a machine with a compiler.")
     cast = _half(x.device) if "bfloat16" in parts else nullcontext()
     with cast:
         call = choose("work", work, WORKS)(model.eval(), x, y)
@@ -164,19 +166,6 @@ VARIANTS = {
     "compiled": "torch.compile of the model's forward",
     "graph": "recorded once as a CUDA graph: for works without an update, on a CUDA device",
 }
-
-
-class Operations(TorchDispatchMode):
-    """Counts multiplications and additions of products and convolutions. (FlopCounterMode also asks for the module of
-    each, and for that hooks into the graph, which ``autograd.grad`` to an image does not bear.)"""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        self.total += 0 if formula is None else formula(*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 def counted(model: DEQClassifier, call: Call) -> tuple[float, float, float]:
@@ -249,10 +238,10 @@ def bench(
     return rows
 
 
-def _peak(call: Call, device: torch.device) -> float | None:
+def _peak(call: Call, device: torch.device) -> float:
     """MiB that a call needs at most beyond what is held."""
     if device.type != "cuda":
-        return None
+        return peak_bytes(call) / 2**20
     call()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -273,7 +262,17 @@ def table(found: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> str
     f = {(row.variant, row.model, row.images): row.seconds for row in rows if row.work == "one f"}
     before = {_place(row): row for row in (Row(**row) for row in (old or {"rows": []})["rows"])}
     best = max(found["rates"].values())
-    head = ["work", "variant", "model, N, batch", "seconds (quartiles)", "in f", "f-units", "images/s", "GFLOP/s"]
+    head = [
+        "work",
+        "variant",
+        "model, N, batch",
+        "seconds (quartiles)",
+        "in f",
+        "f-units",
+        "images/s",
+        "GFLOP/s",
+        "MiB",
+    ]
     head += ["share", "times as fast"] if old else ["share"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
@@ -282,7 +281,12 @@ def table(found: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> str
         cells.append(f"{row.seconds:.4f} ({row.low:.4f}, {row.high:.4f})")
         cells.append("-" if unit is None else f"{row.seconds / unit:.2f}")
         cells += [f"{row.units:.0f}" + (f" + {row.updates:.0f} updates" if row.updates else "")]
-        cells += [f"{row.images_per_second:.1f}", f"{row.gflops:.1f}", f"{100 * row.gflops / best:.0f}%"]
+        cells += [
+            f"{row.images_per_second:.1f}",
+            f"{row.gflops:.1f}",
+            f"{row.mib:.0f}",
+            f"{100 * row.gflops / best:.0f}%",
+        ]
         if old:
             cells.append(f"{before[_place(row)].seconds / row.seconds:.2f}" if _place(row) in before else "-")
         lines.append("| " + " | ".join(cells) + " |")
@@ -292,4 +296,4 @@ def table(found: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> str
 
 def _place(row: Row) -> Row:
     """The row without what is measured."""
-    return replace(row, seconds=0.0, low=0.0, high=0.0, units=0.0, updates=0.0, gflop=0.0, mib=None)
+    return replace(row, seconds=0.0, low=0.0, high=0.0, units=0.0, updates=0.0, gflop=0.0, mib=0.0)

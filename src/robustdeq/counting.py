@@ -1,0 +1,60 @@
+"""What a call costs, counted and not timed: operations, and the bytes of tensors that it holds at most."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+
+class Operations(TorchDispatchMode):
+    """Counts multiplications and additions of products and convolutions. (FlopCounterMode also asks for the module of
+    each, and for that hooks into the graph, which ``autograd.grad`` to an image does not bear.)"""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        self.total += 0 if formula is None else formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+class Memory(TorchDispatchMode):
+    """Bytes of the tensors that are made inside and still held, now and at most; on any device, and what an operation
+    needs for itself alone is not seen."""
+
+    held = peak = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known = weakref.WeakSet[Any]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for given in tree_leaves((args, kwargs)):
+            if isinstance(given, Tensor):
+                self._known.add(given.untyped_storage())  # was there before, or is a view of what is counted
+        out = func(*args, **(kwargs or {}))
+        for made in tree_leaves(out):
+            if isinstance(made, Tensor) and (storage := made.untyped_storage()) not in self._known:
+                self._known.add(storage)
+                size = storage.nbytes()
+                self.held += size
+                weakref.finalize(storage, self._freed, size)
+        self.peak = max(self.peak, self.held)
+        return out
+
+    def _freed(self, size: int) -> None:
+        self.held -= size
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The most that a call holds beside what was there before it."""
+    with Memory() as memory:
+        call()
+    return memory.peak
