@@ -82,6 +82,23 @@ def test_the_implicit_gradient_is_the_unrolled_one_at_a_fixed_point(solver, adjo
         assert_near(found, exact, 1e-6)
 
 
+@each(WITH_INVERSE)
+def test_an_adjoint_that_begins_with_the_solvers_estimate_is_nearer_after_a_step(solver):
+    """w_0 = -B^T dL/dz, B ~ (J - I)^-1."""
+    f = tanh(4, grad=True, norm=0.3)
+    exact = gradients(Implicit(solver="broyden", steps=12), solver, f, 12)
+    errors = [
+        sum((a - b).square().sum() for a, b in zip(exact, gradients(rule, solver, f, 12)))
+        for rule in (Implicit(solver="picard", steps=1), Implicit(solver="picard", steps=1, reuse=True))
+    ]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_an_adjoint_cannot_begin_with_an_estimate_that_the_solver_has_not():
+    with pytest.raises(ValueError, match="estimates no inverse Jacobian; allowed: "):
+        Implicit(reuse=True)(Reversible(), f := tanh(4, grad=True), zeros(f), 3)
+
+
 @pytest.mark.parametrize("damping", [0.5, 1.0])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_phantom_gradient_of_many_steps_approaches_both(damping, training):

@@ -7,9 +7,9 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "robustdeq"
 ORDER = [
-    "checks options text files seeds environment counting progress distributed", "dynamics", "gradients", "models", "defences",
-    "attacks", "data", "training evaluation", "analysis", "report view", "recipe recipes", "reproduction bench",
-    "commands", "cli", "__main__",
+    "checks options text files seeds environment counting progress distributed", "dynamics", "gradients", "models",
+    "defences", "attacks", "data", "training evaluation", "analysis", "report view", "recipe recipes",
+    "reproduction bench", "commands", "cli", "__main__",
 ]  # fmt: skip
 """Top down; rooms of one line know nothing of each other, but for the ground floor and the recipes."""
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms.split()}

@@ -327,4 +327,5 @@ print(*(str(one.message) for one in heard if "does not work" in str(one.message)
 def test_without_a_compiler_a_model_stays_as_it_is_and_one_line_says_so(tmp_path):
     machine = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", WITHOUT_A_COMPILER], env=machine, capture_output=True, text=True)
-    assert done.stdout.startswith("torch.compile does not work for cpu here (") and done.stdout.count("\n") == 1 and done.stdout.endswith(" True\n")
+    assert done.stdout.startswith("torch.compile does not work for cpu here (") and done.stdout.endswith(" True\n")
+    assert done.stdout.count("\n") == 1
