@@ -21,6 +21,7 @@ from torch import Tensor
 import robustdeq as rd
 from robustdeq.attacks import PGD, Linf, ThroughGradient
 from robustdeq.bench import Call, timed
+from robustdeq.environment import keep_freed_memory
 from robustdeq.training import Phase, TrainConfig
 from robustdeq.training.step import TrainStep
 
@@ -196,13 +197,17 @@ def main() -> None:
     parser.add_argument("--model", default="mdeq-large")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=[""], metavar="WORDS", help="rows whose name begins so")
     options = parser.parse_args()
+    keep_freed_memory()
     model: Any = rd.create_model(options.model, dropout=0.0, seed=0).eval()
     draw = torch.Generator().manual_seed(0)
     x = torch.rand(options.batch, *model.image_shape, generator=draw)
     y = torch.randint(10, (options.batch,), generator=draw)
     print("| work | times as fast (quartiles) | seconds, plain program | seconds, here |\n|---|---|---|---|")
     for name, (plain, ours) in {**cases(model, x, y), **peer(model, x)}.items():
+        if not name.startswith(tuple(options.only)):
+            continue
         seconds = timed({"plain": plain, "ours": ours}, torch.device("cpu"), options.repeats)
         ratios = [a / b for a, b in zip(seconds["plain"], seconds["ours"])]
         low, _, high = quantiles(ratios, n=4, method="inclusive")

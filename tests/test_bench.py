@@ -122,3 +122,11 @@ def test_the_plain_program_gives_the_same_numbers(reference, solver):
     climb = lambda logits: torch.nn.functional.cross_entropy(logits, y)  # noqa: E731
     through = lambda at: model(at, gradient="phantom")  # noqa: E731
     same(*(reference.pgd(each, climb, x, x, 3) for each in (lambda at: reference.phantom(model, at), through)))
+
+
+def test_processes_that_do_the_same_at_the_same_time_are_one_row(tmp_path):
+    words = ["--model", "mdeq-nano", "--batch", "2", "--steps", "2", "--repeats", "2", "--work", "one f"]
+    assert main(["bench", *words, "--processes", "1", "--processes", "2", "--out", str(tmp_path / "a.json")]) == 0
+    one, two = (Row(**row) for row in json.loads((tmp_path / "a.json").read_text())["rows"])
+    assert (one.processes, two.processes) == (1, 2) and two.low <= two.seconds <= two.high
+    assert two.images_per_second == pytest.approx(2 * 2 / two.seconds) and two.units == one.units == 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from tyro.conf import arg
 
-from ..bench import VARIANTS, WORKS, Row, bench, rates, record, table
+from ..bench import VARIANTS, WORKS, Row, bench, rates, record, table, together
 from ..checks import Count, Seed
 from ..files import read_json, write_json
 from ..options import choose
@@ -28,6 +28,7 @@ class Bench(Command):
       robustdeq bench --out bench.json
       robustdeq bench --work forward --work "attack step, unrolled" --batch 1 --batch 64 --model mdeq-large
       robustdeq bench --growth --out growth.json
+      robustdeq bench --processes 1 --processes 2 --work "update, PGD-AT-10"
       robustdeq bench --out new.json --compare bench.json
       robustdeq bench --device cuda --model mdeq-large --batch 128 --variant eager --variant bfloat16+channels-last
 
@@ -45,6 +46,8 @@ class Bench(Command):
     """N; default each model's own."""
     growth: bool = False
     """Beside that, the works over batch 1 to 128, N 2 to 32 and the models nano to large, one of them at a time."""
+    processes: tuple[Count, ...] = (1,)
+    """How many do the same at the same time, with their share of the threads; images/s are those of all."""
     repeats: Count = 5
     out: Path | None = None
     """A JSON file for all that was found."""
@@ -66,15 +69,19 @@ class Bench(Command):
             base = dict(zip(("model", "batch", "steps"), cases[0]))
             grown = [{**base, name: value} for name, values in GROWTH.items() for value in values]
             cases += [case for case in (tuple(one.values()) for one in grown) if case not in cases]
-        rows: list[Row] = []
+        rows, threads = list[Row](), torch.get_num_threads()
+        cases = [(*case, processes) for case in cases for processes in self.processes]
         with bar("bench") as progress:
-            for number, (model, batch, steps) in enumerate(cases):
+            for number, (model, batch, steps, processes) in enumerate(cases):
                 if progress is not None:
                     progress(number, len(cases), f"{model}, batch {batch}")
-                rows += bench(
-                    self.work, self.variant, model=model, batch=batch, steps=steps, device=self.device,
-                    repeats=self.repeats, seed=self.seed,
-                )  # fmt: skip
+                options: dict[str, Any] = dict(
+                    model=model, batch=batch, steps=steps, device=self.device, repeats=self.repeats, seed=self.seed
+                )
+                if processes == 1:
+                    rows += bench(self.work, self.variant, **options)
+                else:
+                    rows += together(processes, max(1, threads // processes), self.work, self.variant, **options)
         found = record(rows, rates(torch.device(self.device)))
         if self.out is not None:
             write_json(self.out, found)

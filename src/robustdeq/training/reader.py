@@ -36,7 +36,7 @@ class Reader(nn.Module):
             raise ValueError(f"warm={steps} of the attack with {states}; allowed: warm=None, or one state.")
         gradient, options = self.options["gradient"], {"start": attacked.z, "steps": steps}
         if isinstance(gradient, Implicit):
-            options["gradient"] = Resumed(gradient.solver, gradient.steps, attacked.mu)
+            options["gradient"] = Resumed(gradient.solver, gradient.steps, mu=attacked.mu)
         self.known = (attacked.images, options)
 
     def forward(self, x: Tensor) -> Tensor:
