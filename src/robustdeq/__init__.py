@@ -11,6 +11,7 @@ from . import training as training
 from .attacks import L2 as L2
 from .attacks import Linf as Linf
 from .defences import EntropyReduction as EntropyReduction
+from .defences import Smoothing as Smoothing
 from .dynamics import Anderson as Anderson
 from .dynamics import Broyden as Broyden
 from .dynamics import Picard as Picard
