@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..evaluation import Evaluation
-from ..evaluation.record import RECORD, SHARES, Record, united
+from ..evaluation.record import RECORD, SHARES, Record
 from ..files import first_line, read_json
 from ..text import printable, shown
 
@@ -145,7 +145,7 @@ def _analysis(run: Run, name: str, file: Path, take: Callable[[Any], dict[str, A
 
 def _evaluation(run: Run, name: str, folder: Path, near: tuple[Path, ...]) -> None:
     try:
-        record = united(folder)
+        record = Record.united(folder)
         if record is None:
             run.missing.append(f"{name}: no {RECORD}; the evaluation has not begun.")
             return
