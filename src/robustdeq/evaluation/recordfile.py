@@ -72,7 +72,7 @@ class Resumable(ABC):
     stem: ClassVar[str]
     version: ClassVar[int]
     schema: int
-    identity: Identity
+    identity: Any  # an Identity
     environments: dict[str, object]
 
     @abstractmethod
