@@ -1,5 +1,7 @@
 """Bounds of circular convolutions: exact in Fourier space, from above whenever they end, and steps that contract."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -40,7 +42,7 @@ def test_a_bound_that_ends_early_is_never_below_the_norm_and_falls_to_it(shape):
         exact = float(torch.linalg.matrix_norm(blocks, 2).amax())
         bounds = [float(gram_bound(blocks, squarings)) * OUTWARD for squarings in range(13)]
         assert min(bounds) >= exact and bounds[-1] <= 1.001 * exact
-        assert all(later <= earlier * OUTWARD for earlier, later in zip(bounds, bounds[1:]))
+        assert all(later <= earlier * OUTWARD for earlier, later in itertools.pairwise(bounds))
         for squarings, bound in enumerate(bounds):
             assert bound <= exact * min(shape[1:]) ** (0.5 ** (squarings + 2)) * (1 + 1e-8)
 
