@@ -24,7 +24,7 @@ from .recordfile import RecordFile
 from .run import Progress, spending
 
 NORMS = {"L2": None}
-"""Of the balls that are certified."""
+"""Of the balls in which something is certified."""
 
 
 @torch.no_grad()
@@ -47,13 +47,8 @@ def certify(
     the noise, which for an image follows from this and its number in x. together: noisy copies in one forward.
     out, resume, samples, distributed, progress: see ``evaluate``. Raises a ValueError for what does not fit.
     """
-    options: dict[str, Any] = {"batch_size": (batch_size, Count), "seed": (seed, Seed), "resume": (resume, bool)}
-    for name, (value, hint) in options.items():
-        convert("certify", name, value, hint)
-    if norm not in NORMS:
-        choose("norm of a certificate", norm, NORMS)
-    if not isinstance(out, str | Path | None) or out == "" or not isinstance(samples, str | None):
-        raise ValueError(f"certify: out={shown(out)}, samples={shown(samples)}; allowed: a folder, and words.")
+    others = {"out": out, "samples": samples, "distributed": distributed, "progress": progress}
+    _check_arguments(batch_size, seed, resume, norm, **others)
     points, kind = points_of(x, y), structure(model)
     method = _method(kind, n0=n0, n=n, alpha=alpha, seed=seed, together=together)
     identity = identity_of("certify", kind, points, y, L2(0.0), seed=seed, batch_size=batch_size)
@@ -73,6 +68,23 @@ def certify(
                 progress(rows.stop, len(points), "certified")
         file.gather()
     return Certificate(file.record, file.folder)
+
+
+def _check_arguments(batch_size: int, seed: int, resume: bool, norm: str, **others: Any) -> None:
+    options: dict[str, Any] = {"batch_size": (batch_size, Count), "seed": (seed, Seed), "resume": (resume, bool)}
+    for name, (value, hint) in options.items():
+        convert("certify", name, value, hint)
+    choose("norm of a certificate", norm, NORMS)
+    out, samples, progress = others["out"], others["samples"], others["progress"]
+    fitting = {
+        "out": (isinstance(out, str | Path | None) and out != "", "a folder"),
+        "samples": (isinstance(samples, str | None), "words"),
+        "distributed": (hasattr(others["distributed"], "world_size"), "a Distributed"),
+        "progress": (progress is None or callable(progress), "a function"),
+    }
+    for name, (fits, allowed) in fitting.items():
+        if not fits:
+            raise ValueError(f"certify: {name}={shown(others[name])}; allowed: {allowed}.")
 
 
 def _method(kind: Structure, **options: Any) -> Method:
