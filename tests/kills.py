@@ -34,6 +34,7 @@ REPRODUCE = (
     'defence={"updates": 1, "every": 2, "eps": 0.05}',
 )  # fmt: skip
 FEW = ("--eps", "0.05", "--subset", "12", "--batch-size", "4")
+CERTIFY = ("--subset", "12", "--batch-size", "4", "--n", "100", "--attacked", "4", "--steps", "2", "--draws", "2")
 QUICK = (*FEW, "--checks", "4", "--images", "--set", "steps=3")
 
 KILLS, IDENTICAL = Counter(), Counter()
@@ -61,6 +62,8 @@ def verbs(folder):
         "evaluate, two ranks": Verb(("evaluate", model, *QUICK), ranks=2),
         "evaluate --states": Verb(("evaluate", model, "--states", *FEW, "--set", "steps=3")),
         "attack": Verb(("attack", model, *FEW, "--steps", "3")),
+        "certify": Verb(("certify", model, *CERTIFY)),
+        "certify, two ranks": Verb(("certify", model, *CERTIFY), ranks=2),
         "convert": Verb(("convert", str(checkpoint))),
         "reproduce": Verb(REPRODUCE),
     }
@@ -119,6 +122,14 @@ CHAINS = {
         *inside("evaluation.json", nth=3), *inside("images/*-4.safetensors"), *lock("cut"),
         *inside("images.safetensors"),
     ],
+    "certify": [
+        Death("made", "*/cut"), *inside("cut/certificate.json", nth=2), *inside("cut/certificate.json", nth=3),
+        *inside("attacked-0.5/evaluation.json", nth=2), *lock("attacked-1"), *inside("table.md"),
+    ],
+    "certify, two ranks": [
+        *inside("certificate.1.json", rank=1), *inside("certificate.0.json", rank=0),
+        Death("removed", "*/certificate.0.json"), Death("half", "*/attacked-0.5/evaluation.0.json", rank=0),
+    ],
     "convert": [Death("made", "*/cut"), *inside("model.safetensors", "config.json"), *lock("cut")],
     "reproduce": [
         Death("half", "*/cut/recipe.json"), Death("half", "*/training/baseline/last.safetensors", 2),
@@ -168,7 +179,7 @@ def test_convert_killed_once(death, verbs, wholes, tmp_path):
 
 MOMENTS = {
     "train": 8, "train, two ranks": 5, "evaluate": 6, "evaluate, two ranks": 5, "evaluate --states": 4, "attack": 5,
-    "convert": 4,
+    "certify": 4, "convert": 4,
 }  # fmt: skip
 MOST = 3
 """Kills of one run, before it may end."""

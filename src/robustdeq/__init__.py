@@ -11,6 +11,7 @@ from . import training as training
 from .attacks import L2 as L2
 from .attacks import Linf as Linf
 from .defences import EntropyReduction as EntropyReduction
+from .defences import Smoothing as Smoothing
 from .dynamics import Anderson as Anderson
 from .dynamics import Broyden as Broyden
 from .dynamics import Picard as Picard
@@ -18,7 +19,9 @@ from .dynamics import Reversible as Reversible
 from .dynamics import SolveError as SolveError
 from .dynamics import Status as Status
 from .dynamics import Trajectory as Trajectory
+from .evaluation import Certificate as Certificate
 from .evaluation import Evaluation as Evaluation
+from .evaluation import certify as certify
 from .evaluation import evaluate as evaluate
 from .gradients import Implicit as Implicit
 from .gradients import Phantom as Phantom

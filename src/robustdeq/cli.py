@@ -98,7 +98,7 @@ def _overview() -> str:
     lines = [
         "usage: robustdeq COMMAND [options]",
         "",
-        "Train, attack, defend and evaluate deep equilibrium models.",
+        "Train, attack, defend, certify and evaluate deep equilibrium models.",
         "",
     ]
     lines += [f"  {name:<11}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]

@@ -12,7 +12,7 @@ import robustdeq as rd
 from robustdeq.attacks import PGD
 from robustdeq.cli import main
 from robustdeq.evaluation import Entry, Evaluation
-from robustdeq.evaluation.record import _seal
+from robustdeq.evaluation.recordfile import _seal
 
 THREAT = rd.Linf(0.1)
 

@@ -22,6 +22,7 @@ BEGINNINGS = {
     "evaluate": ["evaluate", "model", "--out", "out", "--subset", "2", "--checks", "0"],
     "attack": ["attack", "model", "--out", "out", "--subset", "2", "--steps", "1"],
     "reproduce": ["reproduce", "smoke", "--out", "out"],
+    "certify": ["certify", "model", "--out", "out", "--subset", "2", "--n", "20", "--attacked", "0"],
     "convert": ["convert", "model/config.json", "--out", "out"],
 }
 """What is right of a command, so that one thing can be wrong."""
@@ -29,7 +30,7 @@ VERBS = st.sampled_from(sorted(BEGINNINGS))
 HINTS = {verb: get_type_hints(COMMANDS[verb], include_extras=True) for verb in BEGINNINGS}
 FREE = ("set", "out", "beside", "surrogate", "data", "model", "recipe", "file", "image_column", "label_column")
 """Fields that take any text, and are drawn apart."""
-CHOICES = ("suite", "loss", "gradient", "attack_gradient", "objective", "states", "solver", "device")
+CHOICES = ("suite", "method", "loss", "gradient", "attack_gradient", "objective", "states", "solver", "device")
 POSITIONAL = ("model", "recipe", "file")
 STRANGE = ["no/such", "model", "model/config.json", "model/config.json/x", "text.txt", "empty", "/dev/null", "x" * 300,
            "[/x]", "\x1b[2J", "a\nb\nc\nd", "\udcff", "owner/name", "owner/name/x", "~nobody", ":"]  # fmt: skip

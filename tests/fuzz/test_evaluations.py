@@ -16,7 +16,7 @@ from torch import Tensor
 
 import robustdeq as rd
 from robustdeq.cli import main
-from robustdeq.evaluation import record
+from robustdeq.evaluation import recordfile
 
 COMMAND = ["evaluate", "model", "--out", "found", "--subset", "4", "--batch-size", "2", "--images", "--checks", "2",
            "--set", "steps=2"]  # fmt: skip
@@ -47,9 +47,9 @@ def said(folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, model_folder) -> Found:
     place, patch, saves = tmp_path_factory.mktemp("found"), pytest.MonkeyPatch(), []
-    save = record.RecordFile.save
+    save = recordfile.RecordFile.save
 
-    def kept(file: record.RecordFile) -> None:
+    def kept(file: recordfile.RecordFile) -> None:
         save(file)
         saves.append(file)
         if len(saves) == 4:
@@ -58,7 +58,7 @@ def found(tmp_path_factory, model_folder) -> Found:
     shutil.copytree(model_folder, place / "model")
     with patch.context() as inside:
         inside.chdir(place)
-        inside.setattr(record.RecordFile, "save", kept)
+        inside.setattr(recordfile.RecordFile, "save", kept)
         assert main(COMMAND) == 0
     (place / "done").mkdir()
     (place / "found").rename(place / "done" / "found")
@@ -147,7 +147,7 @@ def test_a_record_with_a_digest_of_its_own_is_of_the_right_kinds(runs, found):
         with sandbox(found.done) as place:
             try:
                 other = json.loads(damage.data)
-                sealed = {"sha256": record._seal(other), **other}
+                sealed = {"sha256": recordfile._seal(other), **other}
             except (ValueError, TypeError, RecursionError):
                 return
             (place / "found" / "evaluation.json").write_text(json.dumps(sealed))

@@ -64,6 +64,15 @@ CALLS = [
          ("progress",)),
     Call("evaluate quick", evaluated, {"model": MODEL, "x": X, "y": Y, "suite": "quick", "steps": 1, "checks": 1},
          {**EVALUATE, "model": instance(rd.DEQClassifier), "steps": whole(1)}, ("steps",), ("progress",)),
+    Call("certify", lambda **arguments: rd.certify(**arguments).table() or True,
+         {"model": rd.Smoothing(0.1, draws=4)(MODEL), "x": X, "y": Y, "n0": 4, "n": 20},
+         {**{name: EVALUATE[name] for name in ("x", "y", "batch_size", "seed", "out", "resume", "samples")},
+          "distributed": nothing, "model": nothing, "n0": whole(1), "n": whole(10), "alpha": number(0, 1),
+          "together": whole(1), "norm": word(["L2"]), "progress": none_or(nothing)}, (), ("progress",)),
+    Call("Smoothing", rd.Smoothing, {"sigma": 0.1},
+         {"sigma": number(0), "classes": none_or(whole(1)), "draws": whole(1), "clip": anything,
+          "seed": none_or(SEED)}),
+    Call("Certificate.read", rd.Certificate.read, {"folder": "x"}, {"folder": nothing}),
     Call("Entry", Entry, {"name": "one", "column": "PGD", "attack": ENTRY.attack},
          {"name": instance(str), "column": instance(str), "attack": nothing, "view": nothing,
           "points": none_or(whole(1)),
@@ -74,6 +83,10 @@ CALLS = [
           "dropout": number(0, 1 - 1e-9),
           "features": whole(1, 10**4), "stem_stride": whole(1, 4), "head_channels": nothing,
           "expansion": whole(1, 100)}),
+    Call("create_model mondeq-nano", lambda **options: rd.create_model("mondeq-nano", **options), {},
+         {"num_classes": whole(1, 10**4), "seed": none_or(SEED), "steps": whole(1), "solver": SOLVER,
+          "gradient": GRADIENT, "image_shape": nothing, "channels": whole(1, 100), "stem_stride": whole(1, 4),
+          "pool": whole(1, 4), "modulus": number(0), "bound": none_or(number(0))}),
     Call("create_model resnet18", lambda **options: rd.create_model("resnet18", **options), {},
          {"num_classes": whole(1, 10**4), "seed": none_or(SEED)}),
     Call("load_model", rd.load_model, {"path_or_hub_id": "model"},
@@ -131,5 +144,5 @@ def test_a_trainer_with_junk_in_it(runs, training):
 def test_what_is_right_is_taken(model_folder, training):
     with sandbox(model_folder):
         for call in (*CALLS, training):
-            if call.name not in ("load_official", "Evaluation.read"):
+            if call.name not in ("load_official", "Evaluation.read", "Certificate.read"):
                 assert call.call(**call.good) is not None

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from small_models import TanhCell, images_for, nano, own
+from small_models import TanhCell, images, images_for, nano, own
 from torch import nn
 
-from robustdeq.models import Cell, PlainCell
+from robustdeq.models import Cell, PlainCell, create_model
 from robustdeq.testing import CellLaws
 
 
@@ -21,6 +21,16 @@ class TestMDEQCell(CellLaws):
     def case(self):
         model = nano(dropout=self.dropout)
         return model.cell, state(3, model.layout.size), model.inject(images_for(model))
+
+
+class TestMonotoneCell(CellLaws):
+    @pytest.fixture(autouse=True, params=[(8, 8), (2, 6)], ids=["square", "smaller than its kernels"])
+    def choose(self, request):
+        self.shape = (1, *request.param)
+
+    def case(self):
+        model = create_model("mondeq-nano", image_shape=self.shape, channels=3, seed=0)
+        return model.cell, state(3, model.layout.size), model.inject(images(shape=self.shape))
 
 
 class TestSplitCell(CellLaws):

@@ -52,7 +52,9 @@ def own_model():
 
 
 def test_names():
-    assert list(ARCHITECTURES) == ["mdeq-nano", "mdeq-small", "mdeq-large", "mdeq-xl", "resnet18", "wrn34-10"]
+    mondeqs = ["mondeq-nano", "mondeq-small"]
+    mdeqs = ["mdeq-nano", "mdeq-small", "mdeq-large", "mdeq-xl"]
+    assert list(ARCHITECTURES) == [*mdeqs, *mondeqs, "resnet18", "wrn34-10"]
     with torch.device("meta"):
         for name in ARCHITECTURES:
             model = create_model(name, 7)

@@ -49,7 +49,8 @@ def test_an_evaluation_that_has_only_begun_shows_its_clean_images(run):
 
 def _write(folder, record):
     """With the digest that belongs to it: as a run leaves it that was killed."""
-    from robustdeq.evaluation.record import RECORD, Record, _write
+    from robustdeq.evaluation.record import RECORD, Record
+    from robustdeq.evaluation.recordfile import _write
     from robustdeq.options import make
 
     _write(folder / RECORD, make(Record, {key: value for key, value in record.items() if key != "sha256"}))

@@ -29,8 +29,8 @@ IMAGES = ("image_size", "streaming", "image_column", "label_column")
 
 
 @dataclass(kw_only=True)
-class _OnModel(Command):
-    """Options of the verbs that look at a saved model."""
+class OnModel(Command):
+    """Options of the verbs that look at a saved model and at test images."""
 
     model: Positional[str]
     """A folder that save_model or `robustdeq train` wrote, or a hub id."""
@@ -38,8 +38,6 @@ class _OnModel(Command):
     """Folder for what is found."""
     data: str = "digits"
     """Source whose test split is used: digits, a folder of parquet files or images, or a name on the hub."""
-    eps: PositiveDistance | None = None
-    """Radius of the L-inf ball, pixels in [0, 1], a number or a fraction; default 0.15 for digits, 8/255 for others."""
     image_size: Count | None = None
     """Bring images to this many pixels a side; default as stored."""
     image_column: str | None = None
@@ -53,17 +51,30 @@ class _OnModel(Command):
     batch_size: Count = 100
     seed: Seed = 0
 
-    def load(self, device: torch.device, *names: str) -> tuple[torch.nn.Module, Threat, list[Any]]:
-        """The model on the device, the threat, and of the splits named the first ``subset`` images each."""
+    def model_and_sets(self, device: torch.device, *names: str) -> tuple[torch.nn.Module, list[Any]]:
+        """The model on the device, and of the splits named the first ``subset`` images each."""
         options: dict[str, Any] = {name: getattr(self, name) for name in IMAGES}
         splits = load(self.data, **options)
         if self.subset is not None and self.subset > len(splits.test):
             raise ValueError(f"--subset {self.subset}; allowed: 1..{len(splits.test)}.")
-        eps = (0.15 if self.data == "digits" else 8 / 255) if self.eps is None else self.eps
         sets = [getattr(splits, name) for name in names]
         if self.subset is not None:  # a streamed set is not taken into memory as a whole
             sets = [images.take(slice(self.subset)) for images in sets]
-        return load_model(self.model).to(device), Linf(eps), [images.to(device) for images in sets]
+        return load_model(self.model).to(device), [images.to(device) for images in sets]
+
+
+@dataclass(kw_only=True)
+class _OnModel(OnModel):
+    """And a ball."""
+
+    eps: PositiveDistance | None = None
+    """Radius of the L-inf ball, pixels in [0, 1], a number or a fraction; default 0.15 for digits, 8/255 for others."""
+
+    def load(self, device: torch.device, *names: str) -> tuple[torch.nn.Module, Threat, list[Any]]:
+        """The model on the device, the threat, and of the splits named the first ``subset`` images each."""
+        model, sets = self.model_and_sets(device, *names)
+        eps = (0.15 if self.data == "digits" else 8 / 255) if self.eps is None else self.eps
+        return model, Linf(eps), sets
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,5 @@
-"""What stands between image and label at inference: input entropy reduction (P23) and the readouts of P22."""
+"""What stands between image and label at inference: input entropy reduction (P23), the readouts of P22, and randomised
+smoothing."""
 
 from ..models.structure import Defended as Defended
 from .entropy_reduction import EntropyReduction as EntropyReduction
@@ -8,3 +9,5 @@ from .entropy_reduction import entropy as entropy
 from .readouts import EarlyState as EarlyState
 from .readouts import Ensemble as Ensemble
 from .readouts import Readout as Readout
+from .smoothing import SmoothedClassifier as SmoothedClassifier
+from .smoothing import Smoothing as Smoothing

@@ -1,6 +1,10 @@
 """Honest robust accuracy: which attacks, how they are counted, and the record that is kept."""
 
 from ..environment import environment as environment
+from .certificate import Certificate as Certificate
+from .certify import certify as certify
+from .compared import Compared as Compared
+from .compared import compare as compare
 from .entries import Entry as Entry
 from .evaluate import evaluate as evaluate
 from .flags import Flag as Flag

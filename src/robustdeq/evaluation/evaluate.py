@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import APGD, AutoAttack, Linf, Threat, ThroughGradient
-from ..checks import Count, Distance, Natural, Seed, check_labels
+from ..checks import Count, Distance, Natural, Seed
 from ..distributed import SINGLE, Distributed
-from ..files import digest, held, plain
+from ..files import held, plain
 from ..gradients import Unrolled
 from ..models.fit import asked, check_logits
 from ..models.modes import evaluating, images_only
@@ -24,9 +23,11 @@ from ..text import shown
 from . import suites
 from .entries import Entry
 from .forecast import announce
+from .identity import below, check_classes, identity_of
 from .images import Points, Rows, loaded, points_of
 from .probes import probe
-from .record import RECORD, AttackRecord, Described, Identity, Record, RecordFile
+from .record import RECORD, AttackRecord, Record
+from .recordfile import Identity, RecordFile
 from .result import Evaluation
 from .run import Progress, Run, Transfer
 
@@ -69,8 +70,8 @@ def evaluate(
         own = {} if step_size is None else {"step_size": step_size}
         check_options("evaluate with a list of entries", [*options, *own], [])
     entries = _entries({**_kept(beside, kind, suite), **(transfers or {})}, suite)
-    logits = _first_logits(kind, points, y, entries)
-    identity = _identity(kind, points, threat, logits, seed=seed, batch_size=batch_size)
+    identity = identity_of("evaluate", kind, points, y, threat, seed=seed, batch_size=batch_size)
+    _check_fitting(entries, len(identity.logits))
     _check_surrogates(kind, identity, points, entries)
     if beside is not None:
         beside.check_beside(identity, kind.opaque)
@@ -154,26 +155,13 @@ def _entries(transfers: Mapping[str, Rows], suite: Sequence[Entry]) -> list[Entr
     return [*given, *suite]
 
 
-def _first_logits(kind: Structure, points: Points, y: Tensor | None, entries: Sequence[Entry]) -> list[float]:
-    """Of the first image, without a defence: that may flip signs of almost nothing from machine to machine.
-
-    Raises a ValueError before anything is written if images, labels, classes or an attack do not fit the model.
-    """
-    x, first = loaded(points, slice(0, 1), kind.deployed)
-    _check_classes(kind, points)
-    logits = x
-    for module in dict.fromkeys((kind.deployed, kind.bare)):
-        with torch.no_grad(), evaluating(kind.deployed):
-            logits = module(x)
-        check_logits("evaluate", module, logits, 1)
-    labels = getattr(points, "labels", first if y is None else y)
-    check_labels(labels, labels, logits.shape[1])
+def _check_fitting(entries: Sequence[Entry], classes: int) -> None:
+    """A ValueError before anything is written if an attack needs more classes."""
     for entry in entries:
         if isinstance(entry.attack, AutoAttack):
-            entry.attack.fitting(logits.shape[1])
+            entry.attack.fitting(classes)
         elif isinstance(entry.attack, APGD) and entry.attack.loss == "dlr-targeted":  # the reference says what to do
-            AutoAttack(entry.attack.threat, attacks=("apgd-t",)).fitting(logits.shape[1])
-    return logits[0].double().nan_to_num(0, 0, 0).tolist()
+            AutoAttack(entry.attack.threat, attacks=("apgd-t",)).fitting(classes)
 
 
 def _rehearse(views: Mapping[str, nn.Module], x: Tensor) -> None:
@@ -185,44 +173,19 @@ def _rehearse(views: Mapping[str, nn.Module], x: Tensor) -> None:
                 torch.autograd.grad(logits.sum(), at, allow_unused=True)
 
 
-def _check_classes(kind: Structure, points: Points) -> None:
-    """Where model and images both name their classes: the same names in the same order."""
-    named = [getattr(module, "classes", None) for module in (kind.deployed, kind.bare, kind.deq)]
-    model = next((names for names in named if isinstance(names, tuple | list) and names), None)
-    images = getattr(points, "classes", None)
-    for label, (one, other) in enumerate(zip_longest(model or (), images or ()) if model and images else ()):
-        if one is None or other is None or str(one) != str(other):
-            differing = f"class {label} is {one!r} to the model and {other!r} in the images"
-            raise ValueError(f"evaluate: {differing}; allowed: the same names in the same order.")
-
-
 def _check_surrogates(kind: Structure, identity: Identity, points: Points, entries: Sequence[Entry]) -> None:
     """A surrogate takes the same images to the same classes, and has other weights."""
     for surrogate, name in {entry.surrogate: entry.name for entry in entries if entry.surrogate is not None}.items():
         other, x = structure(surrogate, opaque=True), loaded(points, slice(0, 1), kind.deployed)[0]
-        _check_classes(other, points)
+        check_classes("evaluate", other, points)
         with torch.no_grad(), evaluating(other.deployed):
             logits = asked("evaluate: the surrogate", other.deployed, x)
         check_logits("evaluate", other.deployed, logits, 1)
         if logits.shape[1] != len(identity.logits):
             given = f"{name} has {logits.shape[1]} classes beside a model with {len(identity.logits)}"
             raise ValueError(f"evaluate: the surrogate of {given}; allowed: as many.")
-        if _below(other)["weights"] == identity.weights:
+        if below(other)["weights"] == identity.weights:
             raise ValueError(f"evaluate: the surrogate of {name} has the model's weights; allowed: others.")
-
-
-def _below(kind: Structure) -> dict[str, Any]:
-    """What tells the model below defence and readout from others."""
-    inner, deq = kind.bare if kind.deq is None else kind.deq, kind.deq
-    return {
-        "model": plain(getattr(inner, "config", None)) or type(inner).__name__, "weights": _weights(inner),
-        "solver": None if deq is None else plain(describe(deq.solver)), "steps": None if deq is None else deq.steps,
-    }  # fmt: skip
-
-
-def _weights(module: nn.Module) -> str:
-    state = module.state_dict()
-    return digest(torch.tensor(list(" ".join(state).encode()), dtype=torch.uint8), *state.values())
 
 
 def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> AttackRecord:
@@ -233,7 +196,7 @@ def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> Atta
     exact = kind.deployed in (view, getattr(view, "deployed", None)) and isinstance(gradient, Unrolled)
     attack, options, settings = type(entry.attack).__name__, None, plain(getattr(view, "settings", {}))
     if entry.surrogate is not None:
-        settings = {**settings, "surrogate": _below(structure(entry.surrogate, opaque=True))}
+        settings = {**settings, "surrogate": below(structure(entry.surrogate, opaque=True))}
     if isinstance(entry.attack, Transfer):
         attack, options = "transfer", {"images": len(entry.attack.images)}
     else:
@@ -246,15 +209,4 @@ def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> Atta
         column=entry.column, attack=attack, options=options, view=type(view).__name__,
         settings=settings, points=min(entry.points or points, points),
         exact=exact and kind.defence is None and not kind.opaque, independent=entry.independent,
-    )  # fmt: skip
-
-
-def _identity(kind: Structure, points: Points, threat: Threat, logits: list[float], **of: Any) -> Identity:
-    readout, defence = (
-        None if wrapper is None else Described(type(wrapper).__name__, plain(wrapper.settings))
-        for wrapper in (kind.readout, kind.defence)
-    )
-    return Identity(
-        **_below(kind), deployed=_weights(kind.deployed), readout=readout, defence=defence, logits=logits,
-        points=len(points), images=points.digest(), norm=threat.name, eps=threat.eps, **of,
     )  # fmt: skip

@@ -1,38 +1,23 @@
-"""The record of an evaluation and its file, written after every batch and read back to go on; all that knows JSON."""
+"""The record of an evaluation."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..distributed import Distributed
-from ..environment import environment
-from ..files import DIGEST, differences, plain, read_json, tidy, write_json
-from ..options import checked, make
-from .images import batches
+from ..options import checked
+from .recordfile import Identity as Identity
+from .recordfile import Resumable
+from .recordfile import Spent as Spent
 
 SCHEMA = 7
 MEASURED = ("gradients", "repeated", "more steps", "fewer steps", "half eps", "double eps", "huge eps")
 """By every finished look for red flags."""
 RECORD, SHARES = "evaluation.json", "evaluation.[0-9]*.json"
-ANEW, ELSEWHERE = "remove it to evaluate anew", ("seconds", "environment", "environments")
-
-
-@dataclass(kw_only=True)
-class Spent:
-    """What work cost. evaluations: of f; backward: passes through one. updates: of a defended input, one a sample."""
-
-    seconds: float = 0.0
-    evaluations: int = 0
-    backward: int = 0
-    updates: int = 0
 
 
 @checked
@@ -120,41 +105,13 @@ class Cost:
 
 
 @checked
-@dataclass
-class Described:
-    """A module by its class and what tells it from another of its class."""
-
-    name: str
-    settings: dict[str, Any]
-
-
-@checked
 @dataclass(kw_only=True)
-class Identity:
-    """What must be the same for a record to be continued. weights: digest below defence and readout; deployed: of all.
-    logits: of the first image without a defence, which tell models of the same weights apart. images: digest."""
-
-    model: Any
-    weights: str
-    deployed: str
-    solver: Any
-    steps: int | None
-    readout: Described | None
-    defence: Described | None
-    logits: list[float]
-    points: int
-    images: str
-    norm: str
-    eps: float
-    seed: int
-    batch_size: int
-
-
-@checked
-@dataclass(kw_only=True)
-class Record:
+class Record(Resumable):
     """samples: how they were chosen, in words. images: whether the verified ones are kept. columns: of every attack of
     this evaluation, in order; ``attacks`` may hold others from before. environments: by the name batches give."""
+
+    stem: ClassVar[str] = "evaluation"
+    version: ClassVar[int] = SCHEMA
 
     schema: int = SCHEMA
     identity: Identity
@@ -178,123 +135,29 @@ class Record:
         """(N,) bool, on the images themselves."""
         return self.predictions == _joined_rows(self.clean, "labels")
 
-    def to_json(self) -> Any:
-        """The record as what JSON can hold."""
-        return plain(asdict(self))
+    def stages(self) -> Iterator[dict[int, Any]]:
+        yield self.clean
+        yield from (attack.batches for attack in self.attacks.values())
+
+    def joined(self, newer: Record) -> Record:
+        """An attack that was given other options counts as the newer has it."""
+        attacks = dict(self.attacks)
+        for name, attack in newer.attacks.items():
+            before = attacks.get(name, attack)
+            same = replace(before, batches={}) == replace(attack, batches={})
+            done = {**before.batches, **attack.batches} if same else attack.batches
+            attacks[name] = replace(attack, batches=dict(sorted(done.items())))
+        clean = dict(sorted({**self.clean, **newer.clean}.items()))
+        environments = self.environments | newer.environments
+        checks, cost = newer.checks or self.checks, newer.cost or self.cost
+        return replace(newer, clean=clean, attacks=attacks, environments=environments, checks=checks, cost=cost)
+
+    def resumed(self, fresh: Record) -> Record:
+        for name, attack in fresh.attacks.items():
+            if attack.options is None:  # it may be another function now: never taken for done
+                self.attacks.pop(name, None)
+        return self.joined(fresh)
 
 
 def _joined_rows(done: dict[int, Any], name: str) -> Tensor:
     return torch.tensor([value for _, batch in sorted(done.items()) for value in getattr(batch, name)]).long()
-
-
-class RecordFile:
-    """A record on disk. One of another identity is refused, not overwritten.
-
-    A process alone writes evaluation.json. Of several, each writes evaluation.RANK.json, and whoever ends or begins
-    unites them, so their number may change between one start and the next.
-    """
-
-    def __init__(self, folder: Path | None, fresh: Record, resume: bool, distributed: Distributed) -> None:
-        if folder is None and distributed.world_size > 1:
-            raise ValueError(f"evaluate: {distributed.world_size} processes without out; allowed: a folder they share.")
-        self.folder, self.distributed, self.record = folder, distributed, fresh
-        if folder is not None:
-            if resume and (before := united(folder)) is not None:
-                _refuse_other(folder / RECORD, before.identity, fresh.identity)
-                for name, attack in fresh.attacks.items():
-                    if attack.options is None:  # it may be another function now: never taken for done
-                        before.attacks.pop(name, None)
-                self.record = _joined(before, fresh)
-            distributed.barrier()
-            distributed.main_first(self._settle)
-        mine = {rows.start for rows in self.mine(fresh.identity.points)}
-        for done in (self.record.clean, *(attack.batches for attack in self.record.attacks.values())):
-            for start in done.keys() - mine:
-                del done[start]  # no stale copy of another process's batch can come back from this one's file
-        here = environment(command=True)
-        self.environment = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()[:8]
-        self.record.environments[self.environment] = here
-
-    def mine(self, points: int) -> Sequence[slice]:
-        """The batches of this process."""
-        return self.distributed.share(batches(points, self.record.identity.batch_size))
-
-    def save(self) -> None:
-        file = RECORD if self.distributed.world_size == 1 else f"evaluation.{self.distributed.rank}.json"
-        if self.folder is not None:
-            _write(self.folder / file, self.record)
-
-    def gather(self, conclude: Callable[[], None]) -> None:
-        """Unite all shares in evaluation.json and in every process. conclude: what the first adds to the whole."""
-        self.save()
-        self.distributed.barrier()
-        if self.distributed.main:
-            self.record = united(self.folder) or self.record
-            conclude()
-            self._settle()
-        self.distributed.barrier()
-        self.record = united(self.folder) or self.record
-
-    def _settle(self) -> None:
-        """One file, and no shares."""
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            tidy(self.folder)
-            _write(self.folder / RECORD, self.record)
-            for share in self.folder.glob(SHARES):
-                share.unlink()
-
-
-def _refuse_other(path: Path, before: Identity, now: Identity) -> None:
-    size, pairs = max(map(abs, before.logits + now.logits)), list(zip(before.logits, now.logits))
-    # Another machine or number of threads may have rounded the logits otherwise.
-    if len(before.logits) == len(now.logits) and all(abs(a - b) <= 1e-3 * size for a, b in pairs):
-        before = replace(before, logits=now.logits)
-    if differing := ", ".join(differences(asdict(before), asdict(now))):
-        raise ValueError(f"{path} belongs to another {differing}; give another folder, or remove it.")
-
-
-def _write(path: Path, record: Record) -> None:
-    write_json(path, {DIGEST: _seal(value := record.to_json()), **value})
-
-
-def _seal(value: Any) -> str:
-    """SHA-256 of what a record says, wherever and how fast it was measured, whatever the layout."""
-
-    def measured(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: measured(item) for name, item in sorted(value.items()) if name not in ELSEWHERE}
-        return [measured(item) for item in value] if isinstance(value, list) else value
-
-    return hashlib.sha256(json.dumps(measured(value)).encode()).hexdigest()
-
-
-def united(folder: Path | None) -> Record | None:
-    """What a folder's record and its shares hold together, whatever it is a record of; None where there is nothing."""
-    record = None
-    for path in [] if folder is None else [*folder.glob(RECORD), *sorted(folder.glob(SHARES))]:
-        value = read_json(path, ANEW)
-        try:
-            schema = value.get("schema") if isinstance(value, dict) else None
-            if schema != SCHEMA:
-                raise ValueError(f"schema {str(schema)[:40]}; allowed: {SCHEMA}")
-            stated, share = value.pop(DIGEST, None), make(Record, value)
-            if stated != _seal(value):
-                raise ValueError("damaged: its digest is of another record")
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} cannot be read ({str(error)[:300]}); {ANEW}.") from error
-        record = share if record is None else _joined(record, share)
-    return record
-
-
-def _joined(old: Record, new: Record) -> Record:
-    """The batches of both; an attack that was given other options counts as the newer has it."""
-    attacks = dict(old.attacks)
-    for name, attack in new.attacks.items():
-        before = attacks.get(name, attack)
-        same = replace(before, batches={}) == replace(attack, batches={})
-        done = {**before.batches, **attack.batches} if same else attack.batches
-        attacks[name] = replace(attack, batches=dict(sorted(done.items())))
-    clean, environments = dict(sorted({**old.clean, **new.clean}.items())), old.environments | new.environments
-    checks, cost = new.checks or old.checks, new.cost or old.cost
-    return replace(new, clean=clean, attacks=attacks, environments=environments, checks=checks, cost=cost)

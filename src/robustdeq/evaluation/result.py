@@ -18,7 +18,7 @@ from ..files import write_bytes
 from ..text import markdown, printable, shown
 from .flags import FIXED_POINT, Flag, flags
 from .images import KeptImages
-from .record import RECORD, Identity, Record, united
+from .record import RECORD, Identity, Record
 from .robustbench import EXCLUDED, eps_of, footnote_of, images_of, optimises, parts_of, standard, threat_of
 
 SQUARE_SURPLUS = 0.002
@@ -67,7 +67,7 @@ class Evaluation:
         if not isinstance(folder, str | Path) or len(str(folder)) > 4000:  # which no system takes for a path
             raise ValueError(f"Evaluation.read: {shown(folder)}; allowed: a folder.")
         folder = Path(folder)
-        record = united(folder)
+        record = Record.united(folder)
         if record is None:
             raise ValueError(f"{printable(str(folder))} holds no {RECORD}; give the out= of an evaluation.")
         if unknown := [name for name in record.columns if name not in record.attacks]:

@@ -22,7 +22,8 @@ from ..models.modes import evaluating
 from ..models.structure import Structure, structure
 from .entries import Attack, Entry
 from .images import KeptImages, Points, Rows, loaded
-from .record import Batch, CleanBatch, Record, RecordFile, Spent
+from .record import Batch, CleanBatch, Record
+from .recordfile import RecordFile, Spent
 
 Progress = Callable[[int, int, str], None]
 """Called with how much of how much is done, and of what. One with a method ``say``, such as ``progress.bar`` gives, is
@@ -52,7 +53,7 @@ class Run:
     model: Structure
     points: Points
     threat: Threat
-    file: RecordFile
+    file: RecordFile[Record]
     views: dict[str, nn.Module]
     progress: Progress
 

@@ -91,9 +91,9 @@ def create_model(
 ) -> HubModule:  # fmt: skip
     """A model with fresh weights, in train mode.
 
-    name: mdeq-nano | mdeq-small | mdeq-large | mdeq-xl | resnet18 | wrn34-10. options: fields of the preset's config,
-    for a DEQ also ``solver``, ``steps`` and ``gradient``, by name or as objects. seed: of the weights, which leaves
-    torch's generators as they were; None takes torch's global generator as it is.
+    name: mdeq-nano | mdeq-small | mdeq-large | mdeq-xl | mondeq-nano | mondeq-small | resnet18 | wrn34-10. options:
+    fields of the preset's config, for a DEQ also ``solver``, ``steps`` and ``gradient``, by name or as objects. seed:
+    of the weights, which leaves torch's generators as they were; None takes torch's global generator as it is.
     """
     kind = choose("model", name, ARCHITECTURES)
     check_options(f"model {name}", options, kind.options())

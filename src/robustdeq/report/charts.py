@@ -39,7 +39,7 @@ class Series:
 @dataclass(frozen=True)
 class Chart:
     """title: what is drawn. x_label, y_label: with units. log: a logarithmic y axis. floor, ceiling: what the y axis
-    reaches at least."""
+    reaches at least. fine: ticks of the x axis may stand between whole numbers."""
 
     title: str
     x_label: str
@@ -48,6 +48,7 @@ class Chart:
     log: bool = False
     floor: float | None = None
     ceiling: float | None = None
+    fine: bool = False
 
     @property
     def empty(self) -> bool:
@@ -78,7 +79,8 @@ class Chart:
     @property
     def x_ticks(self) -> list[Tick]:
         low, high = self.x_range
-        step = max(1.0, _step(high - low, 8)) if high - low >= 3 or float(low).is_integer() else _step(high - low)
+        whole = not self.fine and (high - low >= 3 or float(low).is_integer())
+        step = max(1.0, _step(high - low, 8)) if whole else _step(high - low)
         first = math.ceil(low / step - 1e-9)
         values = [step * k for k in range(first, math.floor(high / step + 1e-9) + 1)]
         return [Tick(self._x(value), _number(value)) for value in values]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation import Share
+from ..evaluation import Compared, Share
 from .charts import Chart, Series
 from .runs import Trained
 
@@ -108,6 +108,19 @@ def _states_chart(states: Sequence[Mapping[str, Any]]) -> Chart:
         low, high = zip(*(share.interval for share in shares))
         lines.append(Series(name, t, [share.percent for share in shares], style, low, high))
     return Chart("Accuracy of every state", ALONG, "accuracy (%), 95% bands", tuple(lines), floor=0.0, ceiling=100.0)
+
+
+def certified_chart(compared: Compared) -> Chart:
+    """Certified accuracy by radius, and what stands under attacks of that size, on the samples of each."""
+    rows, lines = compared.to_dict()["rows"], []
+    for key, style in {"certified": "clean", "attacked": "attacked"}.items():
+        shares = {row["radius"]: row[key] for row in rows if row[key] is not None}
+        if shares:
+            low, high = zip(*(share["interval95"] for share in shares.values()))
+            values = [share["percent"] for share in shares.values()]
+            lines.append(Series(key, list(shares), values, style, low, high))
+    label = "accuracy (%), 95% bands"
+    return Chart("Certified accuracy", "L2 radius", label, tuple(lines), floor=0.0, ceiling=100.0, fine=True)
 
 
 def number(row: Any, *path: str) -> float | None:

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
-from ..evaluation import Share
+from ..evaluation import Compared, Share
 from ..files import write_bytes
 
 CLEAN, ATTACKED, THIRD, MUTED = "#0072b2", "#d55e00", "#009e73", "#7a7f85"
@@ -90,6 +90,27 @@ def state_figure(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
         axis.set_ylim(0, 102)
     axes[0, 0].set_ylabel("accuracy (%), 95% bands")
     axes[0, 0].legend(frameon=False, fontsize=9, loc="lower right")
+    _write(figure, path)
+
+
+def certified_figure(path: Path, rows: Mapping[str, Compared]) -> None:
+    """Certified accuracy by L2 radius with exact 95% bands, and what stands under attacks of that size."""
+    figure, axes = _axes(rows)
+    curves = ("certified", CLEAN, "-o", "certified"), ("attacked", ATTACKED, "--s", "attacked, stands")
+    for axis, (name, compared) in zip(axes[0], rows.items()):
+        for key, colour, style, label in curves:
+            shares = {row["radius"]: row[key] for row in compared.to_dict()["rows"] if row[key] is not None}
+            if shares:
+                low, high = zip(*(share["interval95"] for share in shares.values()))
+                axis.fill_between(list(shares), low, high, color=colour, alpha=0.14, linewidth=0)
+                percent = [share["percent"] for share in shares.values()]
+                axis.plot(list(shares), percent, style, color=colour, label=label, **LINE)
+        axis.set_title(_text(name), fontsize=10)
+        axis.set_xlabel("L2 radius, pixels in [0, 1]")
+        axis.set_ylim(0, 102)
+        _bare(axis)
+    axes[0, 0].set_ylabel("accuracy (%), 95% bands")
+    axes[0, 0].legend(frameon=False, fontsize=9)
     _write(figure, path)
 
 

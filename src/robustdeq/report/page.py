@@ -15,13 +15,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..checks import check_count
 from ..environment import environment
-from ..evaluation import Flag, Share
+from ..evaluation import Compared, Flag, Share
 from ..files import first_line, read_json, write_text
 from ..training import summary
 from .again import evaluate_command, reproduce_command, train_command
 from .charts import HEIGHT, LEFT, RIGHT, WIDTH, Chart
-from .curves import analysis_charts, training_charts
-from .figures import accuracy_figure, entropy_figure, state_figure, training_figure
+from .curves import analysis_charts, certified_chart, training_charts
+from .figures import accuracy_figure, certified_figure, entropy_figure, state_figure, training_figure
 from .kept import Kept
 from .paired import Paired, paired
 from .runs import Assessed, Run, Trained, read_runs
@@ -93,6 +93,10 @@ class Page:
     def assessed(self) -> list[Assessed]:
         return [one for run in self.runs for one in run.evaluations]
 
+    @property
+    def certified(self) -> dict[str, Compared]:
+        return {name: compared for run in self.runs for name, compared in run.certified.items()}
+
     def html(self) -> str:
         """The file's text. Its policy lets the one script run that is in it, and nothing be fetched."""
         script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
@@ -107,13 +111,14 @@ class Page:
             title=" · ".join(run.name for run in self.runs), runs=self.runs, missing=self.missing,
             rows=[_row(one) for one in self.assessed], columns=_columns(self.assessed), pairs=_pairs(self.assessed),
             trained=[(one, training_charts(one), _summary(one)) for run in self.runs for one in run.trainings],
+            certified=[(name, one, certified_chart(one)) for name, one in self.certified.items()],
             analyses=[(name, charts) for name, (_, charts) in self.analyses.items()], gallery=self.gallery,
             commands=_commands(self.runs, self.found), made=environment(), script=script,
             digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )  # fmt: skip
 
     def write_figures(self, folder: Path) -> None:
-        """accuracy, training, entropy and states, as far as the runs hold them, PNG and SVG."""
+        """accuracy, training, certified, entropy and states, as far as the runs hold them, PNG and SVG."""
         folder.mkdir(parents=True, exist_ok=True)
         analyses = {name: analysis for name, (analysis, _) in self.analyses.items()}
         entropies = {name: of["entropy"] for name, of in analyses.items() if "entropy" in of}
@@ -121,6 +126,7 @@ class Page:
             accuracy_figure: {one.name: one.evaluation.shares() for one in self.assessed},
             training_figure: {one.name: one.epochs for run in self.runs for one in run.trainings if one.epochs},
             entropy_figure: {name: (of["clean"], of["attacked"]) for name, of in entropies.items()},
+            certified_figure: self.certified,
             state_figure: {name: of["readouts"] for name, of in analyses.items() if of.get("readouts")},
         }
         for draw, rows in kinds.items():

@@ -11,8 +11,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..evaluation import Evaluation
-from ..evaluation.record import RECORD, SHARES, Record, united
+from ..evaluation import Compared, Evaluation
+from ..evaluation.certificate import CERTIFICATE
+from ..evaluation.record import RECORD, SHARES, Record
 from ..files import first_line, read_json
 from ..text import printable, shown
 
@@ -49,20 +50,22 @@ class Trained:
 
 @dataclass
 class Run:
-    """What a folder given to the report holds. analyses: by row, what ``reproduce`` found along the states. tables:
-    Markdown of evaluations that cannot be read. missing: what is not there, a sentence each."""
+    """What a folder given to the report holds. certified: certificates beside attacks, by name. analyses: by row, what
+    ``reproduce`` found along the states. tables: Markdown of evaluations that cannot be read. missing: what is not
+    there, a sentence each."""
 
     name: str
     folder: Path
     evaluations: list[Assessed] = field(default_factory=list)
     trainings: list[Trained] = field(default_factory=list)
+    certified: dict[str, Compared] = field(default_factory=dict)
     analyses: dict[str, dict[str, Any]] = field(default_factory=dict)
     tables: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
-        return not (self.evaluations or self.trainings or self.analyses or self.tables)
+        return not (self.evaluations or self.trainings or self.certified or self.analyses or self.tables)
 
 
 def read_runs(folders: Iterable[str | Path]) -> list[Run]:
@@ -94,9 +97,13 @@ def _read(folder: Path, name: str, several: bool) -> Run:
         _training(run, name, folder)
         for record in sorted(folder.glob(f"*/{RECORD}")):
             _evaluation(run, f"{name}/{printable(record.parent.name)}", record.parent, (folder / "model",))
+        for record in sorted(folder.glob(f"*/{CERTIFICATE}")):
+            _certificate(run, f"{name}/{printable(record.parent.name)}", record.parent)
     elif (folder / RECORD).exists() or list(folder.glob(SHARES)):
         above = folder.absolute().parent
         _evaluation(run, name, folder, (folder / "model", above / "model", above, above.parent / "model"))
+    elif (folder / CERTIFICATE).exists():
+        _certificate(run, name, folder)
     elif (folder / "readouts.json").exists():
         _analysis(run, name, folder / "readouts.json", lambda value: {"readouts": value})
     elif (folder / "config.json").exists():
@@ -145,7 +152,7 @@ def _analysis(run: Run, name: str, file: Path, take: Callable[[Any], dict[str, A
 
 def _evaluation(run: Run, name: str, folder: Path, near: tuple[Path, ...]) -> None:
     try:
-        record = united(folder)
+        record = Record.united(folder)
         if record is None:
             run.missing.append(f"{name}: no {RECORD}; the evaluation has not begun.")
             return
@@ -159,6 +166,14 @@ def _evaluation(run: Run, name: str, folder: Path, near: tuple[Path, ...]) -> No
     if undone:
         run.missing.append(f"{name} is unfinished: {', '.join(undone)}. The attacks that ended are shown.")
     run.evaluations.append(assessed)
+
+
+def _certificate(run: Run, name: str, folder: Path) -> None:
+    try:
+        run.certified[name] = Compared.read(folder)
+    except (ValueError, OSError, RuntimeError, IndexError) as error:
+        run.missing.append(f"{name}: {first_line(error)}")
+        _table(run, name, folder)
 
 
 def _table(run: Run, name: str, folder: Path) -> None:

@@ -53,6 +53,9 @@ class TrainConfig:
     own included; the config holds the object.
 
     phases: see ``Phase``. objective: in ``OBJECTIVES``. states: in ``STATE_SAMPLERS``, the z^[t] of every forward.
+    noise: standard deviation of Gaussian noise on the images of an update and of its attack, the same of both, in pixel
+    units; pixels are not clipped after it. Without an attack that is the training of Cohen et al. 2019 for smoothing,
+    with one SmoothAdv of one draw (Salman et al. 2019, arXiv 1906.04584); the attack ``joint`` sees images without it.
     start_noise: standard deviation of z^[0], drawn for every sample of an update and its attack (path independence,
     Anil et al. 2022, arXiv 2211.09961); 0: z^[0] = 0, as it is deployed.
     gradient, attack_gradient: of the update and of its attack, in ``GRADIENTS``.
@@ -74,6 +77,7 @@ class TrainConfig:
     phases: Annotated[Sequence[Phase], Length()]
     objective: Annotated[Any, OBJECTIVES] = "pgd-at"
     states: Annotated[Any, STATE_SAMPLERS] = "final"
+    noise: Distance = 0.0
     start_noise: NonNegative = 0.0
     gradient: Annotated[Any, GRADIENTS] = "unrolled"
     attack_gradient: Annotated[Any, GRADIENTS] = "unrolled"

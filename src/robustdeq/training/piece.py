@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks.starts import numbered
+from ..checks import check_images
 from ..defences import RegulatedClassifier
 from ..distributed import Distributed
 from ..gradients import Steps
@@ -16,9 +17,9 @@ from ..seeds import generator, mix
 from .attacks import Attacked
 from .config import TrainConfig
 from .objectives import state_deviation
-from .reader import Reader
+from .reader import Reader, noisy
 
-DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN, START = range(7)
+DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN, START, NOISE = range(8)
 """Places where a run draws random numbers (see ``seeds``)."""
 
 
@@ -48,18 +49,22 @@ class Piece:
         if deq is not None and config.start_noise:
             noise = numbered(deq.zeros(x), mix(seed, START, step), 0, self.places, torch.randn)
             self.start = {"start": config.start_noise * noise}
+        self.noise = None
+        if config.noise:
+            check_images(x)  # here, since noise leaves the box
+            self.noise = config.noise * numbered(x, mix(seed, NOISE, step), 0, self.places, torch.randn)
         self._left: dict[int, tuple[Tensor, Tensor]] = {}
 
     def reader(self, model: nn.Module, *, update: bool, steps: int | None = None) -> Reader:
         """``model`` as the forwards of the update, or those of its attack, see it. steps: instead of the phase's."""
         config, phase, deq = self.config, self.phase, self.deq
         if deq is None:
-            return Reader(model)
+            return Reader(model, noise=self.noise)
         most = steps or phase.solver_steps or deq.steps
         options = {"solver": phase.solver, **self.start}
         options["gradient"] = phase.gradient or (config.gradient if update else config.attack_gradient)
         shares, left = (config.states.shares(most), self.left) if update else (None, self.left_to_attack)
-        return Reader(model, lambda: self._draw(most), shares, left, **options)
+        return Reader(model, lambda: self._draw(most), shares, left, self.noise, **options)
 
     def _draw(self, steps: int) -> Steps:
         drawn = self.config.states.draw(steps, self.states, self.config.batch_size)
@@ -90,10 +95,12 @@ class Piece:
         total: Tensor | float = 0.0
         if deq is not None and config.consistency and x_adv is not self.x:
             steps = self.phase.solver_steps or deq.steps
-            apart = state_deviation(deq, self.left(self.x), self.left(x_adv), steps, solver, **self.start)
+            with noisy(self.left(self.x), self.noise) as x, noisy(self.left(x_adv), self.noise) as other:
+                apart = state_deviation(deq, x, other, steps, solver, **self.start)
             total = total + config.consistency * apart
         if deq is not None and self.jacobian_steps is not None:
-            total = total + config.jacobian(deq, self.left(x_adv), self.jacobian_steps, self.probes, solver)
+            with noisy(self.left(x_adv), self.noise) as other:
+                total = total + config.jacobian(deq, other, self.jacobian_steps, self.probes, solver)
         return total
 
 

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checks import beyond_the_box
 from ..gradients import Implicit, Resumed, Steps
 from ..text import shown
 from .attacks import Attacked
 from .objectives import Losses, Objective
 
 
+@contextmanager
+def noisy(x: Tensor, noise: Tensor | None) -> Iterator[Tensor]:
+    """Images with noise, which may leave the box inside; without noise as they are."""
+    if noise is None:
+        yield x
+        return
+    with beyond_the_box():
+        yield x + noise
+
+
 class Reader(nn.Module):
     """A model, perhaps wrapped (DDP). draw: gives the number of solver steps of one forward; None where the model has
     no states. shares: see ``StateSampler.shares``; a forward gives the logits of all these states, the first one's
-    first. left: what a defence leaves of the images. options: of every forward. steps: of the last one, of several
-    states the last."""
+    first. left: what a defence leaves of the images. noise: what is added to that. options: of every forward. steps: of
+    the last one, of several states the last."""
 
     def __init__(
         self, model: nn.Module, draw: Callable[[], Steps] | None = None, shares: Mapping[int, float] | None = None,
-        left: Callable[[Tensor], Tensor] = lambda x: x, **options: Any,
+        left: Callable[[Tensor], Tensor] = lambda x: x, noise: Tensor | None = None, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.draw, self.shares, self.left, self.options = model, draw, shares or {}, left, options
+        self.noise = noise
         self.steps: Steps = 0
         self.known: tuple[Tensor | None, dict[str, Any]] = (None, {})
 
@@ -41,12 +54,14 @@ class Reader(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.draw is None:
-            return self.model(x)
+            with noisy(x, self.noise) as seen:
+                return self.model(seen)
         images, known = self.known
         steps = tuple(self.shares) or self.draw()
         options = {"steps": steps, **self.options, **(known if x is images else {})}
         self.steps = steps[-1] if isinstance(steps, tuple) else options["steps"]
-        return self.model(self.left(x), **options)
+        with noisy(self.left(x), self.noise) as seen:
+            return self.model(seen, **options)
 
     def losses(self, objective: Objective, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
         """The objective's; of several states their weighted mean, where every forward is made once."""

@@ -1,0 +1,200 @@
+"""A record on disk, written after every batch and read back to go on, by one process or several; it knows JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from typing_extensions import Self
+
+from ..distributed import Distributed
+from ..environment import environment
+from ..files import DIGEST, differences, plain, read_json, tidy, write_json
+from ..options import checked, make
+from .images import batches
+
+ANEW, ELSEWHERE = "remove it to evaluate anew", ("seconds", "environment", "environments")
+
+
+@dataclass(kw_only=True)
+class Spent:
+    """What work cost. evaluations: of f; backward: passes through one. updates: of a defended input, one a sample."""
+
+    seconds: float = 0.0
+    evaluations: int = 0
+    backward: int = 0
+    updates: int = 0
+
+
+@checked
+@dataclass
+class Described:
+    """A module by its class and what tells it from another of its class."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+@checked
+@dataclass(kw_only=True)
+class Identity:
+    """What must be the same for a record to be continued. weights: digest below defence and readout; deployed: of all.
+    logits: of the first image without a defence, which tell models of the same weights apart. images: digest."""
+
+    model: Any
+    weights: str
+    deployed: str
+    solver: Any
+    steps: int | None
+    readout: Described | None
+    defence: Described | None
+    logits: list[float]
+    points: int
+    images: str
+    norm: str
+    eps: float
+    seed: int
+    batch_size: int
+
+
+class Resumable(ABC):
+    """What a folder keeps of work that is done batch by batch: a dataclass of JSON values in STEM.json.
+
+    stem: of the file's name. version: of what ``schema`` says there. identity: what must be the same for the work to go
+    on. environments: by the names that batches give.
+    """
+
+    stem: ClassVar[str]
+    version: ClassVar[int]
+    schema: int
+    identity: Any  # an Identity
+    environments: dict[str, object]
+
+    @abstractmethod
+    def stages(self) -> Iterable[dict[int, Any]]:
+        """The batches that are done, by the number of their first point."""
+
+    @abstractmethod
+    def joined(self, newer: Any) -> Self:
+        """The batches of both."""
+
+    def resumed(self, fresh: Any) -> Self:
+        """What is gone on with as ``fresh``, on which nothing has been done."""
+        return self.joined(fresh)
+
+    def to_json(self) -> Any:
+        """The record as what JSON can hold."""
+        return plain(asdict(self))  # type: ignore[call-overload]
+
+    @classmethod
+    def united(cls, folder: Path | None) -> Self | None:
+        """What a folder's record and its shares hold together, whatever it is a record of; None where there is
+        nothing."""
+        record = None
+        files = [] if folder is None else [*folder.glob(f"{cls.stem}.json"), *sorted(folder.glob(cls.shares()))]
+        for path in files:
+            value = read_json(path, ANEW)
+            try:
+                schema = value.get("schema") if isinstance(value, dict) else None
+                if schema != cls.version:
+                    raise ValueError(f"schema {str(schema)[:40]}; allowed: {cls.version}")
+                stated, share = value.pop(DIGEST, None), make(cls, value)
+                if stated != _seal(value):
+                    raise ValueError("damaged: its digest is of another record")
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path} cannot be read ({str(error)[:300]}); {ANEW}.") from error
+            record = share if record is None else record.joined(share)
+        return record
+
+    @classmethod
+    def shares(cls) -> str:
+        """Pattern of the files that several processes write."""
+        return f"{cls.stem}.[0-9]*.json"
+
+
+R = TypeVar("R", bound=Resumable)
+
+
+class RecordFile(Generic[R]):
+    """A record on disk. One of another identity is refused, not overwritten.
+
+    A process alone writes STEM.json. Of several, each writes STEM.RANK.json, and whoever ends or begins unites them, so
+    their number may change between one start and the next.
+    """
+
+    def __init__(self, folder: Path | None, fresh: R, resume: bool, distributed: Distributed) -> None:
+        if folder is None and distributed.world_size > 1:
+            raise ValueError(f"evaluate: {distributed.world_size} processes without out; allowed: a folder they share.")
+        self.folder, self.distributed = folder, distributed
+        self.record: R = fresh
+        if folder is not None:
+            if resume and (before := fresh.united(folder)) is not None:
+                _refuse_other(folder / f"{fresh.stem}.json", before.identity, fresh.identity)
+                self.record = before.resumed(fresh)
+            distributed.barrier()
+            distributed.main_first(self._settle)
+        mine = {rows.start for rows in self.mine(fresh.identity.points)}
+        for done in self.record.stages():
+            for start in done.keys() - mine:
+                del done[start]  # no stale copy of another process's batch can come back from this one's file
+        here = environment(command=True)
+        self.environment = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()[:8]
+        self.record.environments[self.environment] = here
+
+    def mine(self, points: int) -> Sequence[slice]:
+        """The batches of this process."""
+        return self.distributed.share(batches(points, self.record.identity.batch_size))
+
+    def save(self) -> None:
+        rank = "" if self.distributed.world_size == 1 else f".{self.distributed.rank}"
+        if self.folder is not None:
+            _write(self.folder / f"{self.record.stem}{rank}.json", self.record)
+
+    def gather(self, conclude: Callable[[], None] = lambda: None) -> None:
+        """Unite all shares in STEM.json and in every process. conclude: what the first adds to the whole."""
+        self.save()
+        self.distributed.barrier()
+        if self.distributed.main:
+            self.record = self.record.united(self.folder) or self.record
+            conclude()
+            self._settle()
+        self.distributed.barrier()
+        self.record = self.record.united(self.folder) or self.record
+
+    def _settle(self) -> None:
+        """One file, and no shares."""
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tidy(self.folder)
+            _write(self.folder / f"{self.record.stem}.json", self.record)
+            for share in self.folder.glob(self.record.shares()):
+                share.unlink()
+
+
+def _refuse_other(path: Path, before: Identity, now: Identity) -> None:
+    size, pairs = max(map(abs, before.logits + now.logits)), list(zip(before.logits, now.logits))
+    # Another machine or number of threads may have rounded the logits otherwise.
+    if len(before.logits) == len(now.logits) and all(abs(a - b) <= 1e-3 * size for a, b in pairs):
+        before = replace(before, logits=now.logits)
+    if differing := ", ".join(differences(asdict(before), asdict(now))):
+        raise ValueError(f"{path} belongs to another {differing}; give another folder, or remove it.")
+
+
+def _write(path: Path, record: Resumable) -> None:
+    write_json(path, {DIGEST: _seal(value := record.to_json()), **value})
+
+
+def _seal(value: Any) -> str:
+    """SHA-256 of what a record says, wherever and how fast it was measured, whatever the layout."""
+
+    def measured(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: measured(item) for name, item in sorted(value.items()) if name not in ELSEWHERE}
+        return [measured(item) for item in value] if isinstance(value, list) else value
+
+    return hashlib.sha256(json.dumps(measured(value)).encode()).hexdigest()

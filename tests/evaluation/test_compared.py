@@ -1,0 +1,110 @@
+"""A certificate beside attacks of its size: what is counted, and the red flag of a bound that is wrong."""
+
+import json
+
+import pytest
+import torch
+from small_models import Linear, images, own
+
+import robustdeq as rd
+from robustdeq.cli import main
+from robustdeq.evaluation import Compared, certify, compare
+
+RADII = (0.0, 0.05, 0.1)
+
+
+class Bounded(Linear):
+    """A linear classifier that states its slopes, times ``factor``."""
+
+    factor = 1.0
+
+    def slopes(self):
+        weight = self.weight.detach().double()
+        return self.factor * torch.cdist(weight, weight)
+
+
+def case(factor):
+    model, x = Bounded(Linear.random(4, size=64).weight.detach()), images(30, shape=(1, 8, 8))
+    model.factor, y = factor, model(x).argmax(1)
+    y[3] = (y[3] + 1) % 4
+    return model, x, y
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.3])
+def test_a_bound_that_is_wrong_raises_a_red_flag_and_one_that_holds_does_not(factor, tmp_path):
+    model, x, y = case(factor)
+    certificate = certify(model, x, y, out=tmp_path)
+    compared = compare(certificate, model, x[:20], y[:20], radii=RADII, out=tmp_path, steps=10)
+    (flag,) = compared.flags
+    assert flag.fired is (factor < 1) and flag.fired is ("RED FLAG certified" in compared.table())
+    for radius in RADII:
+        certified, stands = certificate.certified(radius)[:20], compared.standing(radius)
+        assert compared.broken(radius) == (certified & ~stands).nonzero().flatten().tolist()
+        if factor == 1:
+            assert (certified <= stands).all() and int(certified.sum()) <= int(stands.sum())
+            if radius:  # a linear model falls where its margin says so
+                assert (stands <= certificate.certified(0.9 * radius)[:20]).all()
+    again = Compared.read(tmp_path)
+    assert again.to_dict() == compared.to_dict() and again.radii == compared.radii
+    json.dumps(again.to_dict(), allow_nan=False)
+
+
+def test_no_sample_that_smoothing_certifies_falls_to_any_attack_of_a_suite():
+    model = own(side=8, sharpness=8.0, steps=3)
+    x = images(16, shape=(1, 8, 8))
+    smoothed = rd.Smoothing(0.25, draws=60, seed=0)(model)
+    y = model(x).argmax(1)
+    certificate = certify(smoothed, x, y, n=2000)
+    compared = compare(certificate, smoothed, x, y, radii=(0.1, 0.3), steps=5)
+    assert not compared.flags[0].fired and certificate.certified(0.1).any()
+    assert {"static", "frozen"} <= set(compared.attacked[0.1].columns.values())
+
+
+def test_a_certificate_of_another_model_or_labels_is_refused():
+    model, x, y = case(1.0)
+    certificate = certify(model, x, y)
+    other = Bounded(Linear.random(4, size=64, seed=1).weight.detach())
+    for wrong, labels in ((other, y), (model, (y + 1) % 4)):
+        with pytest.raises(ValueError, match="of another model or of other images"):
+            compare(certificate, wrong, x, labels, radii=(0.1,), steps=1)
+    assert compare(certificate, model, x, y, radii=()).table() == certificate.table()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("models")
+    for name in ("mondeq-nano", "mdeq-nano"):
+        rd.save_model(rd.create_model(name, seed=0, steps=3), place / name)
+    return place
+
+
+@pytest.mark.parametrize("method", ["lipschitz", "smoothing"])
+def test_the_command_prints_what_the_functions_find_and_goes_on(method, folder, tmp_path, capsys):
+    name = "mondeq-nano" if method == "lipschitz" else "mdeq-nano"
+    words = ["certify", folder / name, "--out", tmp_path, "--subset", "6", "--attacked", "3", "--steps", "2"]
+    words = [*map(str, words), "--n", "200", "--draws", "4", "--sigma", "0.5"]
+    assert main(words) == 0
+    first = capsys.readouterr().out
+    compared = Compared.read(tmp_path)
+    assert first.strip() == (tmp_path / "table.md").read_text().strip() == compared.table()
+    assert compared.certificate.method["name"] == method and compared.points == 3 and len(compared.attacked) == 6
+    assert main([*words, "--method", method]) == 0 and capsys.readouterr().out == first
+    assert main([*words, "--seed", "1"]) == 2 and "belongs to another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--method", "lipschitz"], "a DEQClassifier, which knows no bound"),
+        (["--method", "linf"], "allowed: smoothing, lipschitz"),
+        (["--eps", "0.1"], "unknown option '--eps'"),
+        (["--sigma", "0"], "--sigma=0; allowed: a number > 0"),
+        (["--n", "9"], "allowed: n >= 10"),
+        (["--alpha", "1"], "--alpha=1"),
+        (["--suite", "quik"], "did you mean 'quick'"),
+    ],
+)
+def test_a_mistake_is_one_line(words, told, folder, tmp_path, capsys):
+    assert main(["certify", str(folder / "mdeq-nano"), "--out", str(tmp_path / "out"), "--subset", "2", *words]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
