@@ -69,7 +69,9 @@ def test_rows_tell_ratios_and_are_kept(tmp_path, capsys):
     assert "times as fast" in capsys.readouterr().out
     twice = {**found, "rows": [{**row, "seconds": row["seconds"] / 2} for row in found["rows"]]}
     assert all(line.endswith(" 2.00 |") for line in table(twice, found).splitlines()[2:4])
-    assert table(found).count("\n") == 5
+    assert table(found).count("\n") == 10
+    for row in found["rows"]:
+        assert sum(row["shares"].values()) == pytest.approx(1) and row["shares"]["convolutions"] > 0.2
 
 
 def test_a_mistake_is_one_line(tmp_path, capsys):
@@ -87,7 +89,7 @@ def test_a_mistake_is_one_line(tmp_path, capsys):
 def test_what_a_machine_reaches_is_measured_and_a_gflop_is_counted_in_full():
     found = rates(torch.device("cpu"), size=64, repeats=2)
     assert set(found) == {"matrix product, float32", "convolution, float32"} and min(found.values()) > 0
-    row = Row("forward", "eager", "mdeq-nano", 8, 4, 0.5, 0.4, 0.6, 8, 0, 3.0, 1.0)
+    row = Row("forward", "eager", "mdeq-nano", 8, 4, 0.5, 0.4, 0.6, 8, 0, 3.0, 1.0, {})
     assert (row.images_per_second, row.gflops) == (8, 6)
     assert record([row], found)["rows"][0]["gflop"] == 3.0
 

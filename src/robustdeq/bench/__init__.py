@@ -1,6 +1,6 @@
 """How fast a model is: seconds, images a second and GFLOP/s of its works, beside what the device reaches at best."""
 
-from .measure import bench, counted, rates, timed, together
+from .measure import bench, counted, rates, shares, timed, together
 from .table import Row, record, table
 from .works import VARIANTS, WORKS, Call, made
 
@@ -14,6 +14,7 @@ __all__ = [
     "made",
     "rates",
     "record",
+    "shares",
     "table",
     "timed",
     "together",

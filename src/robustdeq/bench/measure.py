@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from ..checks import check_count
 from ..counting import Operations, peak_bytes
@@ -32,6 +33,28 @@ def counted(model: DEQClassifier, call: Call) -> tuple[float, float, float]:
     with Operations() as operations:
         call()
     return tally.units - before[0], tally.updates - before[1], operations.total / 1e9
+
+
+KINDS = {
+    "convolutions": ("mkldnn_convolution", "_slow_conv2d_forward", "cudnn_convolution"),
+    "convolutions, backward": ("convolution_backward", "_slow_conv2d_backward"),
+    "products of matrices": ("mm", "bmm", "addmm", "baddbmm", "dot"),
+    "normalisations": (),
+    "copies": ("copy_", "cat", "clone", "contiguous", "stack", "fill_", "zero_"),
+}
+"""Kinds of operations by name; what has norm in its name is a normalisation, and the rest passes over numbers."""
+
+
+def shares(call: Call) -> dict[str, float]:
+    """Which share of a call's time on the host each kind of operation takes, as torch's profiler tells it."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        call()
+    spent = dict.fromkeys([*KINDS, "elementwise"], 0.0)
+    for event in seen.key_averages():
+        name = event.key.removeprefix("aten::")
+        kind = next((kind for kind, names in KINDS.items() if name in names), "elementwise")
+        spent["normalisations" if "norm" in name else kind] += event.self_cpu_time_total
+    return {kind: time / sum(spent.values()) for kind, time in spent.items()}
 
 
 def timed(calls: Mapping[str, Call], device: torch.device, repeats: int) -> dict[str, list[float]]:
@@ -67,13 +90,12 @@ def bench(
     batch: int = 16, steps: int | None = None, device: str | torch.device = "cpu", repeats: int = 5, seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Row]:  # fmt: skip
-    """Time the works on random images and fresh weights. A variant that a work cannot take is left out with a warning
-    in ``progress``; all works of one variant are interleaved."""
+    """Time the works on random images and fresh weights; all works of one variant are interleaved."""
     check_count("bench", "repeats", repeats, 2)
     check_count("bench", "batch", batch)
     device, rows = torch.device(device), []
     for number, variant in enumerate(variants):
-        calls, counts, held = dict[str, Call](), {}, {}
+        calls, counts, held, kinds = dict[str, Call](), {}, {}, {}
         for work in works:
             deq: Any = create_model(model, seed=seed, **({} if steps is None else {"steps": steps})).to(device)
             draw = torch.Generator().manual_seed(seed)
@@ -82,7 +104,7 @@ def bench(
             counts[work] = (*counted(deq, made(work, "eager", deq, x, y)), deq.steps)
             calls[work] = made(work, variant, deq, x, y)
             calls[work]()  # a compiler works at its first calls
-            held[work] = _peak(calls[work], device)
+            held[work], kinds[work] = _peak(calls[work], device), shares(calls[work])
             if progress is not None:
                 progress(number * len(works) + len(calls), len(variants) * len(works), f"{work}, {variant}")
         for work, seconds in timed(calls, device, repeats).items():
@@ -90,7 +112,7 @@ def bench(
             units, updates, gflop, count = counts[work]
             rows.append(Row(
                 work, variant, model, count, batch, median(seconds), low, high, units / batch, updates / batch, gflop,
-                held[work],
+                held[work], kinds[work],
             ))  # fmt: skip
     return rows
 

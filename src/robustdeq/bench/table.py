@@ -14,7 +14,7 @@ class Row:
     """Of one work. images: in one call. seconds, low, high: of a call, the median and the quartiles. units: f-units an
     image, evaluations of f and backward passes. updates: of the input, an image. gflop: operations of a call, counted.
     mib: peak memory of a call beyond what was held before, as a CUDA device tells it; elsewhere that of its tensors,
-    counted. processes: that did the same at the same time."""
+    counted. shares: of the time on the host, by kinds of operations. processes: that did the same at the same time."""
 
     work: str
     variant: str
@@ -28,6 +28,7 @@ class Row:
     updates: float
     gflop: float
     mib: float
+    shares: Mapping[str, float]
     processes: int = 1
 
     @property
@@ -49,7 +50,7 @@ def table(found: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> str
     """Of ``record``'s JSON; beside an older one, how many times as fast each work is now."""
     rows = [Row(**row) for row in found["rows"]]
     f = {(row.variant, row.model, row.images, row.processes): row.seconds for row in rows if row.work == "one f"}
-    before = {_place(row): row for row in (Row(**row) for row in (old or {"rows": []})["rows"])}
+    before = {str(_place(row)): row for row in (Row(**row) for row in (old or {"rows": []})["rows"])}
     best = max(found["rates"].values())
     head = [
         "work",
@@ -77,12 +78,18 @@ def table(found: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> str
             f"{100 * row.gflops / best:.0f}%",
         ]
         if old:
-            cells.append(f"{before[_place(row)].seconds / row.seconds:.2f}" if _place(row) in before else "-")
+            cells.append(f"{before[str(_place(row))].seconds / row.seconds:.2f}" if str(_place(row)) in before else "-")
         lines.append("| " + " | ".join(cells) + " |")
+    kinds = list(rows[0].shares) if rows else []
+    lines += ["", "| " + " | ".join(["where the time goes, %", *head[1:3], *kinds]) + " |"]
+    lines += ["|" + "---|" * (3 + len(kinds))]
+    for row in rows:
+        place = [row.work, row.variant, f"{row.model}, {row.steps}, {row.images}, {row.processes}"]
+        lines.append("| " + " | ".join([*place, *(f"{100 * row.shares[kind]:.0f}" for kind in kinds)]) + " |")
     reached = "; ".join(f"{name}: {rate:.0f}" for name, rate in found["rates"].items())
     return "\n".join([*lines, "", f"GFLOP/s that this device reaches: {reached}. share: of the highest of them."])
 
 
 def _place(row: Row) -> Row:
     """The row without what is measured."""
-    return replace(row, seconds=0.0, low=0.0, high=0.0, units=0.0, updates=0.0, gflop=0.0, mib=0.0)
+    return replace(row, seconds=0.0, low=0.0, high=0.0, units=0.0, updates=0.0, gflop=0.0, mib=0.0, shares={})

@@ -22,7 +22,7 @@ from ..options import checked
 from ..text import shown
 from .cell import Cell
 from .deq import DEQClassifier, StateLayout
-from .norm import ConvNormReLU, WNConv2d, normalised
+from .layers import ConvNormReLU, WNConv2d, normalised
 from .zoo import architecture
 
 GROUPS = 8

@@ -19,7 +19,8 @@ from ..dynamics import SOLVERS, Picard
 from ..gradients import GRADIENTS
 from ..options import checked, describe
 from ..text import shown
-from .deq import Cell, DEQClassifier, StateLayout
+from .cell import Cell
+from .deq import DEQClassifier, StateLayout
 from .norms import OUTWARD, circular, gram_bound, step_size, transfer, transposed
 from .zoo import architecture
 
