@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile
 
 from ..checks import check_count
 from ..counting import Operations, peak_bytes
@@ -47,7 +47,7 @@ KINDS = {
 
 def shares(call: Call) -> dict[str, float]:
     """Which share of a call's time on the host each kind of operation takes, as torch's profiler tells it."""
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with profile(use_kineto=False) as seen:  # kineto writes to the terminal
         call()
     spent = dict.fromkeys([*KINDS, "elementwise"], 0.0)
     for event in seen.key_averages():
