@@ -71,7 +71,7 @@ def test_rows_tell_ratios_and_are_kept(tmp_path, capsys):
     assert all(line.endswith(" 2.00 |") for line in table(twice, found).splitlines()[2:4])
     assert table(found).count("\n") == 10
     for row in found["rows"]:
-        assert sum(row["shares"].values()) == pytest.approx(1) and row["shares"]["convolutions"] > 0.2
+        assert sum(row["shares"].values()) == pytest.approx(1) and row["shares"]["convolutions"] > 0
 
 
 def test_a_mistake_is_one_line(tmp_path, capsys):
