@@ -8,7 +8,8 @@ import torch
 import robustdeq as rd
 from robustdeq.attacks import EndToEnd
 from robustdeq.bench import WORKS
-from robustdeq.counting import Memory, peak_bytes
+from robustdeq.counting import Memory, graph_bytes, peak_bytes
+from robustdeq.defences import entropy_reduction
 
 KIB = 2**10
 
@@ -100,7 +101,39 @@ def test_entropy_reduction_of_a_large_model_needs_little_more_than_plain_inferen
     assert _held("entropy reduction", model, 2) <= 1.3 * _held("forward", model, 2)
 
 
-def test_the_end_to_end_gradient_keeps_less_than_three_images_of_each_update_and_the_graph_of_one():
+@pytest.fixture
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(entropy_reduction, "KEPT", 0)
+
+
+def test_what_a_graph_keeps_is_counted():
+    x = torch.ones(256, requires_grad=True)
+    (out, kept) = graph_bytes(lambda: x.exp().exp() + 1)
+    assert kept == 2 * KIB
+    assert torch.autograd.grad(out.sum(), x)[0].unique().tolist() == [
+        pytest.approx(2.718281828**2 * 2.718281828**1.718281828)
+    ]
+
+
+def test_graphs_of_updates_are_kept_where_they_fit_and_the_gradient_has_the_same_bits(monkeypatch):
+    model = rd.create_model("mdeq-nano", seed=0).eval()
+    x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    view = EndToEnd(rd.EntropyReduction()(model))
+
+    def found(kept):
+        monkeypatch.setattr(entropy_reduction, "KEPT", kept)
+        model.tally.updates, at = 0, x.clone().requires_grad_()
+        slope = torch.autograd.grad(view(at).logsumexp(1).sum(), at)[0]
+        return slope, model.tally.updates
+
+    (again, twice), (kept, once) = found(0), found(2**30)
+    assert torch.equal(again, kept)
+    # The first one's graph is kept, to see how large it is. One that is not is made again for the gradient of the
+    # entropy, and again for that of the loss.
+    assert once == 30 * len(x) and twice == once + 2 * 29 * len(x)
+
+
+def test_the_end_to_end_gradient_keeps_less_than_three_images_of_each_update_made_again(nothing_kept):
     model = rd.create_model("mdeq-nano", seed=0).eval()
     x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+T = TypeVar("T")
 
 
 class Operations(TorchDispatchMode):
@@ -58,3 +61,17 @@ def peak_bytes(call: Callable[[], object]) -> int:
     with Memory() as memory:
         call()
     return memory.peak
+
+
+def graph_bytes(call: Callable[[], T]) -> tuple[T, int]:
+    """What a call gives, and the bytes of all tensors that its graph keeps for a backward pass, weights included."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # autograd gives it its graph again
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = call()
+    return result, sum(kept.values())

@@ -75,8 +75,8 @@ class Frozen(View):
 @checked
 class EndToEnd(View):
     """A defended model differentiated through all it does; a smooth surrogate stands for sign on the way back: tanh,
-    of a ``temperature`` relative to the mean size of the gradient. Memory: the graph of the N steps, that of one update
-    at a time, which is made again in the backward pass, and less than three images for each update."""
+    of a ``temperature`` relative to the mean size of the gradient. Memory: the graphs of the N steps and, up to a GiB
+    (``KEPT``), of the updates; of more the backward pass makes each again, from less than three images for each."""
 
     accepts = Defended
 

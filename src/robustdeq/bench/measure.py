@@ -47,6 +47,7 @@ KINDS = {
 
 def shares(call: Call) -> dict[str, float]:
     """Which share of a call's time on the host each kind of operation takes, as torch's profiler tells it."""
+    seen: Any
     with profile(use_kineto=False) as seen:  # kineto writes to the terminal
         call()
     spent = dict.fromkeys([*KINDS, "elementwise"], 0.0)

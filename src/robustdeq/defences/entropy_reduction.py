@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checks import Count, Natural, Pixels, Positive, check_images, described
+from ..counting import graph_bytes
 from ..dynamics import Map, SolverState, drive
 from ..models.cell import CellMap
 from ..models.deq import ClassifierTrajectory, DEQClassifier
 from ..models.modes import evaluating, trackable, unwrapped
 from ..models.structure import Defended, Sign
 from ..options import checked
+
+KEPT = 2**30
+"""Bytes of graphs of updates that are kept for an end-to-end gradient; it takes half the time of making them again."""
 
 
 @checked
@@ -105,6 +109,7 @@ class _Regulator:
     def __init__(self, defended: RegulatedClassifier, x: Tensor, f: CellMap, through: Sign | None) -> None:
         self.model, self.method = defended.model, defended.method
         self.x, self.f, self.through, self.inputs = x, f, through, [x]
+        self.count, self.graphs = len(defended.looks) * self.method.updates, cast(int | None, None)
 
     def __call__(self, state: SolverState) -> Map | None:
         """The map of the next step, after one block of signed steps down the entropy where it is time for one."""
@@ -118,13 +123,23 @@ class _Regulator:
             for _ in range(self.method.updates):
                 adjusted = self._update(adjusted, x, prepared)
             adjusted = adjusted + (self.x - x)  # this value, the gradient of x
-        else:  # of an update its x' alone is kept; the backward pass makes its graph again
-            options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        else:
             for _ in range(self.method.updates):
-                adjusted = checkpoint(self._update, adjusted, x, prepared, **options)
+                adjusted = self._followed(adjusted, x, prepared)
         self.inputs[-1] = adjusted
         self.f = self.f.at(self.model.inject(adjusted), state.z, prepared)
         return self.f
+
+    def _followed(self, adjusted: Tensor, x: Tensor, prepared: Any) -> Tensor:
+        """An update whose graph is kept where those of all of them fit in ``KEPT``, as the first one tells; else its x'
+        alone is, and the backward pass makes the graph again."""
+        if self.graphs is None:
+            adjusted, graph = graph_bytes(lambda: self._update(adjusted, x, prepared))
+            self.graphs = graph * self.count
+            return adjusted
+        if self.graphs <= KEPT:
+            return self._update(adjusted, x, prepared)
+        return checkpoint(self._update, adjusted, x, prepared, use_reentrant=False, preserve_rng_state=False)
 
     def _update(self, adjusted: Tensor, x: Tensor, prepared: Any) -> Tensor:
         """One step against the sign of dH / dx', z held fixed, cut to the ball around x and to the box. (B, C, H, W)"""
