@@ -35,7 +35,7 @@ def keep_freed_memory() -> None:
     """Let glibc's allocator keep what is freed, for this process and those that it starts.
 
     By default it gives every large block back to the system, and the next tensor of that size is paged in again, zeros
-    first: up to a fifth of the time of a CPU that works on small maps. What the environment says of malloc stays.
+    first. What the environment says of malloc stays.
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith(("MALLOC_", "GLIBC_TUN")) for name in os.environ):
         return

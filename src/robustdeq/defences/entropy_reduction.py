@@ -19,7 +19,7 @@ from ..models.structure import Defended, Sign
 from ..options import checked
 
 KEPT = 2**30
-"""Bytes of graphs of updates that are kept for an end-to-end gradient; it takes half the time of making them again."""
+"""Bytes of graphs of updates that are kept for an end-to-end gradient, which is faster than to make them again."""
 
 
 @checked

@@ -105,5 +105,5 @@ def _apply(left: Columns, right: Columns, w: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Of every sample: two (B, D) to (B, 1). Several times as fast as a batched matrix product of single rows."""
+    """Of every sample: two (B, D) to (B, 1). Faster than a batched matrix product of single rows."""
     return torch.linalg.vecdot(a, b).unsqueeze(1)
