@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -211,3 +212,10 @@ def _extent(what: str, x: Tensor, numbers: Tensor) -> tuple[int, int]:
         return 0, 0
     low, high = (int(v) for v in numbers.aminmax())
     return low, high
+
+
+def check_folder(owner: str, folder: Any) -> Path:
+    """A folder that is to be read, as a path; 4,000 characters are more than any system takes for one."""
+    if not isinstance(folder, str | Path) or len(str(folder)) > 4000:
+        raise ValueError(f"{owner}: {shown(folder)}; allowed: a folder.")
+    return Path(folder)

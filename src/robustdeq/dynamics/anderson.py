@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checks import Count, NonNegative, PositiveShare
-from .solver import SOLVERS, Map, Solver, SolverState, newest, own_precision
+from .solver import SOLVERS, Map, Solver, SolverState, own_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ class Anderson(Solver[AndersonState]):
         f_z = f(z)
         g = f_z - z
         if state.z_prev is not None and state.f_prev is not None:
-            dz = newest(dz, z - state.z_prev, self.memory)
-            dg = newest(dg, g - (state.f_prev - state.z_prev), self.memory)
+            dz = _newest(dz, z - state.z_prev, self.memory)
+            dg = _newest(dg, g - (state.f_prev - state.z_prev), self.memory)
         moved = z + self.mixing * g
         if dg.shape[1]:
             unit, scale, gram, usable = self._system(dg)
@@ -105,3 +105,8 @@ def _combine(weights: Tensor, columns: Tensor) -> Tensor:
 @own_precision
 def _solve(gram: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right.unsqueeze(2), torch.linalg.cholesky_ex(gram).L).squeeze(2)
+
+
+def _newest(columns: Tensor, column: Tensor, limit: int) -> Tensor:
+    """Append ``column`` (B, D) to ``columns`` (B, M, D) and keep the newest ``limit`` of them."""
+    return torch.cat([columns, column.unsqueeze(1)], dim=1)[:, -limit:]

@@ -114,8 +114,3 @@ def own_precision(algebra: A) -> A:
             return algebra(*arguments)
 
     return inside  # type: ignore[return-value]
-
-
-def newest(columns: Tensor, column: Tensor, limit: int) -> Tensor:
-    """Append ``column`` (B, D) to ``columns`` (B, M, D) and keep the newest ``limit`` of them."""
-    return torch.cat([columns, column.unsqueeze(1)], dim=1)[:, -limit:]

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..checks import check_number
+from ..checks import check_folder, check_number
 from ..options import checked
-from ..text import markdown, printable, shown
+from ..text import markdown, printable
 from .recordfile import Identity, Resumable, Spent
 from .result import Share
 
@@ -80,9 +80,8 @@ class Certificate:
     @classmethod
     def read(cls, folder: str | Path) -> Certificate:
         """The finished certification that a folder holds; a ValueError where there is none."""
-        if not isinstance(folder, str | Path) or len(str(folder)) > 4000:  # which no system takes for a path
-            raise ValueError(f"Certificate.read: {shown(folder)}; allowed: a folder.")
-        folder, record = Path(folder), Certification.united(Path(folder))
+        folder = check_folder("Certificate.read", folder)
+        record = Certification.united(folder)
         if record is None:
             raise ValueError(f"{printable(str(folder))} holds no {CERTIFICATE}; give the out= of a certification.")
         if (done := sum(len(batch.radii) for batch in record.batches.values())) < record.identity.points:

@@ -14,6 +14,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from ..checks import check_folder
 from ..files import write_bytes
 from ..text import markdown, printable, shown
 from .flags import FIXED_POINT, Flag, flags
@@ -64,9 +65,7 @@ class Evaluation:
     @classmethod
     def read(cls, folder: str | Path) -> Evaluation:
         """The finished evaluation that a folder holds."""
-        if not isinstance(folder, str | Path) or len(str(folder)) > 4000:  # which no system takes for a path
-            raise ValueError(f"Evaluation.read: {shown(folder)}; allowed: a folder.")
-        folder = Path(folder)
+        folder = check_folder("Evaluation.read", folder)
         record = Record.united(folder)
         if record is None:
             raise ValueError(f"{printable(str(folder))} holds no {RECORD}; give the out= of an evaluation.")
