@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import robustdeq as rd
 from robustdeq.bench import Row, counted, made, rates, record, table
 from robustdeq.cli import main
+from robustdeq.recipes import recipe
 
 N, BATCH = 3, 2
 UNITS = {
@@ -94,15 +96,32 @@ def test_what_a_machine_reaches_is_measured_and_a_gflop_is_counted_in_full():
     assert record([row], found)["rows"][0]["gflop"] == 3.0
 
 
-REFERENCE = Path(__file__).parents[1] / "benchmarks" / "reference.py"
+def _benchmark(name):
+    """A script of benchmarks/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "benchmarks" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def reference():
-    spec = importlib.util.spec_from_file_location("reference", REFERENCE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _benchmark("reference")
+
+
+def test_what_a_recipe_costs_is_what_its_phases_say():
+    """An attack step of N steps is N f-units and N for the way back, an update N and 2 N; operations and bytes of an
+    image do not depend on the batch."""
+    scaling, chosen = _benchmark("scaling"), recipe("cifar10-small")
+    works, parameters = scaling.counted(chosen, 10)
+    steps = [(phase.attack_steps, phase.solver_steps or 8) for phase in chosen.training.phases]
+    assert [work.units for work in works] == [(0, 2 * n * attacks + 3 * n) for attacks, n in steps]
+    model, (x, y) = rd.create_model("mdeq-small"), (torch.zeros(1, 3, 32, 32), torch.tensor([0]))
+    assert parameters == sum(weight.numel() for weight in model.parameters())
+    f = 1e9 * counted(model, made("one f", "eager", model, x, y))[2]
+    each = [work.operations[1] / work.units[1] / f for work in works]
+    assert all(0.8 < one < 1.2 for one in each), each
+    assert works[0].bytes[1] < works[1].bytes[1] < works[2].bytes[1]
 
 
 @pytest.mark.parametrize("solver", ["broyden", {"name": "picard", "damping": 0.5}])
