@@ -59,6 +59,33 @@ def test_joint_is_one_run_of_the_joint_attack(batch):
         assert torch.equal(mine, other.detach())
 
 
+def test_the_solves_of_an_attack_may_be_shorter_than_that_of_the_update(batch):
+    model = own(10, side=8, steps=STEPS)
+    phase = Phase(epochs=1, attack={"name": "pgd", "solver_steps": 2}, attack_steps=3)
+    updated(model, phase, batch)
+    assert model.tally.evaluations == BATCH * (3 * 2 + STEPS)
+    assert model.tally.units == BATCH * (2 * 3 * 2 + 3 * STEPS)
+
+
+def test_a_carried_state_is_where_the_next_solve_of_the_attack_begins(batch):
+    """A second step of two solver steps from z^[2] is one of the gradient there, and not of the one at z^[2] anew."""
+    x, y = batch[0].double(), batch[1]
+    model, pgd = nano(dtype=torch.float64).eval(), PGD(Linf(EPS), EPS / 4, 2, seed=3, keep="last")
+    options = {"gradient": model.gradient, "solver": None}
+    attack = training_attacks.Projected(carried=True)
+    found = attack(pgd, Reader(model, lambda: 2, **options), model, x, y, INDICES).images
+    at, start = Linf(EPS).spread(x, numbered(x, 3, 0, INDICES)), model.zeros(x)
+    for _ in range(2):
+        at.requires_grad_()
+        slope = torch.autograd.grad(torch.nn.functional.cross_entropy(model(at, steps=2, start=start), y), at)[0]
+        with torch.no_grad():
+            start = model.trajectory(at, 2).states[-1] if start.abs().sum() == 0 else start
+            at = Linf(EPS).project(x, Linf(EPS).ascend(at.detach(), slope, EPS / 4))
+    assert torch.equal(found, at)
+    cold = training_attacks.Projected()(pgd, Reader(model, lambda: 2, **options), model, x, y, INDICES).images
+    assert not torch.equal(found, cold) and not model.readout._forward_pre_hooks
+
+
 def test_without_a_warm_start_the_update_solves_from_zero(batch):
     model = own(10, side=8, steps=STEPS)
     updated(model, Phase(epochs=1, attack="joint", attack_steps=3), batch)
@@ -112,17 +139,19 @@ def test_joint_needs_states(batch):
         updated(model, Phase(epochs=1, attack="joint", attack_steps=1), batch)
 
 
-@pytest.mark.parametrize("attack", ["n-fgsm", "joint", {"name": "joint", "warm": 2}])
+@pytest.mark.parametrize("attack", [{"name": "pgd", "carried": True}, "n-fgsm", "joint", {"name": "joint", "warm": 2}])
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_what_a_sample_draws_does_not_depend_on_how_the_batch_is_divided(attack, pieces, batch):
     x, y = batch
-    pgd = PGD(Linf(EPS), EPS, 1, seed=3, keep="last")
+    steps = 2 if isinstance(attack, dict) else 1
+    pgd = PGD(Linf(EPS), EPS / steps, steps, seed=3, keep="last")
     make, model = training_attacks.TRAINING_ATTACKS.resolve(attack), nano(dtype=torch.float64).eval()
+    reader = Reader(model, lambda: 2, gradient=model.gradient, solver=None)
     parts = [
-        make(pgd, model, model, images, labels, indices).images
+        make(pgd, reader, model, images, labels, indices).images
         for images, labels, indices in zip(x.double().chunk(pieces), y.chunk(pieces), INDICES.chunk(pieces))
     ]
-    whole = make(pgd, model, model, x.double(), y, INDICES).images
+    whole = make(pgd, reader, model, x.double(), y, INDICES).images
     assert (torch.cat(parts) - whole).abs().max() < 1e-9
 
 

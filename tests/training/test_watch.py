@@ -43,4 +43,3 @@ def test_a_network_without_states_is_judged_by_its_own_gradient():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
     found = judge(model, images(), Linf(EPS), 2, 0, SINGLE)
     assert set(found) == {"clean", "exact", "robust"} and found["robust"] == found["exact"]
-

@@ -97,9 +97,7 @@ class ImageSet:
         check_device(device)
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
-    def batches(
-        self, size: int, generator: torch.Generator, part: slice = slice(None), skip: int = 0
-    ) -> Batches:
+    def batches(self, size: int, generator: torch.Generator, part: slice = slice(None), skip: int = 0) -> Batches:
         """One epoch of shuffled batches: float32 (size, C, H, W) in [0, 1] and int64 (size,).
 
         A last batch smaller than ``size`` is left out. part: which rows of every batch are wanted (the rows of one

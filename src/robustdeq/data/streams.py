@@ -58,9 +58,7 @@ class StreamedSet:
         check_device(device)
         return replace(self, device=device)
 
-    def batches(
-        self, size: int, generator: torch.Generator, part: slice = slice(None), skip: int = 0
-    ) -> Batches:
+    def batches(self, size: int, generator: torch.Generator, part: slice = slice(None), skip: int = 0) -> Batches:
         """One epoch of shuffled batches: float32 (size, 3, H, W) in [0, 1] and int64 (size,), on ``device``.
 
         Order and crops depend on ``generator`` only; a last batch smaller than ``size`` is left out. part: which rows

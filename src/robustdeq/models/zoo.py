@@ -269,4 +269,3 @@ def _read_config(file: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "model" not in config or not _names(config.get("classes", [])):
         raise ValueError(f"{file} has no 'model' or no list of classes; allowed: the JSON that save_model wrote.")
     return config
-

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -28,11 +30,12 @@ class Attacked:
 
 class TrainingAttack(ABC):
     """How a phase makes its images. most: of how many steps, or None for any number. bare: it looks at the DEQ itself,
-    and not at ``model``."""
+    and not at ``model``. solver_steps: N of its solves; None takes the phase's."""
 
     name: ClassVar[str]
     most: ClassVar[int | None] = None
     bare: ClassVar[bool] = False
+    solver_steps: int | None = None
 
     @abstractmethod
     def __call__(
@@ -46,6 +49,23 @@ class TrainingAttack(ABC):
         """
 
 
+@contextmanager
+def carrying(reader: Any, deq: DEQClassifier | None) -> Iterator[None]:
+    """Every forward of a ``Reader`` begins at the state that the one before it read."""
+    if deq is None:
+        raise ValueError("carried=True of a model without states; allowed: carried=False.")
+
+    def keep(readout: nn.Module, read: tuple[Tensor]) -> None:
+        reader.options["start"] = read[0].detach()
+
+    handle, before = deq.readout.register_forward_pre_hook(keep), dict(reader.options)
+    try:
+        yield
+    finally:
+        handle.remove()
+        reader.options = before
+
+
 TRAINING_ATTACKS: Registry[TrainingAttack] = Registry("training attack", TrainingAttack)
 """The attacks of a training phase by name."""
 
@@ -53,14 +73,21 @@ TRAINING_ATTACKS: Registry[TrainingAttack] = Registry("training attack", Trainin
 @TRAINING_ATTACKS.register
 @dataclass(frozen=True)
 class Projected(TrainingAttack):
-    """PGD; one step is FGSM with a random start."""
+    """PGD; one step is FGSM with a random start.
+
+    solver_steps: N of its solves, instead of the phase's. carried: every solve but the first begins at the state that
+    the one before it reached, of an image close by, so that a few steps stand for many.
+    """
 
     name: ClassVar[str] = "pgd"
+    solver_steps: Count | None = None
+    carried: bool = False
 
     def __call__(
         self, pgd: PGD, model: nn.Module, deq: DEQClassifier | None, x: Tensor, y: Tensor, indices: Tensor
     ) -> Attacked:
-        return Attacked(pgd(model, x, y, indices=indices))
+        with carrying(model, deq) if self.carried else nullcontext():
+            return Attacked(pgd(model, x, y, indices=indices))
 
 
 @TRAINING_ATTACKS.register

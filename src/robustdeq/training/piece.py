@@ -87,7 +87,8 @@ class Piece:
         pgd = config.objective.attack(config.threat, phase.attack_steps, phase.step_size, seed)
         if not phase.attack_steps:
             return Attacked(self.x)
-        return phase.attack(pgd, self.reader(self.model, update=False), self.deq, self.x, self.y, self.places)
+        reader = self.reader(self.model, update=False, steps=phase.attack.solver_steps)
+        return phase.attack(pgd, reader, self.deq, self.x, self.y, self.places)
 
     def penalties(self, x_adv: Tensor) -> Tensor | float:
         """What is added to the objective's loss."""
