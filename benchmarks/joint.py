@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,10 @@ def attacks(threat: Threat) -> dict[str, list[Any]]:
         chains[f"PGD-{steps}"] = [PGD(threat, threat.eps / 4, steps)]
     for iterations in (10, 20, 40, 80, 160):
         chains[f"joint-{iterations}"] = [replace(joint, iterations=iterations)]
-    again = JointOptimisation(threat, 80, loss="cw-targeted", order="nearest", targets=3, stack=9, seed=1)
-    chains["joint-40, joint-80 at 3 targets"] = [joint, again]
-    chains["joint-40, joint-80 at 3 targets, twice"] = [joint, again, replace(again, seed=2, step=4.0)]
+    three = JointOptimisation(threat, 40, loss="cw-targeted", order="nearest", targets=3, stack=9, step=4.0, seed=1)
+    nine = replace(three, iterations=45, targets=9, step=2.0, seed=2, finish=20)
+    chains["joint-20, joint-40 at 3 targets"] = [replace(joint, iterations=20), three]
+    chains["joint-20, joint-40 at 3 targets, joint-45 at 9"] = [replace(joint, iterations=20), three, nine]
     for iterations in (20, 50, 100):
         chains[f"APGD-{iterations}"] = [APGD(threat, iterations)]
     chains["APGD-CE, APGD-T (reference, 100)"] = [AutoAttack(threat, attacks=["apgd-ce", "apgd-t"])]
@@ -55,9 +56,10 @@ def measured(chain: Sequence[Any], model: Any, threat: Threat, x: torch.Tensor, 
     return {"stands": int(stands.sum()), **spent}
 
 
-def table(found: dict[str, Any]) -> str:
+def table(found: dict[str, Any], names: Iterable[str]) -> str:
     lines = ["| attack | stand | f-units an image | seconds |", "|---|---|---|---|"]
-    for name, row in found["attacks"].items():
+    for name in names:
+        row = found["attacks"][name]
         lines.append(f"| {name} | {row['stands']} | {row['units']:.0f} | {row['seconds']:.0f} |")
     return "\n".join([f"{found['clean']} of {found['points']} images are classified correctly.", "", *lines])
 
@@ -81,13 +83,14 @@ def main() -> None:
     found: dict[str, Any] = {"clean": int(right.sum()), "points": len(x), "attacks": {}}
     if options.out.exists():
         found = json.loads(options.out.read_text())
+    chains = attacks(threat)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for name, chain in attacks(threat).items():
+    for name, chain in chains.items():
         if name not in found["attacks"]:
             found["attacks"][name] = measured(chain, model, threat, x[right], y[right])
             write_json(options.out, found)
             print(name, found["attacks"][name], flush=True)
-    print(table(found))
+    print(table(found, chains))
 
 
 if __name__ == "__main__":
