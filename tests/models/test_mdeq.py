@@ -59,6 +59,20 @@ def test_readout_is_the_specification(tiny):
     close(model.readout(z), reference.readout(weights, model.unpack(z)))
 
 
+def test_with_silu_it_is_the_same_model_with_silu_for_relu_everywhere(tiny):
+    relu, _ = tiny
+    silu = create_model("mdeq-large", 7, seed=0, activation="silu", **TINY).double().eval()
+    silu.load_state_dict(relu.state_dict())
+    x = images(2, 3, 16, 16)
+    assert (silu(x) - relu(x)).abs().max() > 1e-3
+    assert not [module for module in silu.modules() if isinstance(module, torch.nn.ReLU)]
+    for module in list(silu.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.SiLU):
+                setattr(module, name, torch.nn.ReLU())
+    assert torch.equal(silu(x), relu(x))
+
+
 def test_logits_are_the_readout_of_n_applications(tiny):
     model, weights = tiny
     x = images(2, 3, 16, 16)

@@ -211,5 +211,7 @@ def test_other_models_have_no_such_keys():
         to_official(resnet)
     with pytest.raises(ValueError, match="stem_stride=2; allowed: 1"):
         to_official(create_model("mdeq-nano"))
+    with pytest.raises(ValueError, match="has SiLU; allowed: ReLU"):
+        to_official(create_model("mdeq-nano", stem_stride=1, activation="silu"))
     with pytest.raises(ValueError, match="image_size=16; allowed: a list"):
         load_official(to_official(create_model("mdeq-large", **SIZES)), image_size=16)

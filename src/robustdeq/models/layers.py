@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
+"""By name. SiLU is smooth, and with it the gradient that an attack follows (Xie et al. 2020, arXiv 2006.14536)."""
+
 
 def normalised(conv: Any, norm: Any, x: Tensor) -> Tensor:
     """norm(conv(x)); in eval mode one convolution, since the normalisation then is a multiply-add for each filter.
@@ -24,15 +27,15 @@ def normalised(conv: Any, norm: Any, x: Tensor) -> Tensor:
     return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding)
 
 
-class ConvNormReLU(nn.Sequential):
-    """A convolution, its BatchNorm, and a ReLU where there is a third."""
+class ConvNorm(nn.Sequential):
+    """A convolution, its BatchNorm, and an activation where there is one."""
 
-    def __init__(self, conv: nn.Conv2d, relu: bool = True) -> None:
-        super().__init__(conv, nn.BatchNorm2d(conv.out_channels), *([nn.ReLU()] if relu else []))
+    def __init__(self, conv: nn.Conv2d, act: nn.Module | None = None) -> None:
+        super().__init__(conv, nn.BatchNorm2d(conv.out_channels), *([] if act is None else [act]))
 
     def forward(self, input: Tensor) -> Tensor:
         y = normalised(self[0], self[1], input)
-        return F.relu(y) if len(self) > 2 else y
+        return self[2](y) if len(self) > 2 else y
 
 
 class WNConv2d(nn.Module):

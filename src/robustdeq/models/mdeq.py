@@ -12,19 +12,19 @@ from itertools import pairwise
 from typing import Annotated, Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import Count, Counts, Decay, ImageShape, check_dtype
 from ..dynamics import SOLVERS
 from ..gradients import GRADIENTS
-from ..options import checked
+from ..options import OneOf, checked
 from ..text import shown
 from .cell import Cell
 from .deq import DEQClassifier, StateLayout
-from .layers import ConvNormReLU, WNConv2d, normalised
+from .layers import ACTIVATIONS, ConvNorm, WNConv2d, normalised
 from .zoo import architecture
 
+Activation = type[nn.Module]
 GROUPS = 8
 POST_GROUPS = 4
 
@@ -37,7 +37,8 @@ class MDEQConfig:
     image_shape: (C, H, W). channels: C_i of every scale. head_channels: h_i of the readout's bottlenecks.
     features: F, channels before the classifier. stem_stride: stride of the injection's second convolution; scale i has
     the resolution H / stem_stride / 2^i. expansion: width of a branch's hidden layer over C_i. dropout: probability of
-    dropping a channel in the cell, one mask for all steps of a forward. solver, steps, gradient: see DEQClassifier.
+    dropping a channel in the cell, one mask for all steps of a forward. activation: in ``ACTIVATIONS``; the papers'
+    have ReLU. solver, steps, gradient: see DEQClassifier.
     """
 
     image_shape: ImageShape = (3, 32, 32)
@@ -48,6 +49,7 @@ class MDEQConfig:
     stem_stride: Count = 1
     expansion: Count = 5
     dropout: Decay = 0.22
+    activation: Annotated[str, OneOf("activation", ACTIVATIONS)] = "relu"
     solver: Annotated[Any, SOLVERS] = "broyden"
     steps: Count = 8
     gradient: Annotated[Any, GRADIENTS] = "unrolled"
@@ -88,49 +90,50 @@ PRESETS: dict[str, dict[str, Any]] = {
 @architecture(MDEQConfig, PRESETS)
 def build_mdeq(config: MDEQConfig) -> DEQClassifier:
     """With fresh weights from torch's global generator."""
-    layout = StateLayout(config.state_shapes)
+    layout, act = StateLayout(config.state_shapes), ACTIVATIONS[config.activation]
     return DEQClassifier(
-        Injection(config.image_shape[0], config.channels[0], config.stem_stride),
-        MDEQCell(layout, config.expansion, config.dropout),
-        MDEQReadout(layout, config.head_channels, config.features, config.num_classes),
+        Injection(config.image_shape[0], config.channels[0], config.stem_stride, act),
+        MDEQCell(layout, config.expansion, config.dropout, act),
+        MDEQReadout(layout, config.head_channels, config.features, config.num_classes, act),
         config.state_shapes, solver=config.solver, steps=config.steps, gradient=config.gradient,
         image_shape=config.image_shape,
     )  # fmt: skip
 
 
 class Injection(nn.Sequential):
-    """u = inject(x): convolutions 3x3, 3x3, 1x1, each with BatchNorm and ReLU. (B, C, H, W) to (B, C_0, H/s, W/s)."""
+    """u = inject(x): convolutions 3x3, 3x3, 1x1, each with BatchNorm and ReLU (``act``). (B, C, H, W) to (B, C_0, H/s,
+    W/s)."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+    def __init__(self, channels_in: int, channels: int, stride: int, act: Activation = nn.ReLU) -> None:
         super().__init__(
-            nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
-            nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), act(),
+            nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False), nn.BatchNorm2d(channels), act(),
+            nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), act(),
         )  # fmt: skip
 
     def forward(self, input: Tensor) -> Tensor:
         check_dtype(input, cast(Tensor, self[0].weight))
         for i in range(0, len(self), 3):
-            input = F.relu(normalised(self[i], self[i + 1], input))
+            input = self[i + 2](normalised(self[i], self[i + 1], input))
         return input
 
 
 class Branch(nn.Module):
     """One residual block of a scale: h = drop(conv2(ReLU(GN(conv1(z))))) + u;  b = GN(ReLU(GN(h) + z))."""
 
-    def __init__(self, channels: int, expansion: int) -> None:
+    def __init__(self, channels: int, expansion: int, act: Activation) -> None:
         super().__init__()
-        hidden = expansion * channels
+        hidden, self.act = expansion * channels, act()
         self.conv1, self.gn1 = WNConv2d(channels, hidden, 3), nn.GroupNorm(GROUPS, hidden)
         self.conv2, self.gn2 = WNConv2d(hidden, channels, 3), nn.GroupNorm(GROUPS, channels)
         self.gn3 = nn.GroupNorm(GROUPS, channels)
 
     def before_injection(self, z: Tensor, weight1: Tensor, weight2: Tensor, mask: Tensor | None) -> Tensor:
-        h = self.conv2(F.relu(self.gn1(self.conv1(z, weight1))), weight2)
+        h = self.conv2(self.act(self.gn1(self.conv1(z, weight1))), weight2)
         return h if mask is None else h * mask
 
     def after_injection(self, h: Tensor, z: Tensor) -> Tensor:
-        return self.gn3(F.relu(self.gn2(h) + z))
+        return self.gn3(self.act(self.gn2(h) + z))
 
 
 class Upsample(nn.Module):
@@ -151,12 +154,12 @@ class Upsample(nn.Module):
 class Transfer(nn.Sequential):
     """T_ji: the output of branch j brought to the channels and the resolution of scale i."""
 
-    def __init__(self, channels: Sequence[int], source: int, target: int) -> None:
+    def __init__(self, channels: Sequence[int], source: int, target: int, act: Activation) -> None:
         layers: list[nn.Module] = []
         if source < target:
             for stage in range(target - source):
                 out = channels[target] if stage == target - source - 1 else channels[source]
-                layers += [nn.ReLU()] if stage else []
+                layers += [act()] if stage else []
                 layers += [nn.Conv2d(channels[source], out, 3, 2, padding=1, bias=False), nn.GroupNorm(GROUPS, out)]
         elif source > target:
             layers = [
@@ -187,14 +190,14 @@ class MDEQCell(Cell):
 
     one_for_all = True
 
-    def __init__(self, layout: StateLayout, expansion: int, dropout: float) -> None:
+    def __init__(self, layout: StateLayout, expansion: int, dropout: float, act: Activation = nn.ReLU) -> None:
         super().__init__()
         channels = [shape[0] for shape in layout.shapes]
         scales = range(len(channels))
-        self.layout, self.dropout = layout, dropout
+        self.layout, self.dropout, self.act = layout, dropout, act()
         # Any, since a ModuleList does not tell a type checker what is in it
-        self.branches: Any = nn.ModuleList(Branch(c, expansion) for c in channels)
-        self.fusion: Any = nn.ModuleList(nn.ModuleList(Transfer(channels, j, i) for j in scales) for i in scales)
+        self.branches: Any = nn.ModuleList(Branch(c, expansion, act) for c in channels)
+        self.fusion: Any = nn.ModuleList(nn.ModuleList(Transfer(channels, j, i, act) for j in scales) for i in scales)
         self.post: Any = nn.ModuleList(WNConv2d(c, c, 1) for c in channels)
         self.post_norm: Any = nn.ModuleList(nn.GroupNorm(POST_GROUPS, c, affine=False) for c in channels)
 
@@ -228,36 +231,40 @@ class MDEQCell(Cell):
         scales = []
         for i, (row, rest) in enumerate(zip(self.fusion, prepared.sums)):
             y = row[0](b) if rest is None else row[0](b) + rest
-            scales.append(self.post_norm[i](self.post[i](F.relu(y), constants[4 * i + 2])))
+            scales.append(self.post_norm[i](self.post[i](self.act(y), constants[4 * i + 2])))
         return self.layout.pack(scales)
 
 
 class Bottleneck(nn.Module):
     """Readout block of one scale: (B, C_i, H_i, W_i) to (B, 4 h_i, H_i, W_i)."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, act: Activation) -> None:
         super().__init__()
+        self.act = act()
         norm = lambda channels: nn.BatchNorm2d(channels, affine=False)  # noqa: E731
         self.conv1, self.bn1 = nn.Conv2d(channels, hidden, 1, bias=False), norm(hidden)
         self.conv2, self.bn2 = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False), norm(hidden)
         self.conv3, self.bn3 = nn.Conv2d(hidden, 4 * hidden, 1, bias=False), norm(4 * hidden)
-        self.shortcut = ConvNormReLU(nn.Conv2d(channels, 4 * hidden, 1, bias=False), relu=False)
+        self.shortcut = ConvNorm(nn.Conv2d(channels, 4 * hidden, 1, bias=False))
 
     def forward(self, z: Tensor) -> Tensor:
-        h = F.relu(normalised(self.conv1, self.bn1, z))
-        h = F.relu(normalised(self.conv2, self.bn2, h))
-        return F.relu(normalised(self.conv3, self.bn3, h) + self.shortcut(z))
+        h = self.act(normalised(self.conv1, self.bn1, z))
+        h = self.act(normalised(self.conv2, self.bn2, h))
+        return self.act(normalised(self.conv3, self.bn3, h) + self.shortcut(z))
 
 
 class MDEQReadout(nn.Module):
     """Packed state (B, D) to logits (B, K): a bottleneck a scale, joined from fine to coarse, then a classifier."""
 
-    def __init__(self, layout: StateLayout, hidden: Sequence[int], features: int, num_classes: int) -> None:
+    def __init__(
+        self, layout: StateLayout, hidden: Sequence[int], features: int, num_classes: int, act: Activation = nn.ReLU
+    ) -> None:
         super().__init__()
         self.layout = layout
-        self.blocks = nn.ModuleList(Bottleneck(shape[0], h) for shape, h in zip(layout.shapes, hidden))
-        self.down = nn.ModuleList(ConvNormReLU(nn.Conv2d(4 * a, 4 * b, 3, 2, padding=1)) for a, b in pairwise(hidden))
-        self.final = ConvNormReLU(nn.Conv2d(4 * hidden[-1], features, 1))
+        self.blocks = nn.ModuleList(Bottleneck(shape[0], h, act) for shape, h in zip(layout.shapes, hidden))
+        convs = (nn.Conv2d(4 * a, 4 * b, 3, 2, padding=1) for a, b in pairwise(hidden))
+        self.down = nn.ModuleList(ConvNorm(conv, act()) for conv in convs)
+        self.final = ConvNorm(nn.Conv2d(4 * hidden[-1], features, 1), act())
         self.classifier = nn.Linear(features, num_classes)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import Count, Length
 from ..files import first_line
@@ -95,12 +95,15 @@ def load_official(
 def to_official(model: DEQClassifier) -> dict[str, Tensor]:
     """The state dict of an MDEQ classifier under the papers' keys; ``load_official`` reads it back.
 
-    Raises a ValueError for another kind of model, and for one with a stride in its injection, which no key can tell.
+    Raises a ValueError for another kind of model, and for what no key can tell: a stride in its injection, another
+    activation than ReLU.
     """
     if not isinstance(model, DEQClassifier) or not isinstance(model.cell, mdeq.MDEQCell):
         raise ValueError(f"to_official: the model is a {type(model).__name__}; allowed: an MDEQ classifier.")
     if (stride := cast(Any, model.inject)[3].stride[0]) != 1:
         raise ValueError(f"to_official: the model has stem_stride={stride}; allowed: 1, as in the papers.")
+    if not isinstance(act := model.cell.act, nn.ReLU):
+        raise ValueError(f"to_official: the model has {type(act).__name__}; allowed: ReLU, as in the papers.")
     official = _official_keys(model)
     return {official[key]: tensor.detach() for key, tensor in model.state_dict().items()}
 
