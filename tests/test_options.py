@@ -155,3 +155,14 @@ def test_a_registry_takes_named_dataclasses_of_its_base_and_no_name_twice():
     for wrong in (int, type("NoDataclass", (rd.dynamics.Solver,), {"name": "plain"})):
         with pytest.raises(ValueError, match="cannot be registered; allowed: a dataclass on Solver with a name"):
             table.register(wrong)
+
+
+@pytest.mark.parametrize("registry", [SOLVERS, GRADIENTS, OBJECTIVES], ids=lambda registry: registry.kind)
+def test_what_stands_for_a_choice_without_its_name_is_told_so(registry):
+    with pytest.raises(
+        ValueError, match=rf"^unknown {registry.kind} \{{'gain': 1\}} without a 'name'; allowed: .*, or a "
+    ):
+        registry.resolve({"gain": 1})
+    cls = next(iter(registry.values()))
+    with pytest.raises(ValueError, match=rf", a class; allowed: {cls.__name__}\(...\), an object"):
+        registry.resolve(cls)

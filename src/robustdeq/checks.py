@@ -177,7 +177,10 @@ def check_range(x: Tensor, slack: float = 1e-5) -> None:
     if low < -slack or high > 1 + slack:
         way = "divide 8-bit pixels by 255"
         if low < -slack:
-            way = "a normalisation belongs into the model, as the first layer of its injection, not in front of it"
+            way = (
+                "a normalisation belongs into the model, as the first layer of its injection, not in front of it; a "
+                "defence that leaves the box calls it in checks.beyond_the_box()"
+            )
         raise ValueError(f"images lie in [{low:.4g}, {high:.4g}]; allowed: [0, 1] ({way}).")
 
 

@@ -65,7 +65,13 @@ class Registry(dict[str, type[T]], Generic[T]):
                 f"{self.kind} {options['class']} is a class outside of this package, which no file can bring in; "
                 f"allowed: the {self.base.__name__} itself, as in {given}."
             )
-        return make(choose(self.kind, options.pop("name", None), self, f"a {self.base.__name__}"), options)
+        name = options.pop("name", None)
+        if name is None and options:
+            given = f"{self.kind} {shown(options)} without a 'name'"
+            raise ValueError(f"unknown {given}; allowed: {', '.join(self)}, or a {self.base.__name__}.")
+        if isinstance(name, type) and issubclass(name, self.base):
+            raise ValueError(f"unknown {self.kind} {name.__name__}, a class; allowed: {name.__name__}(...), an object.")
+        return make(choose(self.kind, name, self, f"a {self.base.__name__}"), options)
 
     def __str__(self) -> str:
         """As help texts list it."""
@@ -88,6 +94,17 @@ def choose(kind: str, name: object, table: Mapping[str, T], otherwise: str = "")
         return table[name]
     allowed = ", ".join(table) + (f", or {otherwise}" if otherwise else "")
     raise ValueError(f"unknown {kind} {shown(name)}{suggestion(name, table)}; allowed: {allowed}.")
+
+
+def takes(call: Callable[..., Any], *args: Any, **options: Any) -> bool:
+    """Whether a callable can be given these arguments, as far as its signature tells."""
+    try:
+        inspect.signature(call).bind(*args, **options)
+    except TypeError:
+        return False
+    except ValueError:  # it has none
+        return True
+    return True
 
 
 def suggestion(name: object, allowed: Iterable[str]) -> str:

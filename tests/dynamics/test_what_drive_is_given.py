@@ -1,12 +1,15 @@
 """Starts, maps, callbacks and options of ``drive`` that cannot be meant: one line each, before or at the first step."""
 
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
 import torch
 from small_models import SOLVERS as NAMES
 from torch import nn
 
-from robustdeq.dynamics import SOLVERS, Picard, SolverState, drive
+from robustdeq.dynamics import SOLVERS, Picard, Solver, SolverState, drive
 
 Z = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
 every = pytest.mark.parametrize("name", NAMES)
@@ -106,3 +109,30 @@ def test_a_map_may_be_of_another_dtype_in_autocast():
     layer = nn.Linear(4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         assert drive(Picard(damping=0.5), layer, Z, 3).z.isfinite().all()
+
+
+@dataclass(frozen=True)
+class Given(Solver):
+    """Its steps give whatever ``made`` makes of a right one."""
+
+    name: ClassVar[str] = "given"
+    made: Any
+
+    def step(self, f, state):
+        return self.made(SolverState(f(state.z), state.t + 1, state.z, f(state.z)))
+
+
+@pytest.mark.parametrize("record", [False, True])
+@pytest.mark.parametrize(
+    "made, why",
+    [
+        (lambda state: state.z, "Given.step gives torch.float32 of shape"),
+        (lambda state: None, "Given.step gives a NoneType; allowed: a SolverState"),
+        (lambda state: replace(state, f_prev=None), "whose f_prev is a NoneType"),
+        (lambda state: replace(state, z=state.z[:1]), "whose z is torch.float32 of shape"),
+        (lambda state: replace(state, t=state.t - 1), "gives t=0 after t=0"),
+    ],
+)
+def test_a_step_gives_the_next_state_and_what_it_paid_for(made, why, record):
+    refused(lambda: drive(Given(made), half, Z, 2, record=record), why)
+    assert torch.equal(drive(Given(lambda state: state), half, Z, 2).z, Z / 4)

@@ -12,6 +12,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 import robustdeq as rd
 from robustdeq.data import ImageSet
+from robustdeq.evaluation import Entry
+from robustdeq.models.structure import Defended
 
 THREAT = rd.Linf(0.1)
 
@@ -127,3 +129,28 @@ def test_evaluation_takes_gradients_wherever_it_is_called(mode, model, points):
         inside = _evaluate(model, (x, points[1].clone()), checks=3)
         assert not torch.is_grad_enabled()
     assert timeless(inside.record.to_json()) == wanted
+
+
+def test_an_attack_takes_indices_and_gives_images(model, points):
+    with pytest.raises(
+        ValueError, match=r"^Entry mine: function cannot be called as attack\(module, x, y, indices=...\)"
+    ):
+        Entry("mine", "PGD", lambda module, x, y: x)
+    for given in (None, points[0][:1]):
+        entry = Entry("mine", "PGD", lambda module, x, y, indices, given=given: given)
+        with pytest.raises(ValueError, match=r"^function gives .*; allowed: images \(6, "):
+            rd.evaluate(model, *points, suite=[entry], threat=THREAT, checks=0)
+
+
+class Half(Defended):
+    pass
+
+
+def test_a_defence_has_a_forward_and_options_that_can_be_told(model, points):
+    with pytest.raises(
+        NotImplementedError, match=r"Half has no forward\(x\), which gives the deployed logits; write one"
+    ):
+        Half(model)(points[0])
+    for method in (object(), 5, {"eps": 1}, rd.EntropyReduction):
+        with pytest.raises(ValueError, match=r"Half: method is .*; allowed: a dataclass, or None"):
+            Half(model, method)

@@ -60,7 +60,7 @@ def drive(
             if not bool(monitor.running.any()):
                 break
             looked_at = _of_running(f, monitor.running, state.f_prev)
-        state_next = solver.step(looked_at, state)
+        state_next = _stepped(solver, looked_at, state)
         state = state_next if monitor is None else monitor.judge(state, state_next)
         if record:
             states.append(state.z)
@@ -97,6 +97,21 @@ def _looked_at(f: Map) -> Map:
         return f_z
 
     return looked_at
+
+
+def _stepped(solver: Solver, f: Map, state: SolverState) -> SolverState:
+    """One step, which must give the next state and the f(z) that it paid for."""
+    given: Any = solver.step(f, state)
+    owner, wanted = type(solver).__name__, "a SolverState with z, t one more than before, z_prev and f_prev"
+    if not isinstance(given, SolverState):
+        raise ValueError(f"drive: {owner}.step gives {described(given)}; allowed: {wanted}.")
+    for name in ("z", "f_prev"):
+        part = getattr(given, name)
+        if not isinstance(part, Tensor) or part.shape != state.z.shape:
+            raise ValueError(f"drive: {owner}.step gives a state whose {name} is {described(part)}; allowed: {wanted}.")
+    if given.t != state.t + 1:
+        raise ValueError(f"drive: {owner}.step gives t={given.t} after t={state.t}; allowed: {wanted}.")
+    return given
 
 
 def _of_running(f: Any, running: Tensor, f_prev: Tensor | None) -> Map:

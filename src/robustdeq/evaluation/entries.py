@@ -13,7 +13,7 @@ from ..attacks import PGD, AutoAttack, Frozen, IntermediateState, Summed, Throug
 from ..checks import Count
 from ..defences import EarlyState
 from ..models.structure import Structure, structure
-from ..options import checked
+from ..options import checked, takes
 from ..text import shown
 
 Attack = Callable[..., Tensor]
@@ -47,6 +47,9 @@ class Entry:
         for part in ("attack", "view"):
             if not callable(getattr(self, part)):
                 raise ValueError(f"Entry {self.name}: {part}={shown(getattr(self, part))}; allowed: a callable.")
+        if not takes(self.attack, None, None, None, indices=None):
+            given = f"{type(self.attack).__name__} cannot be called as attack(module, x, y, indices=...)"
+            raise ValueError(f"Entry {self.name}: {given}; allowed: one that takes the samples' indices, (B,) int64.")
         if not isinstance(self.surrogate, nn.Module | None):
             raise ValueError(f"Entry {self.name}: surrogate={shown(self.surrogate)}; allowed: a torch.nn.Module.")
         if self.column in ("clean", "All"):

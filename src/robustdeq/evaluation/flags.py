@@ -20,6 +20,8 @@ LEVEL, GAP_LEVEL = 0.01, 0.1
 """Of the sign test; the second where two gradients also differ by more than ``GAP`` points."""
 FOLLOWING = ("PGD", "joint", "AA", "white-box", "frozen", "end-to-end")
 """Columns of attacks that follow the deployed model's gradient."""
+REGULATED = "RegulatedClassifier"
+"""The defence whose updates are counted."""
 FIXED_POINT = ("residual", "joint")
 """Flags about attacks that assume a fixed point; the others do not need one."""
 GRADIENTS, LEFT, GAP, RESIDUAL = 5.0, 2.0, 5.0, 0.5
@@ -79,7 +81,10 @@ def comparable(record: Record) -> tuple[str, str] | None:
 def _outputs(record: Record) -> list[Flag]:
     total, broken = len(record.predictions), int((record.predictions < 0).sum())
     probabilities = sum(batch.probabilities for batch in record.clean.values())
-    fired = []
+    defence, fired = record.identity.defence, []
+    if defence is not None and defence.name == REGULATED and not sum(b.updates for b in record.clean.values()):
+        text = "the defence never changed an input: it is the bare model, whatever its rows say"
+        fired.append(Flag("idle defence", True, 0.0, 1.0, text))
     if broken:
         text = f"{broken} of {total} clean logits are not finite; such samples count as errors, not attacked"
         fired.append(Flag("not finite", True, 100 * broken / total, 0.0, text))

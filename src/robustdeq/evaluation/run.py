@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..attacks import Calls, Threat, predictions
 from ..attacks.autoattack import LOGGER
 from ..attacks.views import summands
-from ..checks import check_labels
+from ..checks import check_labels, described
 from ..files import digest
 from ..models.cell import Tally
 from ..models.modes import evaluating
@@ -134,7 +134,11 @@ class Run:
     def attacked(self, attack: Attack, view: nn.Module, x: Tensor, y: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
         """Images that are inside the threat model, which of the attack's were, and which samples stand."""
         with connected(view):
-            x_adv = attack(view, x, y, indices=indices).to(x)
+            x_adv: Any = attack(view, x, y, indices=indices)
+        if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+            wanted = f"images {tuple(x.shape)}"
+            raise ValueError(f"{type(attack).__name__} gives {described(x_adv)}; allowed: {wanted}.")
+        x_adv = x_adv.to(x)
         inside = self.threat.contains(x, x_adv)
         x_adv = torch.where(inside[:, None, None, None], x_adv, x)
         return x_adv, inside, predictions(self.logits(x_adv)) == y

@@ -6,11 +6,12 @@ The one place where a module's kind is looked at. Everything else asks the ``Str
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..checks import described
 from ..options import describe
 from .cell import Tally
 from .deq import DEQClassifier
@@ -50,6 +51,8 @@ class Defended(Wrapper):
 
     def __init__(self, model: nn.Module, method: Any = None) -> None:
         super().__init__()
+        if method is not None and not (is_dataclass(method) and not isinstance(method, type)):
+            raise ValueError(f"{type(self).__name__}: method is {described(method)}; allowed: a dataclass, or None.")
         self.model, self.method = model, method
 
     @property
@@ -60,7 +63,9 @@ class Defended(Wrapper):
     def forward(self, x: Tensor) -> Tensor:
         """The deployed logits (B, K) of images x (B, C, H, W) in [0, 1]. Their gradient is the frozen setting's: what
         autograd cannot pass is held constant (BPDA: ``x + (changed - x).detach()``)."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no forward(x), which gives the deployed logits; write one."
+        )
 
     def end_to_end(self, x: Tensor, sign: Sign) -> Tensor:
         """The same value, with a gradient through everything the defence does."""

@@ -44,6 +44,7 @@ FLAGS = {
     "gradients differ": "Two gradients of one computation should lead to equally bad images. The weaker one is masked, "
     "and a number that stands on it alone is too high.",
     "not finite": "The model overflows on clean images. Those samples count as wrong.",
+    "idle defence": "The rows of the defence are the bare model's. Let it look before the last step: every below N.",
     "probabilities": "Attack losses expect logits. Take the softmax out of the model, and evaluate again.",
 }
 """What a red flag means for the numbers beside it."""
@@ -62,6 +63,7 @@ CHECKED = {
     "gradients differ": "the unrolled and the phantom gradient agree",
     "not finite": "logits are finite",
     "probabilities": "outputs are logits",
+    "idle defence": "the defence changes the input",
 }
 """What a check that raised no flag has confirmed."""
 
