@@ -69,7 +69,9 @@ COMMON: dict[str, Any] = {
     "validation_points": 0, "ema": 0.99,
 }  # fmt: skip
 SHORT = [fgsm(2, 2), fgsm(1, 5)]
+SHORT4 = [fgsm(1, 2), fgsm(1, 3), fgsm(1, 4)]
 FAST = {"name": "picard", "damping": 0.8}
+SOFT = {"name": "pgd-at", "label_smoothing": 0.1}
 MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 1e-2}
 SLOW: dict[str, Any] = {"optimizer": "muon", "learning_rate": 5e-3}
 
@@ -88,7 +90,15 @@ TRIALS = {
     "muon-n3": Trial("three steps of the solver in every epoch", {"phases": [fgsm(3, 3)], **MUON}),
     "muon-n4": Trial(
         "four steps deployed, less damped",
-        {"phases": [fgsm(1, 2), fgsm(1, 3), fgsm(1, 4)], **MUON, "model_options": {"steps": 4, "solver": FAST}},
+        {"phases": SHORT4, **MUON, "model_options": {"steps": 4, "solver": FAST}},
+    ),
+    "muon-n4-silu": Trial(
+        "muon-n4 with SiLU instead of ReLU",
+        {"phases": SHORT4, **MUON, "model_options": {"steps": 4, "solver": FAST, "activation": "silu"}},
+    ),
+    "muon-n4-smooth": Trial(
+        "muon-n4 with a tenth of label smoothing",
+        {"phases": SHORT4, **MUON, "model_options": {"steps": 4, "solver": FAST}, "objective": SOFT},
     ),
     "muon-wide": Trial(
         "two scales of 8x8 and 4x4 pixels, wider", {"phases": SHORT, **MUON, "model_options": WIDE}
@@ -106,13 +116,33 @@ TRIALS = {
 """A quarter of the budget each; one that needs more is marked."""
 
 FOUR: dict[str, Any] = {"steps": 4, "solver": FAST}
-GROWING = [fgsm(4, 2), fgsm(2, 3), fgsm(4, 4), {"epochs": 1, "attack_steps": 2, "step_size": 6 * PIXEL}]
+TWICE: dict[str, Any] = {"epochs": 1, "attack_steps": 2, "step_size": 6 * PIXEL}
+GROWING = [fgsm(4, 2), fgsm(2, 3), fgsm(4, 4), TWICE]
+NOISY = [fgsm(3, 2, "n-fgsm", EPS), fgsm(2, 3, "n-fgsm", EPS), fgsm(3, 4, "n-fgsm", EPS), TWICE | {"epochs": 2}]
+FAR = 10 * PIXEL
+FARTHER = [fgsm(3, 2, "n-fgsm", FAR), fgsm(2, 3, "n-fgsm", FAR), fgsm(3, 4, "n-fgsm", FAR), TWICE | {"epochs": 2}]
+TWICE_FAR = [{"epochs": epochs, "attack_steps": 2, "step_size": 0.75 * FAR, "solver_steps": steps}
+             for epochs, steps in ((4, 2), (2, 3), (3, 4))]  # fmt: skip
 LONG: dict[str, Any] = {**MUON, "ema": 0.995}
 WHOLE = {
     "whole": Trial("muon-1e-2, whole", {"phases": [fgsm(8, 2), fgsm(4, 5)], **LONG}),
     "whole-n4": Trial("muon-n4, whole", {"phases": GROWING, **LONG, "model_options": FOUR}),
     "whole-wide-n4": Trial("muon-wide with four steps", {"phases": GROWING, **LONG, "model_options": WIDE | FOUR}),
-}
+    "whole-smooth": Trial(
+        "that with SiLU and a tenth of label smoothing",
+        {"phases": GROWING, **LONG, "objective": SOFT, "model_options": WIDE | FOUR | {"activation": "silu"}},
+    ),
+    "whole-noisy": Trial(
+        "whole-wide-n4 with N-FGSM, and PGD-2 in two epochs", {"phases": NOISY, **LONG, "model_options": WIDE | FOUR}
+    ),
+    "whole-far": Trial(
+        "muon-wide with four steps, PGD-2 at eps 10/255 in every epoch",
+        {"phases": TWICE_FAR, **LONG, "eps": FAR, "model_options": WIDE | FOUR},
+    ),
+    "whole-far-noisy": Trial(
+        "whole-noisy at eps 10/255", {"phases": FARTHER, **LONG, "eps": FAR, "model_options": WIDE | FOUR}
+    ),
+}  # fmt: skip
 """The whole budget each."""
 
 
