@@ -151,6 +151,7 @@ def test_a_defence_has_a_forward_and_options_that_can_be_told(model, points):
         NotImplementedError, match=r"Half has no forward\(x\), which gives the deployed logits; write one"
     ):
         Half(model)(points[0])
-    for method in (object(), 5, {"eps": 1}, rd.EntropyReduction):
-        with pytest.raises(ValueError, match=r"Half: method is .*; allowed: a dataclass, or None"):
+    for method in (object(), 5, "x", rd.EntropyReduction):
+        with pytest.raises(ValueError, match=r"Half: method is .*; allowed: a dataclass, options by name, or None"):
             Half(model, method)
+    assert Half(model, {"eps": 1}).settings == {"eps": 1}

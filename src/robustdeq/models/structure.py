@@ -5,7 +5,7 @@ The one place where a module's kind is looked at. Everything else asks the ``Str
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -43,16 +43,18 @@ class Defended(Wrapper):
     """A classifier ``model`` behind a test-time defence. Subclass it, write ``forward``, and every suite attacks it
     under the four threat settings: static (``model`` is attacked), frozen, end-to-end, black-box.
 
-    method: the defence's options, a dataclass; the record shows them. looks: the states z^[t] of a DEQ at which the
-    defence first reads the prediction, which a static attack may aim at.
+    method: the defence's options, a dataclass or a mapping; the record shows them. looks: the states z^[t] of a DEQ at
+    which the defence first reads the prediction, which a static attack may aim at.
     """
 
     looks: tuple[int, ...] = ()
 
     def __init__(self, model: nn.Module, method: Any = None) -> None:
         super().__init__()
-        if method is not None and not (is_dataclass(method) and not isinstance(method, type)):
-            raise ValueError(f"{type(self).__name__}: method is {described(method)}; allowed: a dataclass, or None.")
+        told = isinstance(method, Mapping) or (is_dataclass(method) and not isinstance(method, type))
+        if method is not None and not told:
+            wanted = "a dataclass, options by name, or None"
+            raise ValueError(f"{type(self).__name__}: method is {described(method)}; allowed: {wanted}.")
         self.model, self.method = model, method
 
     @property
