@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 import robustdeq as rd
-from robustdeq.counting import Operations, peak_bytes
+from robustdeq import bench
+from robustdeq.counting import peak_bytes
 from robustdeq.recipe import Recipe
 from robustdeq.recipes import recipe
 from robustdeq.training import JacobianPenalty
@@ -68,11 +69,10 @@ def counted(chosen: Recipe, classes: int) -> tuple[list[Work], int]:
         step = TrainStep(model, torch.optim.SGD(model.parameters(), lr=1e-9), config, total=10**9)
         operations, units, held = [], [], []
         for size in SIZES:
-            before = model.tally.units
-            with Operations() as counter:
-                held.append(peak_bytes(partial(step.rehearse, x[:size], y[:size])))
-            operations.append(float(counter.total))
-            units.append(float(model.tally.units - before))
+            call = partial(step.rehearse, x[:size], y[:size])
+            spent, _, gflop = bench.counted(model, lambda call=call, held=held: held.append(peak_bytes(call)))
+            operations.append(1e9 * gflop)
+            units.append(spent)
         works.append(Work(phase.epochs, line(operations), line(units), line(held)))
     return works, sum(weight.numel() for weight in model.parameters())
 

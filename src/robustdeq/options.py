@@ -103,7 +103,7 @@ def takes(call: Callable[..., Any], *args: Any, **options: Any) -> bool:
     except TypeError:
         return False
     except ValueError:  # it has none
-        return True
+        pass
     return True
 
 

@@ -133,10 +133,12 @@ def test_a_known_adjoint_of_any_scale_is_where_the_implicit_gradient_begins(batc
     assert (slope(Implicit(steps=1)) - exact).abs().max() > 1e-2 * size
 
 
-def test_joint_needs_states(batch):
+def test_joint_and_carried_states_need_states(batch):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     with pytest.raises(ValueError, match="'joint' of a model without states; allowed: pgd or n-fgsm"):
         updated(model, Phase(epochs=1, attack="joint", attack_steps=1), batch)
+    with pytest.raises(ValueError, match="carried=True of a model without states; allowed: carried=False"):
+        updated(model, Phase(epochs=1, attack={"name": "pgd", "carried": True}, attack_steps=1), batch)
 
 
 @pytest.mark.parametrize("attack", [{"name": "pgd", "carried": True}, "n-fgsm", "joint", {"name": "joint", "warm": 2}])

@@ -82,7 +82,8 @@ def _outputs(record: Record) -> list[Flag]:
     total, broken = len(record.predictions), int((record.predictions < 0).sum())
     probabilities = sum(batch.probabilities for batch in record.clean.values())
     defence, fired = record.identity.defence, []
-    if defence is not None and defence.name == REGULATED and not sum(b.updates for b in record.clean.values()):
+    idle = record.clean and not sum(batch.updates for batch in record.clean.values())
+    if idle and defence is not None and defence.name == REGULATED:
         text = "the defence never changed an input: it is the bare model, whatever its rows say"
         fired.append(Flag("idle defence", True, 0.0, 1.0, text))
     if broken:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -49,23 +48,6 @@ class TrainingAttack(ABC):
         """
 
 
-@contextmanager
-def carrying(reader: Any, deq: DEQClassifier | None) -> Iterator[None]:
-    """Every forward of a ``Reader`` begins at the state that the one before it read."""
-    if deq is None:
-        raise ValueError("carried=True of a model without states; allowed: carried=False.")
-
-    def keep(readout: nn.Module, read: tuple[Tensor]) -> None:
-        reader.options["start"] = read[0].detach()
-
-    handle, before = deq.readout.register_forward_pre_hook(keep), dict(reader.options)
-    try:
-        yield
-    finally:
-        handle.remove()
-        reader.options = before
-
-
 TRAINING_ATTACKS: Registry[TrainingAttack] = Registry("training attack", TrainingAttack)
 """The attacks of a training phase by name."""
 
@@ -86,7 +68,8 @@ class Projected(TrainingAttack):
     def __call__(
         self, pgd: PGD, model: nn.Module, deq: DEQClassifier | None, x: Tensor, y: Tensor, indices: Tensor
     ) -> Attacked:
-        with carrying(model, deq) if self.carried else nullcontext():
+        reader: Any = model
+        with reader.carrying(deq) if self.carried else nullcontext():
             return Attacked(pgd(model, x, y, indices=indices))
 
 

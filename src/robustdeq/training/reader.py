@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..checks import beyond_the_box
 from ..gradients import Implicit, Resumed, Steps
+from ..models.deq import DEQClassifier
 from ..text import shown
 from .attacks import Attacked
 from .objectives import Losses, Objective
@@ -51,6 +52,22 @@ class Reader(nn.Module):
         if isinstance(gradient, Implicit):
             options["gradient"] = Resumed(gradient.solver, gradient.steps, mu=attacked.mu)
         self.known = (attacked.images, options)
+
+    @contextmanager
+    def carrying(self, deq: DEQClassifier | None) -> Iterator[None]:
+        """Inside, every forward begins at the state that the one before it read. deq: the DEQ in the model."""
+        if deq is None:
+            raise ValueError("carried=True of a model without states; allowed: carried=False.")
+
+        def keep(readout: nn.Module, read: tuple[Tensor]) -> None:
+            self.options["start"] = read[0].detach()
+
+        handle, before = deq.readout.register_forward_pre_hook(keep), dict(self.options)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self.options = before
 
     def forward(self, x: Tensor) -> Tensor:
         if self.draw is None:
