@@ -28,10 +28,15 @@ from robustdeq.training.step import TrainStep
 EPS, STEP = 8 / 255, 2 / 255
 
 
-def broyden(f: Callable[[Tensor], Tensor], z: Tensor, steps: int) -> Tensor:
-    """z^[steps] by Broyden's good method in inverse form, B = -I + sum_i u_i v_i^T (MDEQ)."""
+Step = Callable[[Tensor, Tensor], Tensor]
+"""(z^[t], f(z^[t])) -> z^[t+1]"""
+
+
+def broyden() -> Step:
+    """Broyden's good method in inverse form, B = -I + sum_i u_i v_i^T (MDEQ)."""
     us: list[Tensor] = []
     vs: list[Tensor] = []
+    before: list[Tensor] = []
 
     def apply(left: list[Tensor], right: list[Tensor], w: Tensor) -> Tensor:
         out = -w
@@ -39,31 +44,34 @@ def broyden(f: Callable[[Tensor], Tensor], z: Tensor, steps: int) -> Tensor:
             out = out + a * (b * w).sum(1, keepdim=True)
         return out
 
-    before: tuple[Tensor, Tensor] | None = None
-    for _ in range(steps):
-        g = f(z) - z
-        if before is not None:
+    def step(z: Tensor, fz: Tensor) -> Tensor:
+        g = fz - z
+        if before:
             s, dg = z - before[0], g - before[1]
             v = apply(vs, us, s)
-            u = (s - apply(us, vs, dg)) / (v * dg).sum(1, keepdim=True)
-            us.append(u)
+            us.append((s - apply(us, vs, dg)) / (v * dg).sum(1, keepdim=True))
             vs.append(v)
-        before = (z, g)
-        z = z - apply(us, vs, g)
+        before[:] = z, g
+        return z - apply(us, vs, g)
+
+    return step
+
+
+def picard(damping: float) -> Step:
+    return lambda z, fz: (1 - damping) * z + damping * fz
+
+
+def stepper(model: Any) -> Step:
+    """Of the model's own kind of solver."""
+    return picard(model.solver.damping) if model.solver.name == "picard" else broyden()
+
+
+def solved(model: Any, u: Any, x: Tensor) -> Tensor:
+    """z^[N] of images x, injected as u."""
+    z, step = zeros(model, x), stepper(model)
+    for _ in range(model.steps):
+        z = step(z, model.cell(z, u))
     return z
-
-
-def picard(f: Callable[[Tensor], Tensor], z: Tensor, steps: int, damping: float) -> Tensor:
-    for _ in range(steps):
-        z = (1 - damping) * z + damping * f(z)
-    return z
-
-
-def solved(model: Any, f: Callable[[Tensor], Tensor], z: Tensor, steps: int) -> Tensor:
-    """By the model's own kind of solver."""
-    if model.solver.name == "picard":
-        return picard(f, z, steps, model.solver.damping)
-    return broyden(f, z, steps)
 
 
 def zeros(model: Any, x: Tensor) -> Tensor:
@@ -72,15 +80,14 @@ def zeros(model: Any, x: Tensor) -> Tensor:
 
 def forward(model: Any, x: Tensor) -> Tensor:
     """Logits of the deployed model."""
-    u = model.inject(x)
-    return model.readout(solved(model, lambda z: model.cell(z, u), zeros(model, x), model.steps))
+    return model.readout(solved(model, model.inject(x), x))
 
 
 def phantom(model: Any, x: Tensor, unroll: int = 5, damping: float = 0.5) -> Tensor:
     """Logits with the papers' training gradient."""
     u = model.inject(x)
     with torch.no_grad():
-        z = solved(model, lambda z: model.cell(z, u), zeros(model, x), model.steps)
+        z = solved(model, u, x)
     h = model.cell(z, u)
     for _ in range(unroll):
         h = (1 - damping) * h + damping * model.cell(h, u)
@@ -98,23 +105,11 @@ def pgd(logits: Callable[[Tensor], Tensor], loss: Callable[[Tensor], Tensor], x:
 
 
 def entropy_reduction(model: Any, x: Tensor, updates: int = 10, every: int = 2) -> Tensor:
-    """Logits behind the defence (P23 sec. 3.2), all of f in every update; damped Picard or Broyden between them."""
-    seen, us, vs, before, z = x, [], [], None, zeros(model, x)
+    """Logits behind the defence (P23 sec. 3.2), all of f in every update."""
+    seen, z, step = x, zeros(model, x), stepper(model)
     for t in range(1, model.steps + 1):
         with torch.no_grad():
-            u = model.inject(seen)
-            if model.solver.name == "picard":
-                z = picard(lambda z, u=u: model.cell(z, u), z, 1, model.solver.damping)
-            else:
-                g = model.cell(z, u) - z
-                if before is not None:
-                    s, dg = z - before[0], g - before[1]
-                    v = -s + sum(b * (a * s).sum(1, keepdim=True) for a, b in zip(us, vs))
-                    w = -dg + sum(a * (b * dg).sum(1, keepdim=True) for a, b in zip(us, vs))
-                    us.append((s - w) / (v * dg).sum(1, keepdim=True))
-                    vs.append(v)
-                before = (z, g)
-                z = z + g - sum(a * (b * g).sum(1, keepdim=True) for a, b in zip(us, vs))
+            z = step(z, model.cell(z, model.inject(seen)))
         for _ in range(updates if t % every == 0 and t < model.steps else 0):
             at = seen.detach().requires_grad_()
             log_p = model.readout(model.cell(z, model.inject(at))).log_softmax(1)
