@@ -20,6 +20,7 @@ import torch
 import robustdeq as rd
 from robustdeq.attacks import APGD, PGD, AutoAttack, JointOptimisation, Linf, Threat, ThroughGradient, predictions
 from robustdeq.files import write_json
+from robustdeq.options import choose
 
 BATCH = 250
 
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=200)
     parser.add_argument("--eps", type=float, default=None)
     parser.add_argument("--steps", type=int, default=None, help="N, instead of the model's own")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the rows of the table; default all")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file")
     options = parser.parse_args()
     model: Any = rd.load_model(options.model).eval()
@@ -84,6 +86,7 @@ def main() -> None:
     if options.out.exists():
         found = json.loads(options.out.read_text())
     chains = attacks(threat)
+    chains = {name: choose("row", name, chains) for name in options.only or chains}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for name, chain in chains.items():
         if name not in found["attacks"]:
