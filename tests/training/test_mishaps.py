@@ -134,6 +134,20 @@ def test_overfitting_that_creeps_is_told():
     assert "catastrophic overfitting" in warnings(history)[0]
 
 
+def test_the_averaged_weights_are_watched_like_the_last():
+    """The average may be what is kept: it has a gap of its own, also where the last weights have none any more."""
+    from robustdeq.training.watch import warnings
+
+    gone = {"unrolled": 0.09, "phantom": 0.11, "robust": 0.09}
+    apart = {"unrolled": 0.07, "phantom": 0.27, "robust": 0.07}
+    row = {"accuracy_adv": 0.5, "validation": gone}
+    assert warnings([row]) == []
+    assert "7.0% under the unrolled and 27.0% under the phantom" in warnings([row | {"validation_ema": apart}])[0]
+    before = {"accuracy_adv": 0.4, "validation": gone, "validation_ema": {**gone, "robust": 0.27}}
+    masked, overfits = warnings([before, row | {"validation_ema": apart}])
+    assert "of the averaged weights" in masked and "of the averaged weights rises" in overfits
+
+
 def _update(config, model):
     images = rd.data.digits().train
     optimizer = config.optimizer(model.parameters(), lr=config.learning_rate, weight_decay=0.0)

@@ -49,17 +49,22 @@ def warnings(history: list[dict[str, Any]]) -> list[str]:
     rows = [row for row in history if "validation" in row]
     if not rows or rows[-1] is not history[-1]:
         return []
-    texts, last = [], rows[-1]["validation"]
-    if "phantom" in last and abs(last["unrolled"] - last["phantom"]) > APART:
-        texts.append(
-            f"robust accuracy is {100 * last['unrolled']:.1f}% under the unrolled and {100 * last['phantom']:.1f}% "
-            "under the phantom gradient: one of them is masked"
-        )
-    if len(rows) > 1:
-        before = max(rows[:-1], key=lambda row: row["validation"]["robust"])
-        rises = rows[-1]["accuracy_adv"] > before["accuracy_adv"] + 0.01
-        if rises and last["robust"] < before["validation"]["robust"] - APART:
-            texts.append("robust accuracy rises in training and falls on held-out images: catastrophic overfitting")
+    texts = []
+    for kind, whose in {"validation": "", "validation_ema": " of the averaged weights"}.items():
+        if (last := rows[-1].get(kind)) is None:
+            continue
+        if "phantom" in last and abs(last["unrolled"] - last["phantom"]) > APART:
+            texts.append(
+                f"robust accuracy{whose} is {100 * last['unrolled']:.1f}% under the unrolled and "
+                f"{100 * last['phantom']:.1f}% under the phantom gradient: one of them is masked"
+            )
+        if len(rows) > 1:
+            before = max(rows[:-1], key=lambda row: row[kind]["robust"])
+            rises = rows[-1]["accuracy_adv"] > before["accuracy_adv"] + 0.01
+            if rises and last["robust"] < before[kind]["robust"] - APART:
+                texts.append(
+                    f"robust accuracy{whose} rises in training and falls on held-out images: catastrophic overfitting"
+                )
     return texts
 
 
