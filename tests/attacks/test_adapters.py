@@ -233,6 +233,30 @@ def test_an_object_of_art_attacks_the_model_that_is_given_not_its_own():
     assert (labels(model, found) != y).all()
 
 
+@pytest.mark.parametrize("name, options", [
+    ("ZooAttack", {"max_iter": 2, "nb_parallel": 4, "use_resize": False, "use_importance": False}),
+    ("NewtonFool", {"max_iter": 3}),
+    ("VirtualAdversarialMethod", {"max_iter": 3}),
+])  # fmt: skip
+def test_an_attack_that_looks_outside_the_box_or_at_probabilities_can_attack_a_deq(name, options):
+    """What is found is projected; the DEQ's own door refuses images outside the box from anybody else."""
+    pytest.importorskip("art")
+    model = own(5, side=5)
+    x = images_for(model, 3)
+    found = ART(L_2, name, options)(model, x, labels(model, x))
+    assert L_2.contains(x, found).all()
+    with pytest.raises(ValueError, match=r"images lie in"):
+        model(x - 1)
+
+
+def test_an_option_that_the_library_stumbles_over_later_is_one_line():
+    pytest.importorskip("foolbox")
+    model = own(5, side=5)
+    x = images_for(model, 2)
+    with pytest.raises(ValueError, match=r"Foolbox: DDN with options=.*'x'.*; allowed: what foolbox .* takes\."):
+        Foolbox(L_2, "DDN", {"steps": "x"})(model, x, labels(model, x))
+
+
 @pytest.mark.parametrize("name", [p for p in EVERY if p.id in ("DDN", "SimBA")])
 def test_an_entry_is_verified_resumed_and_recorded(name, tmp_path, monkeypatch):
     model = own(5, side=5)

@@ -129,3 +129,41 @@ def test_partly_is_the_solver_on_its_columns_and_a_plain_step_elsewhere():
         both = drive(Partly(solver, STATE), wide, start, 5).z
         assert torch.equal(both[:, :STATE], drive(solver, f, model.zeros(x), 5).z)
         assert (both[:, STATE:] == 5).all()
+
+
+class Cut(nn.Module):
+    """A part of a model that no gradient passes."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, *args, **options):
+        return self.part(*args, **options).detach()
+
+
+class CutCell(LinearCell):
+    def finish(self, prepared, u, constants=None):
+        return super().finish(prepared, u, constants).detach()
+
+
+@pytest.mark.parametrize("part", ["inject", "cell", "readout"])
+def test_a_gradient_that_is_cut_is_told_and_in_an_evaluation_a_red_flag(part):
+    model, _ = linear(steps=4)
+    model.cell = CutCell(torch.Generator().manual_seed(0)) if part == "cell" else model.cell
+    if part != "cell":
+        setattr(model, part, Cut(getattr(model, part)))
+    x = torch.rand(6, 1, SIDE, SIDE, dtype=torch.float64)
+    y = model(x).argmax(1).detach()
+    with pytest.raises(ValueError, match="JointOptimisation: DEQClassifier gives logits without a gradient; allowed"):
+        JointOptimisation(rd.Linf(0.1), 2)(model, x, y)
+    found = rd.evaluate(model, x, y, suite="quick", threat=rd.Linf(0.1), steps=1, checks=6)
+    assert "gradients" in {flag.name for flag in found.flags if flag.fired}
+
+
+@pytest.mark.parametrize("loss", ["ce", "cw", "dlr", "pm", "cw-targeted"])
+def test_labels_that_are_no_class_are_refused(loss):
+    model, _ = linear(steps=4)
+    x, y = torch.rand(2, 1, SIDE, SIDE, dtype=torch.float64), torch.tensor([0, CLASSES])
+    with pytest.raises(ValueError, match=rf"labels lie in 0\.\.{CLASSES}; allowed: 0\.\.{CLASSES - 1}\."):
+        JointOptimisation(rd.Linf(0.1), 2, loss=loss)(model, x, y)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from small_models import Linear, own
+from small_models import Linear, images_for, own
 from torch import nn
 
 import robustdeq as rd
@@ -128,10 +128,31 @@ def test_each_side_of_a_defence_is_tried_on_the_images_of_the_other(model, point
     assert "| All, without the defence |" in found.table(bare)
 
     back = evaluated(model, points, out=tmp_path / "back", beside=Evaluation.read(tmp_path / "defended"))
-    own = [f"beside {name}" for name in found.columns if not name.startswith("beside")]
-    assert [name for name, column in back.columns.items() if column == "transfer"] == own
-    assert list(back.shares()) == ["clean", "transfer", "PGD", "joint", "All"] and back.shares()["transfer"].count < 24
+    own = {f"beside {name}": column for name, column in found.columns.items() if not name.startswith("beside")}
+    columns = {name: "white-box" if column == "static" else "transfer" for name, column in own.items()}
+    assert {name: column for name, column in back.columns.items() if name.startswith("beside")} == columns
+    assert set(columns.values()) == {"white-box", "transfer"} and back.shares()["transfer"].count < 24
     assert "| All, with the defence |" in back.table(found)
+
+
+def test_images_of_a_surrogate_are_never_called_ones_against_the_bare_model(model, points, tmp_path):
+    bare = evaluated(model, points, out=tmp_path / "bare", images=True, surrogates=[other()])
+    far = {f"beside {name}" for name, column in bare.columns.items() if column == "surrogate"}
+    found = evaluated(defended_of(model), points, beside=bare)
+    columns = {name: column for name, column in found.columns.items() if name.startswith("beside")}
+    assert far and columns == {name: "transfer" if name in far else "static" for name in columns}
+
+
+def test_stronger_images_against_this_very_model_are_no_sign_of_masking(points, tmp_path):
+    """Made for the static column of the defended one with more steps, and tried on the bare one after one step."""
+    model = own(4, sharpness=8.0, steps=3)
+    x = images_for(model, 60)
+    few = x, model(x).argmax(1)
+    options = {"threat": rd.Linf(0.06), "checks": 0, "suite": "quick"}
+    behind = rd.evaluate(defended_of(model), *few, steps=20, out=tmp_path, images=True, **options)
+    found = rd.evaluate(model, *few, steps=1, step_size=0.01, beside=behind, **options)
+    assert found.shares()["white-box"].count < found.shares()["PGD"].count - 7
+    assert "surrogate" not in {flag.name for flag in found.flags if flag.fired}
 
 
 def test_images_of_fewer_points_are_not_handed_on_and_no_images_are_none(model, points, tmp_path):

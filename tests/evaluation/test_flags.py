@@ -245,9 +245,13 @@ def test_outputs_that_are_no_logits_are_told_without_checks_too(spoil, name, tex
     assert result.robustbench()["unreliable"] is True
 
 
-@pytest.mark.parametrize("options, idle", [({"every": 4}, True), ({"updates": 0}, True), ({"every": 3}, False)])
+IDLE = [({"every": 4}, True), ({"updates": 0}, True), ({"eps": 0.0}, True), ({"step_size": 0.0}, True)]
+
+
+@pytest.mark.parametrize("options, idle", [*IDLE, ({"every": 3}, False)])
 def test_a_defence_that_never_changes_an_input_is_told(options, idle, digits):
-    defended = rd.EntropyReduction(eps=0.1, step_size=0.03, **{"updates": 1, **options})(own(10, side=8, steps=4))
+    chosen = {"eps": 0.1, "step_size": 0.03, "updates": 1, **options}
+    defended = rd.EntropyReduction(**chosen)(own(10, side=8, steps=4))
     result = rd.evaluate(defended, digits.take(slice(4)), suite=[], threat=THREAT, checks=0)
     assert ("idle defence" in {flag.name for flag in result.flags if flag.fired}) is idle
     assert ("it is the bare model, whatever its rows say" in result.table()) is idle

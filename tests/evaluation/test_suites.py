@@ -230,3 +230,14 @@ def test_quick_takes_any_number_of_classes(classes):
 
 def test_the_names():
     assert list(SUITES) == ["quick", "paper", "standard", "adaptive"]
+
+
+@pytest.mark.parametrize("dtype, side, message", [
+    (torch.float64, 5, "allowed: torch.float32"), (torch.float32, 4, "allowed: at least 5 x 5"),
+])  # fmt: skip
+def test_what_the_reference_cannot_take_is_said_before_the_first_attack(dtype, side, message, tmp_path):
+    model = own(4, side=side, steps=2, dtype=dtype)
+    x = images_for(model, 2)
+    with pytest.raises(ValueError, match=message):
+        rd.evaluate(model, x, model(x).argmax(1), suite="adaptive", threat=rd.L2(0.1), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

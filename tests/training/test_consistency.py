@@ -99,3 +99,6 @@ def test_a_network_without_states_is_refused(tmp_path):
     resnet = rd.create_model("resnet18", image_shape=(1, 8, 8), stem=2, channels=(2,), units=1, seed=0)
     with pytest.raises(ValueError, match=r"consistency=1\.0 with a PreActResNet, which has no states; allowed: 0\.0"):
         Trainer(resnet, rd.data.digits().train.take(slice(32)), replace(CONFIG, consistency=1.0), tmp_path)
+    with pytest.raises(ValueError, match=r"jacobian with weight=2 with a PreActResNet, which has no states"):
+        jacobian = {"weight": 2.0, "share": 1.0}
+        Trainer(resnet, rd.data.digits().train.take(slice(32)), replace(CONFIG, jacobian=jacobian), tmp_path)

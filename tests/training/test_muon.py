@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustdeq.training import OPTIMIZERS
+from robustdeq.training import OPTIMIZERS, Phase, TrainConfig
 from robustdeq.training.muon import Muon
 
 
@@ -75,3 +75,12 @@ def test_it_is_chosen_by_name_with_its_options(options):
     before = [weight.detach().clone() for weight in made]
     make(made, lr=0.1, weight_decay=0.0, **defaults, **options).step()
     assert all(not torch.equal(one, other) for one, other in zip(made, before))
+
+
+SENSELESS = [{"ns_steps": 5.5}, {"ns_steps": 0}, {"ns_steps": -3}, {"ns_steps": 100}, {"momentum": -1}]
+
+
+@pytest.mark.parametrize("options", SENSELESS)
+def test_options_that_no_update_takes_are_refused_before_a_run(options):
+    with pytest.raises(ValueError, match="optimizer"):
+        TrainConfig(phases=(Phase(epochs=1, attack_steps=0),), optimizer={"name": "muon", **options})

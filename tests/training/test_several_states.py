@@ -117,7 +117,9 @@ def test_the_attack_looks_at_the_last_state(batch):
     assert seen == [STEPS, STEPS, (STEPS - 1, STEPS)]
 
 
-def test_a_warm_start_and_several_states_are_refused(batch):
+@pytest.mark.parametrize("states", ["several", "random", {"name": "random", "per": "sample"}])
+def test_a_warm_start_and_other_states_than_the_last_are_refused(states):
     phase = Phase(epochs=1, attack={"name": "joint", "warm": 2}, attack_steps=1)
-    with pytest.raises(ValueError, match=r"warm=2 .*the states \[1, .*\] of one solve; allowed: warm=None"):
-        update(own(10, side=8, dtype=torch.float64), replace(CONFIG, phases=(phase,)), batch)
+    with pytest.raises(ValueError, match=r"states=.* with warm=2 of attack='joint'; allowed: states='final'"):
+        replace(CONFIG, phases=(phase,), states=states)
+    replace(CONFIG, phases=(replace(phase, attack="joint"),), states=states)

@@ -86,6 +86,14 @@ def test_a_carried_state_is_where_the_next_solve_of_the_attack_begins(batch):
     assert not torch.equal(found, cold) and not model.readout._forward_pre_hooks
 
 
+@pytest.mark.parametrize("name", ["eps", "step_size"])
+def test_steps_that_are_multiples_of_nothing_are_refused(name):
+    size = {"step_size": 0.1, name: 0.0}
+    with pytest.raises(ValueError, match=rf"TrainConfig: {name}=0 with attack='joint'; allowed: a number > 0"):
+        phase = Phase(epochs=1, attack="joint", attack_steps=1, step_size=size["step_size"])
+        TrainConfig(phases=(phase,), eps=size.get("eps", EPS))
+
+
 def test_without_a_warm_start_the_update_solves_from_zero(batch):
     model = own(10, side=8, steps=STEPS)
     updated(model, Phase(epochs=1, attack="joint", attack_steps=3), batch)

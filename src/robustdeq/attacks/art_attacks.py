@@ -21,6 +21,9 @@ from .wrapped import Given, Seen, Wrapped
 CLOCK = ("HopSkipJump", "BoundaryAttack", "BrendelBethge")
 """Attacks of ART 1.20.1 with a generator of their own that nobody can seed."""
 
+OF_PROBABILITIES = ("SimBA", "VirtualAdversarialMethod")
+"""Attacks of ART that see probabilities, the others logits."""
+
 
 @checked
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class ART(Wrapped):
     attack: the name of a class in ``art.attacks.evasion`` with its options, without the classifier; or an attack
     object, without options, of which a copy attacks the model given here instead of its own. Where they are not given,
     norm and eps are the threat's. What it finds is projected into the ball. A targeted attack aims at the likeliest
-    wrong class. SimBA sees probabilities, the others logits. Images that are wrong already are given back as they are.
-    Through a view the deployed logits are attacked with the view's gradient.
+    wrong class. SimBA and VirtualAdversarialMethod see probabilities, the others logits. Images that are wrong already
+    are given back as they are. Through a view the deployed logits are attacked with the view's gradient.
 
     A patch changes some pixels by any amount, so it is in no smaller ball than Linf(1), which is the only threat it is
     taken with: an evaluation of its own, whose number is about this patch alone and no robust accuracy of any ball. Its
@@ -63,7 +66,7 @@ class ART(Wrapped):
     def found(self, seen: Seen, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
         estimators: Any = importlib.import_module("art.estimators.classification")
         cls = self.kind()
-        model = Seen(lambda images: seen(images).softmax(1)) if cls.__name__ == "SimBA" else seen
+        model = Seen(lambda images: seen(images).softmax(1)) if cls.__name__ in OF_PROBABILITIES else seen
         shape, classes = tuple(x.shape[1:]), logits.shape[1]
         classifier = estimators.PyTorchClassifier(
             model, nn.CrossEntropyLoss(), shape, classes, clip_values=(0.0, 1.0), device_type="cpu"

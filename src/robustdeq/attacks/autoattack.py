@@ -69,11 +69,7 @@ class AutoAttack:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:
         """Adversarial images (B, C, H, W); the image itself where no attack succeeded. x: float32 in [0, 1], since the
         reference computes in nothing else. y: (B,) int64. indices: not used."""
-        if x.dtype != torch.float32:
-            raise ValueError(f"AutoAttack: images are {x.dtype}; allowed: torch.float32.")
-        if "square" in self.names and self.threat.name == "L2" and min(x.shape[2:]) < 5:
-            size = " x ".join(map(str, x.shape[2:]))
-            raise ValueError(f"AutoAttack: square under L2 on images of {size} pixels; allowed: at least 5 x 5.")
+        self.check_taken(x)
         x = x.contiguous()
         with _process_as_it_was():
             check_labels(x, y, self._classes(model, x))
@@ -114,6 +110,14 @@ class AutoAttack:
             "square": Calls(whole, 4 + self.queries),
         }
         return [Calls(whole, forwards=9, gradients=1), *(asked[name] for name in self.names)]  # checks of the defence
+
+    def check_taken(self, x: Tensor) -> None:
+        """A ValueError for images that an attack cannot take."""
+        if x.dtype != torch.float32:
+            raise ValueError(f"AutoAttack: images are {x.dtype}; allowed: torch.float32.")
+        if "square" in self.names and self.threat.name == "L2" and min(x.shape[2:]) < 5:
+            size = " x ".join(map(str, x.shape[2:]))
+            raise ValueError(f"AutoAttack: square under L2 on images of {size} pixels; allowed: at least 5 x 5.")
 
     def fitting(self, classes: int) -> int:
         """The number of classes; a ValueError if an attack needs more."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..checks import Count, Natural, Positive, PositiveShare, Seed
+from ..checks import Count, Natural, Positive, PositiveShare, Seed, check_labels
 from ..dynamics import SOLVERS, Map, Picard, Solver, SolverState, drive
 from ..gradients import Unrolled
 from ..models.cell import CellMap
@@ -17,7 +17,7 @@ from ..models.deq import DEQClassifier
 from ..models.structure import structure
 from ..options import OneOf, checked
 from .calls import Calls, aims, looks
-from .door import at_the_door
+from .door import at_the_door, logits_of
 from .losses import LOSSES, Goal, predictions
 from .pgd import PGD
 from .starts import ORDERS, goals, numbered
@@ -67,6 +67,8 @@ class JointOptimisation:
         kind = structure(model)
         if not kind.states or kind.deq is None or kind.defence is not None:
             raise ValueError(f"JointOptimisation: the model is a {type(model).__name__}; allowed: a DEQ, undefended.")
+        with torch.no_grad():
+            check_labels(x, y, len(kind.deq.readout(kind.deq.zeros(x[:1]))[0]))
         jobs = [(restart, goal) for restart in range(self.restarts) for goal in goals(self, model, x, y)]
         best, best_loss, aims = x.clone(), x.new_full((len(x),), -torch.inf), jobs[0][1]
         for first in range(0, len(jobs), self.stack):
@@ -146,11 +148,24 @@ class _Joint:
             at, x_at = z.requires_grad_(), x.requires_grad_()
             f_z = CellMap(deq.cell, deq.inject(x_at), self.constants, deq.tally)(at)
             loss = LOSSES[attack.loss](deq.readout(at), self.goal).sum()
-            adjoint, slope = torch.autograd.grad([f_z, loss], [at, x_at], [mu, torch.ones_like(loss)])
+            adjoint, slope = self._slopes([(f_z, mu), (loss, torch.ones_like(loss))], at, x_at)
         z, x, f_z = z.detach(), x.detach(), f_z.detach()
         moved = attack.threat.project(self.x, attack.threat.ascend(x, slope.nan_to_num(0, 0, 0), self.eta))
         z, mu = z + attack.state_damping * (f_z - z), mu + attack.adjoint_damping * (adjoint - mu)
         return torch.cat([z, mu, moved.flatten(1)], dim=1)
+
+    def _slopes(self, terms: list[tuple[Tensor, Tensor]], z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the terms, (value, what comes back to it), towards z and x: zeros where none follows them, and a
+        ValueError if the logits of the deployed forward do not either."""
+        followed = [term for term in terms if term[0].requires_grad]
+        found: Any = (None, None)
+        if followed:
+            values, backs = zip(*followed)
+            found = torch.autograd.grad(values, (z, x), backs, allow_unused=True)
+        if found[1] is None or len(followed) < len(terms):
+            logits_of(self.attack, self.deq, x)  # which says so
+        adjoint, slope = (torch.zeros_like(at) if of is None else of for at, of in zip((z, x), found))
+        return adjoint, slope
 
 
 @dataclass(frozen=True, kw_only=True)

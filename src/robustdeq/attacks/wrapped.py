@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import Count, Seed, check_labels
+from ..checks import Count, Seed, beyond_the_box, check_labels
 from ..files import first_line
 from ..options import check_options, choose
 from ..seeds import mix
@@ -110,13 +110,23 @@ class Wrapped(ABC):
         for rows in torch.nonzero(correct).flatten().split(self.batch_size):
             at = x[rows]
             with _seeded(mix(self.seed, int(numbers[rows[0]]))):
-                found = self.found(Seen(seen), at.float().clamp(0, 1), y[rows], clean[rows]).detach().to(x)
+                found = self._asked(Seen(seen), at.float().clamp(0, 1), y[rows], clean[rows]).detach().to(x)
             x_adv[rows] = self.threat.project(at, torch.where(found.isfinite(), found, at))
         with torch.no_grad():
             stands = correct & (predictions(seen(x_adv.float())) == y)
         # The smallest perturbation lies on the boundary, where rounding decides; a little more of it lies behind.
         x_adv[stands] = self.threat.project(x[stands], x[stands] + 1.01 * (x_adv[stands] - x[stands]))
         return x_adv
+
+    def _asked(self, seen: Seen, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
+        """What is found; some libraries look outside of the box on their way, and some at their options only now."""
+        try:
+            with beyond_the_box():
+                return self.found(seen, x, y, logits)
+        except (TypeError, IndexError) as error:
+            given = f"{self.attack} with options={shown(dict(self.options))} on {logits.shape[1]} classes"
+            wanted = f"what {self.package[1]} {self.version} takes"
+            raise ValueError(f"{type(self).__name__}: {given} ({first_line(error)}); allowed: {wanted}.") from error
 
     def kind(self, names: tuple[str, ...] = ("{}",)) -> type:
         """The class that ``attack`` names, in whatever case; names: longer forms of a short name, the first one that

@@ -55,7 +55,8 @@ def evaluate(
     "COLUMN/NAME", verified like any other attack. checks: look for red flags on the first so many samples, 0 for none.
     samples: how they were chosen, in words. opaque: take a module that hides a DEQ or a defence. progress: see ``run``.
     beside: an evaluation of the bare model where this one is defended, or the other way round; refused where it is not
-    that. The images it kept are tried, in the column ``static`` if made against the bare model, else ``transfer``.
+    that. The images it kept are tried: of the bare model's own in the column ``static`` here, or ``white-box`` if this
+    one is bare, the others' in ``transfer``.
     """
     _check_arguments(
         batch_size=batch_size, seed=seed, checks=checks, images=images, resume=resume, opaque=opaque, samples=samples,
@@ -71,7 +72,7 @@ def evaluate(
         check_options("evaluate with a list of entries", [*options, *own], [])
     entries = _entries({**_kept(beside, kind, suite), **(transfers or {})}, suite)
     identity = identity_of("evaluate", kind, points, y, threat, seed=seed, batch_size=batch_size)
-    _check_fitting(entries, len(identity.logits))
+    _check_fitting(entries, len(identity.logits), loaded(points, slice(0, 1), kind.deployed)[0])
     _check_surrogates(kind, identity, points, entries)
     if beside is not None:
         beside.check_beside(identity, kind.opaque)
@@ -139,10 +140,15 @@ def _kept(beside: Evaluation | None, kind: Structure, suite: Sequence[Entry]) ->
     if beside is None:
         return {}
     bare, attacks = beside.record.identity.defence is None, beside.record.attacks
-    column = "static" if bare and kind.defence is not None else "transfer"
+    own = "white-box" if kind.defence is None else "static"
+
+    def column(attack: AttackRecord) -> str:
+        against = (bare or attack.column == "static") and "surrogate" not in attack.settings
+        return own if against else "transfer"
+
     least = min((entry.points or beside.record.identity.points for entry in suite), default=0)
     fitting = (n for n in beside.images if attacks[n].attack != "transfer" and attacks[n].points >= least)
-    return {f"{column}/beside {name}": beside.images[name] for name in fitting}
+    return {f"{column(attacks[name])}/beside {name}": beside.images[name] for name in fitting}
 
 
 def _entries(transfers: Mapping[str, Rows], suite: Sequence[Entry]) -> list[Entry]:
@@ -155,11 +161,12 @@ def _entries(transfers: Mapping[str, Rows], suite: Sequence[Entry]) -> list[Entr
     return [*given, *suite]
 
 
-def _check_fitting(entries: Sequence[Entry], classes: int) -> None:
-    """A ValueError before anything is written if an attack needs more classes."""
+def _check_fitting(entries: Sequence[Entry], classes: int, x: Tensor) -> None:
+    """A ValueError before anything is written if an attack needs more classes, or other images than x."""
     for entry in entries:
         if isinstance(entry.attack, AutoAttack):
             entry.attack.fitting(classes)
+            entry.attack.check_taken(x)
         elif isinstance(entry.attack, APGD) and entry.attack.loss == "dlr-targeted":  # the reference says what to do
             AutoAttack(entry.attack.threat, attacks=("apgd-t",)).fitting(classes)
 
@@ -178,8 +185,11 @@ def _check_surrogates(kind: Structure, identity: Identity, points: Points, entri
     for surrogate, name in {entry.surrogate: entry.name for entry in entries if entry.surrogate is not None}.items():
         other, x = structure(surrogate, opaque=True), loaded(points, slice(0, 1), kind.deployed)[0]
         check_classes("evaluate", other, points)
-        with torch.no_grad(), evaluating(other.deployed):
-            logits = asked("evaluate: the surrogate", other.deployed, x)
+        try:
+            with torch.no_grad(), evaluating(other.deployed):
+                logits = asked("evaluate: the surrogate", other.deployed, x)
+        except ValueError as error:
+            raise ValueError(f"evaluate: the surrogate of {name} takes other images: {error}") from error
         check_logits("evaluate", other.deployed, logits, 1)
         if logits.shape[1] != len(identity.logits):
             given = f"{name} has {logits.shape[1]} classes beside a model with {len(identity.logits)}"

@@ -15,6 +15,7 @@ import torch
 from scipy.stats import binomtest
 
 from .record import Checks, Record
+from .recordfile import Described
 
 LEVEL, GAP_LEVEL = 0.01, 0.1
 """Of the sign test; the second where two gradients also differ by more than ``GAP`` points."""
@@ -82,8 +83,7 @@ def _outputs(record: Record) -> list[Flag]:
     total, broken = len(record.predictions), int((record.predictions < 0).sum())
     probabilities = sum(batch.probabilities for batch in record.clean.values())
     defence, fired = record.identity.defence, []
-    idle = record.clean and not sum(batch.updates for batch in record.clean.values())
-    if idle and defence is not None and defence.name == REGULATED:
+    if defence is not None and defence.name == REGULATED and record.clean and _idle(record, defence):
         text = "the defence never changed an input: it is the bare model, whatever its rows say"
         fired.append(Flag("idle defence", True, 0.0, 1.0, text))
     if broken:
@@ -93,6 +93,12 @@ def _outputs(record: Record) -> list[Flag]:
         text = "outputs are probabilities, not logits: where they saturate, gradients vanish and attacks stand still"
         fired.append(Flag("probabilities", True, 100.0, 0.0, text))
     return fired
+
+
+def _idle(record: Record, defence: Described) -> bool:
+    """Whether no update of the input was made, or none that can have moved it."""
+    still = any(defence.settings.get(size) == 0 for size in ("eps", "step_size"))
+    return still or not sum(batch.updates for batch in record.clean.values())
 
 
 def _of_checks(checks: Checks) -> list[Flag]:

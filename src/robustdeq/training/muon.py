@@ -22,6 +22,8 @@ class Muon(torch.optim.Optimizer):
         self, params: Iterable[nn.Parameter], lr: float = 1e-3, weight_decay: float = 0.0, momentum: float = 0.95,
         ns_steps: int = 5, beta1: float = 0.9, beta2: float = 0.999,
     ) -> None:  # fmt: skip
+        if ns_steps < 1:
+            raise ValueError(f"ns_steps={ns_steps}; allowed: a whole number > 0")
         weights = list(params)
         kinds = [weight.dim() > 1 and min(_flat(weight).shape) > 1 for weight in weights]
         groups = [

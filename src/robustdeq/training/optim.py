@@ -42,16 +42,18 @@ class Optimizer:
             return spec if isinstance(spec, cls) else cls(spec)  # type: ignore[arg-type]
         options = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
         make, ours = choose("optimizer", options.pop("name", None), OPTIMIZERS, "a torch.optim.Optimizer class")
-        fields = {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
+        fields = inspect.signature(make).parameters
         check_options("optimizer", options, [name for name in fields if name not in ("params", "lr", "weight_decay")])
         for name, value in options.items():
-            if isinstance(fields[name], bool | float | int):  # torch would take any value for true, and true for 1
-                convert("optimizer", name, value, bool if isinstance(fields[name], bool) else float)
+            default, whole = fields[name].default, fields[name].annotation in (int, "int")
+            if isinstance(default, bool | float | int):  # torch would take any value for true, and true for 1
+                convert("optimizer", name, value, bool if isinstance(default, bool) else int if whole else float)
         optimizer = cls(make, {**ours, **options})
         try:
-            weight = nn.Parameter(torch.zeros(1))
-            weight.grad = torch.zeros(1)
-            optimizer([weight], lr=1.0, weight_decay=0.0).step()
+            weights = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(2, 2))]
+            for weight in weights:
+                weight.grad = torch.ones_like(weight)
+            optimizer(weights, lr=1.0, weight_decay=0.0).step()
         except Exception as error:  # torch looks at some options, and stumbles over others
             raise ValueError(f"optimizer {shown(spec)}: {first_line(error)}.") from error
         return optimizer

@@ -28,8 +28,8 @@ class Piece:
     the piece in its batch. deq: the DEQ in ``model``, or None. defended: by whether it is an update, the model behind
     the defence that the update, or its attack, sees.
 
-    What a sample draws depends on its place in the batch of all processes, not on how that was divided. Attack and
-    update share one stream of states, so that every process draws the same t at the same forward.
+    What a sample draws depends on its place in the batch of all processes, not on how these divide it. Attack and
+    update share one stream of states, so that every process draws the same t at the same forward; a piece has its own.
     """
 
     def __init__(

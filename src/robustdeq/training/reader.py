@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ..checks import beyond_the_box
 from ..gradients import Implicit, Resumed, Steps
 from ..models.deq import DEQClassifier
-from ..text import shown
 from .attacks import Attacked
 from .objectives import Losses, Objective
 
@@ -45,9 +44,6 @@ class Reader(nn.Module):
 
     def resume(self, attacked: Attacked, steps: int) -> None:
         """A forward of the attacked images begins at their state, with so many steps; an implicit one at mu."""
-        if self.shares:
-            states = f"the losses at the states {shown(list(self.shares))} of one solve"
-            raise ValueError(f"warm={steps} of the attack with {states}; allowed: warm=None, or one state.")
         gradient, options = self.options["gradient"], {"start": attacked.z, "steps": steps}
         if isinstance(gradient, Implicit):
             options["gradient"] = Resumed(gradient.solver, gradient.steps, mu=attacked.mu)

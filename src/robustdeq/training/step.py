@@ -53,6 +53,9 @@ class TrainStep:
             if given := getattr(config, name):
                 kind = f"{name}={given} with a {type(model).__name__}, which has no states"
                 raise ValueError(f"{kind}; allowed: {TrainConfig.__dataclass_fields__[name].default}.")
+        if self.deq is None and config.jacobian.weight:
+            kind = f"jacobian with weight={config.jacobian.weight:g} with a {type(model).__name__}, which has no states"
+            raise ValueError(f"{kind}; allowed: weight=0.")
         defences = {True: config.entropy_reduction, False: config.attack_entropy_reduction}
         self.defended = {update: defence and defence(model) for update, defence in defences.items()}
         self.wrapped: Any = model  # what the update goes through; attacks look at the bare model
