@@ -12,15 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import robustdeq as rd
 from robustdeq.attacks import APGD, PGD
+from robustdeq.counting import Operations
 from robustdeq.environment import keep_freed_memory
 from robustdeq.evaluation import Entry
 from robustdeq.evaluation.suites import exact
@@ -66,8 +66,9 @@ class Trial:
 
 COMMON: dict[str, Any] = {
     "optimizer": "adamw", "learning_rate": 5e-3, "weight_decay": 5e-3, "batch_size": 128, "pad": 2, "flip": True,
-    "validation_points": 0, "ema": 0.99,
+    "validation_points": 0, "ema": 0.99, "objective": "pgd-at",
 }  # fmt: skip
+"""Of every trial that says nothing else."""
 SHORT = [fgsm(2, 2), fgsm(1, 5)]
 SHORT4 = [fgsm(1, 2), fgsm(1, 3), fgsm(1, 4)]
 FAST = {"name": "picard", "damping": 0.8}
@@ -116,6 +117,7 @@ TRIALS = {
 """A quarter of the budget each; one that needs more is marked."""
 
 FOUR: dict[str, Any] = {"steps": 4, "solver": FAST}
+SMOOTH: dict[str, Any] = WIDE | FOUR | {"activation": "silu"}
 TWICE: dict[str, Any] = {"epochs": 1, "attack_steps": 2, "step_size": 6 * PIXEL}
 GROWING = [fgsm(4, 2), fgsm(2, 3), fgsm(4, 4), TWICE]
 NOISY = [fgsm(3, 2, "n-fgsm", EPS), fgsm(2, 3, "n-fgsm", EPS), fgsm(3, 4, "n-fgsm", EPS), TWICE | {"epochs": 2}]
@@ -123,6 +125,8 @@ FAR = 10 * PIXEL
 FARTHER = [fgsm(3, 2, "n-fgsm", FAR), fgsm(2, 3, "n-fgsm", FAR), fgsm(3, 4, "n-fgsm", FAR), TWICE | {"epochs": 2}]
 TWICE_FAR = [{"epochs": epochs, "attack_steps": 2, "step_size": 0.75 * FAR, "solver_steps": steps}
              for epochs, steps in ((4, 2), (2, 3), (3, 4))]  # fmt: skip
+NINE = 9 * PIXEL
+FIRM = [fgsm(4, 2), fgsm(2, 3), {"epochs": 4, "attack_steps": 2, "step_size": 0.75 * NINE}]
 LONG: dict[str, Any] = {**MUON, "ema": 0.995}
 WHOLE = {
     "whole": Trial("muon-1e-2, whole", {"phases": [fgsm(8, 2), fgsm(4, 5)], **LONG}),
@@ -130,7 +134,11 @@ WHOLE = {
     "whole-wide-n4": Trial("muon-wide with four steps", {"phases": GROWING, **LONG, "model_options": WIDE | FOUR}),
     "whole-smooth": Trial(
         "that with SiLU and a tenth of label smoothing",
-        {"phases": GROWING, **LONG, "objective": SOFT, "model_options": WIDE | FOUR | {"activation": "silu"}},
+        {"phases": GROWING, **LONG, "objective": SOFT, "model_options": SMOOTH},
+    ),
+    "whole-firm": Trial(
+        "whole-smooth at eps 9/255, PGD-2 in its last four epochs",
+        {"phases": FIRM, **LONG, "eps": NINE, "objective": SOFT, "model_options": SMOOTH},
     ),
     "whole-noisy": Trial(
         "whole-wide-n4 with N-FGSM, and PGD-2 in two epochs", {"phases": NOISY, **LONG, "model_options": WIDE | FOUR}
@@ -149,16 +157,17 @@ WHOLE = {
 def operations(model: Any) -> int:
     """Of one evaluation of the model's cell on one image."""
     x = torch.zeros(1, *model.image_shape)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad():
         u, z = model.inject(x), model.zeros(x)
-        before = counter.get_total_flops()
-        model.cell(z, u)
-        return counter.get_total_flops() - before
+        with Operations() as counter:
+            model.cell(z, u)
+    return counter.total
 
 
 def run(name: str, data: str, out: Path, seed: int) -> None:
     trial, folder = choose("trial", name, TRIALS | WHOLE), out / (f"{name}-{seed}" if name in WHOLE else name)
-    chosen = recipe("cifar10-small").changed({"data": data, **COMMON, "seed": seed, **trial.settings})
+    plain = replace(recipe("cifar10-small"), model_options={})
+    chosen = plain.changed({"data": data, **COMMON, "seed": seed, **trial.settings})
     splits = chosen.load()
     history = train(chosen, folder, folder / "model", data=splits)
     model: Any = rd.load_model(folder / "model").eval()

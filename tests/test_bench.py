@@ -114,9 +114,9 @@ def test_what_a_recipe_costs_is_what_its_phases_say():
     image do not depend on the batch."""
     scaling, chosen = _benchmark("scaling"), recipe("cifar10-small")
     works, parameters = scaling.counted(chosen, 10)
-    steps = [(phase.attack_steps, phase.solver_steps or 8) for phase in chosen.training.phases]
+    model, x, y = rd.create_model(chosen.model, **chosen.model_options), torch.zeros(1, 3, 32, 32), torch.tensor([0])
+    steps = [(phase.attack_steps, phase.solver_steps or model.steps) for phase in chosen.training.phases]
     assert [work.units for work in works] == [(0, 2 * n * attacks + 3 * n) for attacks, n in steps]
-    model, (x, y) = rd.create_model("mdeq-small"), (torch.zeros(1, 3, 32, 32), torch.tensor([0]))
     assert parameters == sum(weight.numel() for weight in model.parameters())
     f = 1e9 * counted(model, made("one f", "eager", model, x, y))[2]
     each = [work.operations[1] / work.units[1] / f for work in works]

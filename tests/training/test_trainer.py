@@ -228,7 +228,9 @@ def test_any_field_of_a_recipe_can_be_changed_by_name_and_read_back(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(chosen.plan()))
     again = recipe(str(tmp_path / "config.json"))
     assert again.plan() == chosen.plan()
-    assert (again.model, again.data_seed, again.model_options["steps"]) == ("mdeq-nano", 4, 3)
+    assert (again.model, again.data_seed, dict(again.model_options)) == ("mdeq-nano", 4, {"steps": 3})
+    kept = recipe("cifar10-small").changed({"model_options": {"steps": 3}}).model_options
+    assert kept == {**recipe("cifar10-small").model_options, "steps": 3}
     assert again.training.learning_rate == 0.5
     assert not torch.equal(again.load().train.labels, recipe("digits").load().train.labels)
     with pytest.raises(ValueError, match="did you mean 'data_seed'"):

@@ -53,7 +53,7 @@ class Train(_OfRecipe):
       robustdeq train digits --out runs/mine
       robustdeq train digits --states random --objective trades --out runs/trades
       robustdeq train cifar10-small --data path/to/cifar10 --out runs/small
-      robustdeq train cifar10-small --set learning_rate=2e-3 ema=0.995 'jacobian={"weight": 1}' --out runs/b
+      robustdeq train cifar10-small --set learning_rate=2e-3 awp=0.005 'jacobian={"weight": 1}' --out runs/b
       robustdeq train runs/mine/config.json --out runs/again
       torchrun --nproc-per-node 8 -m robustdeq train cifar10-large-fast --device cuda --out runs/large
 
