@@ -43,7 +43,8 @@ def check_count(owner: str, name: str, value: int, low: int = 1, high: int | Non
     """``value`` is a whole number in low..high."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < low or (high is not None and value > high):
-        allowed = f"a whole number >= {low}" if high is None else f"{'' if whole else 'a whole number in '}{low}..{high}"
+        between = f"{low}..{high}" if whole else f"a whole number in {low}..{high}"
+        allowed = f"a whole number >= {low}" if high is None else between
         raise ValueError(f"{owner}: {name}={shown(value)}; allowed: {allowed}.")
 
 

@@ -72,7 +72,7 @@ def evaluate(
         check_options("evaluate with a list of entries", [*options, *own], [])
     entries = _entries({**_kept(beside, kind, suite), **(transfers or {})}, suite)
     identity = identity_of("evaluate", kind, points, y, threat, seed=seed, batch_size=batch_size)
-    _check_fitting(entries, len(identity.logits), loaded(points, slice(0, 1), kind.deployed)[0])
+    _check_fitting(entries, len(identity.logits), kind, points)
     _check_surrogates(kind, identity, points, entries)
     if beside is not None:
         beside.check_beside(identity, kind.opaque)
@@ -161,14 +161,19 @@ def _entries(transfers: Mapping[str, Rows], suite: Sequence[Entry]) -> list[Entr
     return [*given, *suite]
 
 
-def _check_fitting(entries: Sequence[Entry], classes: int, x: Tensor) -> None:
-    """A ValueError before anything is written if an attack needs more classes, or other images than x."""
-    for entry in entries:
-        if isinstance(entry.attack, AutoAttack):
-            entry.attack.fitting(classes)
-            entry.attack.check_taken(x)
-        elif isinstance(entry.attack, APGD) and entry.attack.loss == "dlr-targeted":  # the reference says what to do
-            AutoAttack(entry.attack.threat, attacks=("apgd-t",)).fitting(classes)
+def _check_fitting(entries: Sequence[Entry], classes: int, kind: Structure, points: Points) -> None:
+    """A ValueError before anything is written if an attack needs more classes, or other images."""
+    attacks = [entry.attack for entry in entries]
+    references = [attack for attack in attacks if isinstance(attack, AutoAttack)]
+    for attack in references:
+        attack.fitting(classes)
+    for attack in attacks:
+        if isinstance(attack, APGD) and attack.loss == "dlr-targeted":  # the reference says what to do
+            AutoAttack(attack.threat, attacks=("apgd-t",)).fitting(classes)
+    if references:
+        x = loaded(points, slice(0, 1), kind.deployed)[0]
+        for attack in references:
+            attack.check_taken(x)
 
 
 def _rehearse(views: Mapping[str, nn.Module], x: Tensor) -> None:
