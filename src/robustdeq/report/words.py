@@ -44,7 +44,7 @@ FLAGS = {
     "gradients differ": "Two gradients of one computation should lead to equally bad images. The weaker one is masked, "
     "and a number that stands on it alone is too high.",
     "not finite": "The model overflows on clean images. Those samples count as wrong.",
-    "idle defence": "The rows of the defence are the bare model's. It needs every below N, and eps and step_size above 0.",
+    "idle defence": "The rows of the defence are the bare model's. It needs every below N, eps and step_size above 0.",
     "probabilities": "Attack losses expect logits. Take the softmax out of the model, and evaluate again.",
 }
 """What a red flag means for the numbers beside it."""
