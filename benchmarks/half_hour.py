@@ -166,7 +166,7 @@ def operations(model: Any) -> int:
 
 def run(name: str, data: str, out: Path, seed: int) -> None:
     trial, folder = choose("trial", name, TRIALS | WHOLE), out / (f"{name}-{seed}" if name in WHOLE else name)
-    plain = replace(recipe("cifar10-small"), model_options={})
+    plain = replace(recipe("cifar10-small"), model_options={})  # every trial names its own
     chosen = plain.changed({"data": data, **COMMON, "seed": seed, **trial.settings})
     splits = chosen.load()
     history = train(chosen, folder, folder / "model", data=splits)

@@ -15,7 +15,9 @@ from ..checks import Count, Positive, PositiveShare
 from ..dynamics import SOLVERS, Picard
 from ..models.deq import DEQClassifier
 from ..models.modes import images_only
-from ..options import Registry
+from ..options import Registry, describe
+from ..text import shown
+from .states import FinalState, StateSampler
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class TrainingAttack(ABC):
         climbed. model: as the forwards of training see it; deq: the DEQ in it, or None. indices: (B,) the samples'
         numbers, by which they draw.
         """
+
+    def check(self, step_size: float, eps: float, states: StateSampler) -> None:
+        """Raise a ValueError if the attack cannot be made with these: of its phase, of the threat, of the update."""
+        return  # any will do
 
 
 TRAINING_ATTACKS: Registry[TrainingAttack] = Registry("training attack", TrainingAttack)
@@ -113,6 +119,14 @@ class Joint(TrainingAttack):
     state_damping: PositiveShare = 0.8
     adjoint_damping: PositiveShare = 0.8
     warm: Count | None = None
+
+    def check(self, step_size: float, eps: float, states: StateSampler) -> None:
+        for name, size in (("step_size", step_size), ("eps", eps)):  # the one is taken in units of the other
+            if not size:
+                raise ValueError(f"TrainConfig: {name}=0 with attack='joint'; allowed: a number > 0.")
+        if self.warm is not None and not isinstance(states, FinalState):  # the update reads the state it ends at
+            given = f"states={shown(describe(states))} with warm={self.warm} of attack='joint'"
+            raise ValueError(f"TrainConfig: {given}; allowed: states='final', or warm=None.")
 
     def __call__(
         self, pgd: PGD, model: nn.Module, deq: DEQClassifier | None, x: Tensor, y: Tensor, indices: Tensor

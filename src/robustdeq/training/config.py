@@ -13,10 +13,10 @@ from ..dynamics import SOLVERS
 from ..gradients import GRADIENTS
 from ..options import OneOf, checked, describe, make
 from ..text import shown
-from .attacks import TRAINING_ATTACKS, Joint
+from .attacks import TRAINING_ATTACKS
 from .objectives import OBJECTIVES, JacobianPenalty
 from .optim import SCHEDULES, Optimizer
-from .states import STATE_SAMPLERS, FinalState
+from .states import STATE_SAMPLERS
 
 PRECISIONS = {"float32": None, "bfloat16": None}
 
@@ -120,18 +120,10 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: eps={shown(eps)} with threat={threat}; allowed: one of them, or a name.")
         object.__setattr__(self, "threat", threat)
         object.__setattr__(self, "eps", threat.eps)
-        self._check_joint([phase for phase in self.phases if phase.attack_steps and isinstance(phase.attack, Joint)])
+        for phase in self.phases:
+            if phase.attack_steps:
+                phase.attack.check(step_size=phase.step_size, eps=self.eps, states=self.states)
         object.__setattr__(self, "optimizer", Optimizer.resolve(self.optimizer))
-
-    def _check_joint(self, phases: list[Phase]) -> None:
-        """Its steps are in units of eps, and a warm update reads the state that it ends at."""
-        for phase in phases:
-            for name, size in (("step_size", phase.step_size), ("eps", self.eps)):
-                if not size:
-                    raise ValueError(f"TrainConfig: {name}=0 with attack='joint'; allowed: a number > 0.")
-            if (warm := phase.attack.warm) is not None and not isinstance(self.states, FinalState):
-                given = f"states={shown(describe(self.states))} with warm={warm} of attack='joint'"
-                raise ValueError(f"TrainConfig: {given}; allowed: states='final', or warm=None.")
 
     @property
     def epochs(self) -> int:
