@@ -1,6 +1,8 @@
 """One thread a test: the models here are so small that a second one only waits, and on a shared machine it spins."""
 
+import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,3 +23,12 @@ def heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def cifar10():
+    """The folder of the real CIFAR-10 as parquet files: beside the repository, or where ROBUSTDEQ_CIFAR10 says."""
+    folder = Path(os.environ.get("ROBUSTDEQ_CIFAR10", Path(__file__).parents[2] / "shared" / "data" / "cifar10"))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here")
+    return folder

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -107,7 +106,6 @@ def _alive(pid):
         return False
 
 
-CIFAR = Path(os.environ.get("ROBUSTDEQ_CIFAR10", Path(__file__).parents[2] / "shared" / "data" / "cifar10"))
 SHORT = [
     'phases=[{"epochs": 2, "attack_steps": 1, "step_size": 0.03, "solver_steps": 2}]', "batch_size=50",
     "validation=60", "validation_points=20", "validation_steps=2", "validation_every=1",
@@ -117,12 +115,11 @@ SHORT = [
 ]  # fmt: skip
 
 
-@pytest.mark.skipif(not CIFAR.is_dir(), reason="no CIFAR-10 as parquet files; set ROBUSTDEQ_CIFAR10 to their folder")
-def test_cifar10_small_is_reproduced_on_images_of_one_s_own_choice(tmp_path, capsys):
+def test_cifar10_small_is_reproduced_on_images_of_one_s_own_choice(cifar10, tmp_path, capsys):
     """The recipe, shortened, on the first real images: held out as asked for, judged on them, and counted."""
     for split, rows in (("train", 260), ("test", 40)):
         (tmp_path / "cifar10").mkdir(exist_ok=True)
-        first = pq.read_table(CIFAR / f"{split}.parquet").slice(0, rows)
+        first = pq.read_table(cifar10 / f"{split}.parquet").slice(0, rows)
         pq.write_table(first, tmp_path / "cifar10" / f"{split}.parquet")
     out = tmp_path / "out"
     command = ["reproduce", "cifar10-small", "--data", str(tmp_path / "cifar10"), "--out", str(out), "--set", *SHORT]
