@@ -8,6 +8,7 @@ from small_models import own
 from torch import nn
 
 import robustdeq as rd
+from robustdeq.defences import Defended
 from robustdeq.evaluation import Flag, flags
 from robustdeq.evaluation.flags import LEVEL
 from robustdeq.evaluation.record import AttackRecord, Batch, Checks, CleanBatch, Identity, Record
@@ -249,12 +250,30 @@ IDLE = [({"every": 4}, True), ({"updates": 0}, True), ({"eps": 0.0}, True), ({"s
 
 
 @pytest.mark.parametrize("options, idle", [*IDLE, ({"every": 3}, False)])
-def test_a_defence_that_never_changes_an_input_is_told(options, idle, digits):
+def test_entropy_reduction_that_never_changes_an_input_is_told(options, idle, digits):
     chosen = {"eps": 0.1, "step_size": 0.03, "updates": 1, **options}
     defended = rd.EntropyReduction(**chosen)(own(10, side=8, steps=4))
     result = rd.evaluate(defended, digits.take(slice(4)), suite=[], threat=THREAT, checks=0)
     assert ("idle defence" in {flag.name for flag in result.flags if flag.fired}) is idle
-    assert ("it is the bare model, whatever its rows say" in result.table()) is idle
+    assert ("bit for bit: there the defence does nothing" in result.table()) is idle
+
+
+class Rounded(Defended):
+    """The image to so many steps of grey."""
+
+    def __init__(self, model, grey):
+        super().__init__(model, None)
+        self.grey = grey
+
+    def forward(self, x):
+        return self.model((self.grey * x).round() / self.grey)
+
+
+@pytest.mark.parametrize("grey, idle", [(16, True), (5, False)])
+def test_any_defence_that_changes_no_logit_is_told(grey, idle, digits):
+    few = digits.take(slice(4))  # they have 17 steps of grey
+    result = rd.evaluate(Rounded(own(10, side=8, steps=4), grey), few, suite=[], threat=THREAT, checks=0)
+    assert ("idle defence" in {flag.name for flag in result.flags if flag.fired}) is idle
 
 
 @pytest.mark.parametrize("suite", ["quick", "standard"])

@@ -51,7 +51,8 @@ def certify(
     _check_arguments(batch_size, seed, resume, norm, **others)
     points, kind = points_of(x, y), structure(model)
     method = _method(kind, n0=n0, n=n, alpha=alpha, seed=seed, together=together)
-    identity = identity_of("certify", kind, points, y, L2(0.0), seed=seed, batch_size=batch_size)
+    first = loaded(points, slice(0, 1), kind.deployed)
+    identity = identity_of("certify", kind, points, y, first, L2(0.0), seed=seed, batch_size=batch_size)
     told = {"name": method.name, **method.options}
     fresh = Certification(
         identity=CertifiedIdentity(**vars(identity), method=told), batches={},

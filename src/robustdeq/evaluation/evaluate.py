@@ -71,9 +71,9 @@ def evaluate(
         own = {} if step_size is None else {"step_size": step_size}
         check_options("evaluate with a list of entries", [*options, *own], [])
     entries = _entries({**_kept(beside, kind, suite), **(transfers or {})}, suite)
-    identity = identity_of("evaluate", kind, points, y, threat, seed=seed, batch_size=batch_size)
-    _check_fitting(entries, len(identity.logits), kind, points)
-    _check_surrogates(kind, identity, points, entries)
+    first = loaded(points, slice(0, 1), kind.deployed)
+    identity = identity_of("evaluate", kind, points, y, first, threat, seed=seed, batch_size=batch_size)
+    _check_fitting(entries, kind, identity, points, first[0])
     if beside is not None:
         beside.check_beside(identity, kind.opaque)
     views = {e.name: e.view(kind.deployed if e.surrogate is None else e.surrogate) for e in entries}
@@ -84,7 +84,7 @@ def evaluate(
     )  # fmt: skip
     folder = None if out is None else Path(out)
     if folder is not None and not (folder / RECORD).exists():
-        _rehearse(views, loaded(points, slice(0, 1), kind.deployed)[0])
+        _rehearse(views, first[0])
     with held(folder or Path(), folder is not None and distributed.main):
         file = RecordFile(folder, fresh, resume, distributed)
         run = Run(kind, points, threat, file, views, progress or (lambda *_: None))
@@ -161,19 +161,18 @@ def _entries(transfers: Mapping[str, Rows], suite: Sequence[Entry]) -> list[Entr
     return [*given, *suite]
 
 
-def _check_fitting(entries: Sequence[Entry], classes: int, kind: Structure, points: Points) -> None:
-    """A ValueError before anything is written if an attack needs more classes, or other images."""
-    attacks = [entry.attack for entry in entries]
+def _check_fitting(entries: Sequence[Entry], kind: Structure, identity: Identity, points: Points, x: Tensor) -> None:
+    """A ValueError before anything is written if an attack needs more classes, other images, or another surrogate."""
+    attacks, classes = [entry.attack for entry in entries], len(identity.logits)
     references = [attack for attack in attacks if isinstance(attack, AutoAttack)]
     for attack in references:
         attack.fitting(classes)
     for attack in attacks:
         if isinstance(attack, APGD) and attack.loss == "dlr-targeted":  # the reference says what to do
             AutoAttack(attack.threat, attacks=("apgd-t",)).fitting(classes)
-    if references:
-        x = loaded(points, slice(0, 1), kind.deployed)[0]
-        for attack in references:
-            attack.check_taken(x)
+    for attack in references:
+        attack.check_taken(x)
+    _check_surrogates(entries, kind, identity, points, x)
 
 
 def _rehearse(views: Mapping[str, nn.Module], x: Tensor) -> None:
@@ -185,10 +184,10 @@ def _rehearse(views: Mapping[str, nn.Module], x: Tensor) -> None:
                 torch.autograd.grad(logits.sum(), at, allow_unused=True)
 
 
-def _check_surrogates(kind: Structure, identity: Identity, points: Points, entries: Sequence[Entry]) -> None:
+def _check_surrogates(entries: Sequence[Entry], kind: Structure, identity: Identity, points: Points, x: Tensor) -> None:
     """A surrogate takes the same images to the same classes, and has other weights."""
     for surrogate, name in {entry.surrogate: entry.name for entry in entries if entry.surrogate is not None}.items():
-        other, x = structure(surrogate, opaque=True), loaded(points, slice(0, 1), kind.deployed)[0]
+        other = structure(surrogate, opaque=True)
         check_classes("evaluate", other, points)
         try:
             with torch.no_grad(), evaluating(other.deployed):

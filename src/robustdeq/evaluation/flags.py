@@ -15,14 +15,11 @@ import torch
 from scipy.stats import binomtest
 
 from .record import Checks, Record
-from .recordfile import Described
 
 LEVEL, GAP_LEVEL = 0.01, 0.1
 """Of the sign test; the second where two gradients also differ by more than ``GAP`` points."""
 FOLLOWING = ("PGD", "joint", "AA", "white-box", "frozen", "end-to-end")
 """Columns of attacks that follow the deployed model's gradient."""
-REGULATED = "RegulatedClassifier"
-"""The defence whose updates are counted."""
 FIXED_POINT = ("residual", "joint")
 """Flags about attacks that assume a fixed point; the others do not need one."""
 GRADIENTS, LEFT, GAP, RESIDUAL = 5.0, 2.0, 5.0, 0.5
@@ -82,10 +79,10 @@ def comparable(record: Record) -> tuple[str, str] | None:
 def _outputs(record: Record) -> list[Flag]:
     total, broken = len(record.predictions), int((record.predictions < 0).sum())
     probabilities = sum(batch.probabilities for batch in record.clean.values())
-    defence, fired = record.identity.defence, []
-    if defence is not None and defence.name == REGULATED and record.clean and _idle(record, defence):
-        text = "the defence never changed an input: it is the bare model, whatever its rows say"
-        fired.append(Flag("idle defence", True, 0.0, 1.0, text))
+    fired = []
+    if record.cost is not None and record.cost.same == 1:
+        text = "on clean images the defended logits are the bare model's, bit for bit: there the defence does nothing"
+        fired.append(Flag("idle defence", True, 100.0, 99.0, text))
     if broken:
         text = f"{broken} of {total} clean logits are not finite; such samples count as errors, not attacked"
         fired.append(Flag("not finite", True, 100 * broken / total, 0.0, text))
@@ -93,12 +90,6 @@ def _outputs(record: Record) -> list[Flag]:
         text = "outputs are probabilities, not logits: where they saturate, gradients vanish and attacks stand still"
         fired.append(Flag("probabilities", True, 100.0, 0.0, text))
     return fired
-
-
-def _idle(record: Record, defence: Described) -> bool:
-    """Whether no update of the input was made, or none that can have moved it."""
-    still = any(defence.settings.get(size) == 0 for size in ("eps", "step_size"))
-    return still or not sum(batch.updates for batch in record.clean.values())
 
 
 def _of_checks(checks: Checks) -> list[Flag]:

@@ -15,13 +15,18 @@ from ..models.fit import check_logits
 from ..models.modes import evaluating
 from ..models.structure import Structure
 from ..options import describe
-from .images import Points, loaded
+from .images import Points
 from .recordfile import Described, Identity
 
+First = tuple[Tensor, Tensor]
+"""The first image (1, C, H, W) of the points, where the model computes, and its label (1,)."""
 
-def identity_of(owner: str, kind: Structure, points: Points, y: Tensor | None, threat: Threat, **of: Any) -> Identity:
+
+def identity_of(
+    owner: str, kind: Structure, points: Points, y: Tensor | None, first: First, threat: Threat, **of: Any
+) -> Identity:
     """Raises a ValueError of ``owner`` if images, labels or classes do not fit the model. of: seed, batch_size."""
-    logits = _first_logits(owner, kind, points, y)
+    logits = _first_logits(owner, kind, points, y, first)
     readout, defence = (
         None if wrapper is None else Described(type(wrapper).__name__, plain(wrapper.settings))
         for wrapper in (kind.readout, kind.defence)
@@ -32,16 +37,16 @@ def identity_of(owner: str, kind: Structure, points: Points, y: Tensor | None, t
     )  # fmt: skip
 
 
-def _first_logits(owner: str, kind: Structure, points: Points, y: Tensor | None) -> list[float]:
+def _first_logits(owner: str, kind: Structure, points: Points, y: Tensor | None, first: First) -> list[float]:
     """Of the first image, without a defence: that may flip signs of almost nothing from machine to machine."""
-    x, first = loaded(points, slice(0, 1), kind.deployed)
+    x, label = first
     check_classes(owner, kind, points)
     logits = x
     for module in dict.fromkeys((kind.deployed, kind.bare)):
         with torch.no_grad(), evaluating(kind.deployed):
             logits = module(x)
         check_logits(owner, module, logits, 1)
-    labels = getattr(points, "labels", first if y is None else y)
+    labels = getattr(points, "labels", label if y is None else y)
     check_labels(labels, labels, logits.shape[1])
     return logits[0].double().nan_to_num(0, 0, 0).tolist()
 

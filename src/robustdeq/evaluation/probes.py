@@ -167,12 +167,14 @@ def cost(defended: nn.Module | Structure, x: Tensor) -> Cost:
     """
     x, model = x[:COST_POINTS], structure(defended)
     runs: tuple[list[Spent], list[Spent]] = ([], [])  # of the bare model, and of the defended one
+    logits = [x, x]
     with evaluating(model.deployed):
         for _ in range(COST_REPEATS):
-            for module, spent in zip((model.bare, model.deployed), runs):
+            for which, module in enumerate((model.bare, model.deployed)):
                 with spending(model.tally) as now:
-                    module(x)
-                spent.append(now)
+                    logits[which] = module(x)
+                runs[which].append(now)
     bare, whole = (min(spent, key=lambda one: one.seconds) for spent in runs)
     evaluations = whole.evaluations / bare.evaluations if bare.evaluations else None
-    return Cost(len(x), whole.seconds / bare.seconds, evaluations, whole.updates / len(x))
+    same = (logits[0] == logits[1]).all(1).double().mean().item()
+    return Cost(len(x), whole.seconds / bare.seconds, evaluations, whole.updates / len(x), same)

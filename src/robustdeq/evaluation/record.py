@@ -96,12 +96,14 @@ class Checks:
 @checked
 @dataclass
 class Cost:
-    """Of a defended forward, in multiples of the bare one's (None: of nothing); updates of the input a sample."""
+    """Of a defended forward, in multiples of the bare one's (None: of nothing); updates of the input a sample. same:
+    share of the samples that have the bare model's logits, bit for bit (None: an older record)."""
 
     points: int
     seconds: float
     evaluations: float | None
     updates: float
+    same: float | None = None
 
 
 @checked
