@@ -136,6 +136,10 @@ WHOLE = {
         "that with SiLU and a tenth of label smoothing",
         {"phases": GROWING, **LONG, "objective": SOFT, "model_options": SMOOTH},
     ),
+    "whole-half": Trial(
+        "whole-smooth in half precision (bfloat16)",
+        {"phases": GROWING, **LONG, "objective": SOFT, "model_options": SMOOTH, "precision": "bfloat16"},
+    ),
     "whole-firm": Trial(
         "whole-smooth at eps 9/255, PGD-2 in its last four epochs",
         {"phases": FIRM, **LONG, "eps": NINE, "objective": SOFT, "model_options": SMOOTH},
