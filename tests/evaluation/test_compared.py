@@ -92,6 +92,14 @@ def test_the_command_prints_what_the_functions_find_and_goes_on(method, folder, 
     assert main([*words, "--seed", "1"]) == 2 and "belongs to another" in capsys.readouterr().err
 
 
+def test_the_attacks_beside_a_certificate_take_the_options_of_their_suite(folder, tmp_path):
+    words = ["certify", str(folder / "mondeq-nano"), "--out", str(tmp_path), "--subset", "2", "--attacked", "2"]
+    assert main([*words, "--suite", "standard", "--steps", "2", "--set", 'attacks=["square"]', "queries=7"]) == 0
+    for evaluation in Compared.read(tmp_path).attacked.values():
+        assert evaluation.record.attacks["square"].options["queries"] == 7
+        assert not any(name.startswith("apgd") for name in evaluation.columns)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -102,6 +110,8 @@ def test_the_command_prints_what_the_functions_find_and_goes_on(method, folder, 
         (["--n", "9"], "allowed: n >= 10"),
         (["--alpha", "1"], "--alpha=1"),
         (["--suite", "quik"], "did you mean 'quick'"),
+        (["--set", "query=3"], "did you mean 'queries'"),
+        (["--set", "queries=3"], "suite quick: unknown option 'queries'"),
     ],
 )
 def test_a_mistake_is_one_line(words, told, folder, tmp_path, capsys):

@@ -14,8 +14,9 @@ from ..defences import Smoothing
 from ..distributed import launched
 from ..evaluation import SUITES, Compared, certify, compare, suite
 from ..files import write_text
+from ..options import check_options, settings
 from ..progress import bar
-from .models import OnModel
+from .models import BUDGETS, OnModel
 
 
 @dataclass(kw_only=True)
@@ -52,15 +53,20 @@ class Certify(OnModel):
     suite: Annotated[str, arg(help=f"Of the attacks: {' | '.join(SUITES)}; standard has AutoAttack")] = "quick"
     steps: Count = 20
     """Of PGD; the step size is a quarter of the radius."""
+    set: tuple[str, ...] = ()
+    """Further options of the suite as NAME=VALUE, see evaluate: attacks, iterations, queries, ..."""
     draws: Count = 16
     """Of smoothing: noisy copies that vote in a forward of an attack, the same for all images."""
     batch_size: Count = 20
 
     def run(self) -> None:
+        options = settings(self.set)
+        check_options("certify --set", options, [name for name in BUDGETS if name != "steps"])
+        options["steps"] = self.steps
         with launched(self.device) as distributed, bar("certify", distributed.main) as progress:
             model, (test,) = self.model_and_sets(distributed.device, "test")
             deployed = self._certified(model)
-            suite(self.suite, deployed, L2(1.0), steps=self.steps)  # a mistake is told before anything is certified
+            suite(self.suite, deployed, L2(1.0), **options)  # a mistake is told before anything is certified
             told: dict[str, Any] = {
                 "batch_size": self.batch_size, "seed": self.seed, "out": self.out, "distributed": distributed,
                 "progress": progress if progress is None else progress.__call__,
@@ -70,7 +76,7 @@ class Certify(OnModel):
             few, compared = min(self.attacked, len(test)), Compared(found, {})
             if few:
                 told["samples"] = f"the first {few} test images of {test.source}"
-                compared = compare(found, deployed, test.take(slice(few)), suite=self.suite, steps=self.steps, **told)
+                compared = compare(found, deployed, test.take(slice(few)), suite=self.suite, **options, **told)
         if distributed.main:
             table = compared.table()
             write_text(self.out / "table.md", table + "\n")
