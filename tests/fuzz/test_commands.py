@@ -24,14 +24,20 @@ BEGINNINGS = {
     "reproduce": ["reproduce", "smoke", "--out", "out"],
     "certify": ["certify", "model", "--out", "out", "--subset", "2", "--n", "20", "--attacked", "0"],
     "convert": ["convert", "model/config.json", "--out", "out"],
+    "analyze": ["analyze", "model", "--out", "out", "--subset", "2", "--steps", "1"],
+    "report": ["report", "model", "--out", "out"],
 }
 """What is right of a command, so that one thing can be wrong."""
+OWN = ("reproduce", "report")
+"""They have an --out of their own."""
 VERBS = st.sampled_from(sorted(BEGINNINGS))
 HINTS = {verb: get_type_hints(COMMANDS[verb], include_extras=True) for verb in BEGINNINGS}
-FREE = ("set", "out", "beside", "surrogate", "data", "model", "recipe", "file", "image_column", "label_column")
+FREE = (
+    "set", "out", "beside", "surrogate", "data", "model", "recipe", "file", "folders", "image_column", "label_column"
+)  # fmt: skip
 """Fields that take any text, and are drawn apart."""
 CHOICES = ("suite", "method", "loss", "gradient", "attack_gradient", "objective", "states", "solver", "device")
-POSITIONAL = ("model", "recipe", "file")
+POSITIONAL = ("model", "recipe", "file", "folders")
 STRANGE = ["no/such", "model", "model/config.json", "model/config.json/x", "text.txt", "empty", "/dev/null", "x" * 300,
            "[/x]", "\x1b[2J", "a\nb\nc\nd", "\udcff", "owner/name", "owner/name/x", "~nobody", ":"]  # fmt: skip
 """Names of sources, models, recipes and files, none of which is one (but ``model``, where it is the wrong thing)."""
@@ -81,7 +87,7 @@ def wrong_shapes(draw: Any) -> list[str]:
     how = draw(st.sampled_from(["missing", "more", "unknown", "twice", "bare", "verb", "short", "cut", "equals"]))
     if how == "missing":
         at = first.index("--out")
-        gone = draw(st.sampled_from([[1], [at, at + 1], [at + 1]] if verb != "reproduce" else [[1], [at + 1]]))
+        gone = draw(st.sampled_from([[1], [at, at + 1], [at + 1]] if verb not in OWN else [[1], [at + 1]]))
         return [word for number, word in enumerate(first) if number not in gone]
     if how == "more":
         return [*first[:2], draw(TEXTS.filter(lambda word: not word.startswith("-"))), *first[2:]]
@@ -100,7 +106,7 @@ def wrong_shapes(draw: Any) -> list[str]:
         return [*first, draw(st.sampled_from(["-o", "-s", "-h=1", "-", "-1", "-eps"]))]
     if how == "equals":
         return [*first, draw(st.sampled_from(["--=", "--=x", "---", "--out", "--=--out", "--set==", "--set==1"]))]
-    return first[: 1 if verb == "reproduce" else draw(st.integers(1, 2))]  # (reproduce has a folder of its own)
+    return first[: 1 if verb in OWN else draw(st.integers(1, 2))]
 
 
 @cases(40)

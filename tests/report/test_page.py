@@ -162,8 +162,13 @@ def test_the_command_writes_report_and_figures(whole, tmp_path, capsys):
 
 
 def test_mistakes_are_told_in_a_line(whole, tmp_path, capsys):
+    record = next(whole.rglob("evaluation.json"))
+    before = record.read_bytes()
     for words, said in (
         (["report", str(tmp_path)], "holds no run"),
+        (["report", str(whole), "--model", str(tmp_path / "no")], "no such folder"),
+        (["report", str(whole), "--data", str(tmp_path / "no")], "no such folder"),
+        (["report", str(whole), "--out", str(record)], "is there and no report"),
         (["report", str(tmp_path / "no")], "is no folder"),
         (["report", str(whole), "--out", str(tmp_path)], "is a folder"),
         (["report", str(whole), "--samples", "-1"], "samples"),
@@ -171,7 +176,7 @@ def test_mistakes_are_told_in_a_line(whole, tmp_path, capsys):
     ):
         assert main(words) == 2
         assert said in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [] and record.read_bytes() == before
 
 
 def test_a_title_with_dollars_is_drawn_as_it_stands(whole, tmp_path):

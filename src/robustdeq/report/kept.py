@@ -34,19 +34,24 @@ class Kept:
     def __init__(self, models: Iterable[str | Path], data: str | None, plans: Iterable[Mapping[str, Any]]) -> None:
         self.models, self.data, self.plans = [*models], data, [*plans]
         self._loaded: dict[str, nn.Module | ValueError] = {}
-        self._sets: dict[str, Any] = {}
+        self._sets: dict[str, Any] = {}  # None: cannot be read
 
     @classmethod
     def beside(cls, runs: Iterable[Run], models: Iterable[str | Path], data: str | None) -> Kept:
-        """What the user named, and what the trainings among the runs made and were made with."""
-        trained = [training for run in runs for training in run.trainings]
-        return cls([*models, *(one.folder / "model" for one in trained)], data, [one.plan for one in trained])
+        """What the user named, which must be readable, and what the trainings among the runs made and came from."""
+        models, trained = [*models], [training for run in runs for training in run.trainings]
+        kept = cls([*models, *(one.folder / "model" for one in trained)], data, [one.plan for one in trained])
+        for place in models:
+            kept._loaded[str(place)] = load_model(place)
+        if data is not None:
+            kept._sets[_key(data, {})] = load(data).test
+        return kept
 
     def images(self, assessed: Assessed) -> tuple[Any, str]:
         """The test images that were judged, an ``ImageSet``, and their source; a Missing where no source holds them."""
         identity, tried = assessed.evaluation.record.identity, []
         for source, options in self._sources(assessed):
-            key = repr((source, sorted(options.items())))
+            key = _key(source, options)
             if key not in self._sets:
                 try:
                     self._sets[key] = load(source, **options).test
@@ -102,6 +107,10 @@ class Kept:
                 self._loaded[key] = ValueError(first_line(error))
         loaded = self._loaded[key]
         return None if isinstance(loaded, ValueError) else loaded
+
+
+def _key(source: str, options: Mapping[str, Any]) -> str:
+    return repr((source, sorted(options.items())))
 
 
 def _plans(assessed: Assessed) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from ..checks import check_count
 from ..environment import environment
 from ..evaluation import Compared, Flag, Share
 from ..files import first_line, read_json, write_text
+from ..text import shown
 from ..training import summary
 from .again import evaluate_command, reproduce_command, train_command
 from .charts import HEIGHT, LEFT, RIGHT, WIDTH, Chart
@@ -31,6 +32,8 @@ from .words import CHECKED, FLAGS, SETTINGS, column_words
 TEMPLATES = Path(__file__).parent / "templates"
 SAMPLES = 100
 """How many samples of each evaluation are shown, unless told."""
+FIRST = b"<!DOCTYPE html>"
+"""With which a report begins, but for blanks."""
 
 
 def write_report(
@@ -42,16 +45,18 @@ def write_report(
     folders: what ``train``, ``evaluate`` or ``reproduce`` wrote; one that is unfinished, damaged or of another version
     gives what is there, and the page says what is missing. out: the HTML file, default report.html in the folder of a
     single run, else in the current one. models: folders or hub ids in which the judged models may lie besides the
-    usual places; data: the source of the judged images, as ``data.load`` takes it. Both are used only where logits and
-    digest are those on record. count: samples shown of each evaluation. figures: write figures for papers as well, PNG
-    and SVG, into a folder beside the file.
-    Raises a ValueError where a folder holds no run.
+    usual places; data: the source of the judged images, as ``data.load`` takes it. Both must be readable, and are used
+    only where logits and digest are those on record. count: samples shown of each evaluation. figures: write figures
+    for papers as well, PNG and SVG, into a folder beside the file.
+    Raises a ValueError where a folder holds no run, or a model or source cannot be read.
     """
     check_count("report", "samples", count, 0)
     runs = read_runs(folders)
     path = Path(out) if out is not None else (runs[0].folder if len(runs) == 1 else Path()) / "report.html"
     if path.is_dir():
         raise ValueError(f"report: {path} is a folder; allowed: the name of an HTML file.")
+    if path.exists() and not (path.is_file() and path.read_bytes().lstrip().startswith(FIRST)):
+        raise ValueError(f"report: {shown(str(path))} is there and no report; allowed: a new name, or an old report's.")
     page = Page.of(runs, Kept.beside(runs, models, data), count, progress or (lambda *_: None))
     path.parent.mkdir(parents=True, exist_ok=True)
     if figures:
