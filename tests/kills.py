@@ -64,6 +64,7 @@ def verbs(folder):
         "attack": Verb(("attack", model, *FEW, "--steps", "3")),
         "certify": Verb(("certify", model, *CERTIFY)),
         "certify, two ranks": Verb(("certify", model, *CERTIFY), ranks=2),
+        "analyze": Verb(("analyze", model, *FEW, "--steps", "2", "--solver", "picard")),
         "convert": Verb(("convert", str(checkpoint))),
         "reproduce": Verb(REPRODUCE),
     }
@@ -130,6 +131,10 @@ CHAINS = {
         *inside("certificate.1.json", rank=1), *inside("certificate.0.json", rank=0),
         Death("removed", "*/certificate.0.json"), Death("half", "*/attacked-0.5/evaluation.0.json", rank=0),
     ],
+    "analyze": [
+        Death("made", "*/cut"), *inside("plan.json", "picard/000004.safetensors"),
+        Death("half", "*/state-1/evaluation.json"), *inside("samples.csv", "analysis.json", "table.md"), *lock("cut"),
+    ],
     "convert": [Death("made", "*/cut"), *inside("model.safetensors", "config.json"), *lock("cut")],
     "reproduce": [
         Death("half", "*/cut/recipe.json"), Death("half", "*/training/baseline/last.safetensors", 2),
@@ -179,7 +184,7 @@ def test_convert_killed_once(death, verbs, wholes, tmp_path):
 
 MOMENTS = {
     "train": 8, "train, two ranks": 5, "evaluate": 6, "evaluate, two ranks": 5, "evaluate --states": 4, "attack": 5,
-    "certify": 4, "convert": 4,
+    "certify": 4, "analyze": 3, "convert": 4,
 }  # fmt: skip
 MOST = 3
 """Kills of one run, before it may end."""
