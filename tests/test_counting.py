@@ -97,7 +97,7 @@ def test_the_peak_of_a_work_has_not_grown(work):
 
 
 def test_entropy_reduction_of_a_large_model_needs_little_more_than_plain_inference():
-    model = rd.create_model("mdeq-large", steps=3, seed=0).eval()
+    model = rd.create_model("mdeq-large", seed=0).eval()
     assert _held("entropy reduction", model, 2) <= 1.3 * _held("forward", model, 2)
 
 
