@@ -11,7 +11,9 @@ from small_models import images
 from torch import nn
 
 import robustdeq as rd
+from robustdeq.dynamics import drive
 from robustdeq.models import load_model, save_model
+from robustdeq.models.monotone import SPLITTINGS
 from robustdeq.testing import assert_refused
 
 STEPS = (1, 2, 3, 8, 30)
@@ -28,13 +30,21 @@ def small(seed=0, scale=1.0, skew=1.0, **options):
     return model
 
 
-MODELS = {
+REFLECTED = {"splitting": "peaceman-rachford"}
+FORWARD = {
     "as made": small(),
     "free": small(1, bound=None),
     "stiff": small(2, 6.0),
     "skew": small(3, 1.0, 3.0, modulus=0.5),
     "folded and damped": small(4, 3.0, 3.0, image_shape=(2, 4, 8), stem_stride=2, pool=1,
                                solver={"name": "picard", "damping": 0.6}),
+}  # fmt: skip
+MODELS = {
+    **FORWARD,
+    "reflected": small(5, **REFLECTED),
+    "reflected, stiff and skew": small(6, 4.0, 3.0, modulus=0.5, **REFLECTED),
+    "reflected, folded and damped": small(7, 2.0, 2.0, image_shape=(2, 4, 8), stem_stride=2, pool=1, bound=None,
+                                          solver={"name": "picard", "damping": 0.6}, **REFLECTED),
 }  # fmt: skip
 
 
@@ -70,7 +80,42 @@ def test_the_cell_is_strongly_monotone_and_a_step_contracts_at_the_proven_rate(s
     assert rate < 1 and (apart <= rate).all()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**31), st.floats(0.01, 30), st.floats(0, 30), st.floats(0.05, 4), st.sampled_from([(4, 4), (2, 6)])
+)  # fmt: skip
+def test_a_reflected_step_contracts_and_moves_injections_apart_as_proven(seed, scale, skew, modulus, sides):
+    model = small(seed, scale, skew, modulus=modulus, image_shape=(1, *sides), **REFLECTED)
+    one, two, (pushed, rate) = states(50, model, 1), states(50, model, 2), model.cell.rate()
+    u, other = model.inject(anywhere(50, model)), model.inject(anywhere(50, model, 1))
+    with torch.no_grad():
+        apart = (model.cell(one, u) - model.cell(two, u)).norm(dim=1) / (one - two).norm(dim=1)
+        moved = (model.cell(one, u) - model.cell(one, other)).norm(dim=1) / (u - other).flatten(1).norm(dim=1)
+    assert rate < 1 and (apart <= rate).all() and (moved <= pushed * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_the_reflected_steps_go_to_the_same_fixed_point_and_sooner(name):
+    """The same weights: z = ReLU(v), and after N = 8 steps a smaller error."""
+    forward = FORWARD[name]
+    options = {name: of for name, of in forward.config.items() if name not in ("model", "splitting", "solver")}
+    plain, reflected = (
+        rd.create_model("mondeq-nano", **options, splitting=splitting).double().eval() for splitting in SPLITTINGS
+    )
+    for model in (plain, reflected):
+        model.load_state_dict(forward.state_dict())
+    x = anywhere(5, forward)
+    with torch.no_grad():
+        ends = {}
+        for model in (plain, reflected):
+            v = model.trajectory(x, 8).states[-1], drive(model.solver, model.map(x), model.zeros(x), 20_000).z
+            ends[model] = [torch.relu(state) for state in v]
+    assert torch.allclose(ends[plain][1], ends[reflected][1], atol=1e-7)
+    errors = {model: float((few - many).norm()) for model, (few, many) in ends.items()}
+    assert errors[reflected] < errors[plain]
+
+
+@pytest.mark.parametrize("name", FORWARD)
 def test_the_rate_is_reached(name):
     """By the linear part of a step, on the state that it moves least."""
     cell = MODELS[name].cell
@@ -83,7 +128,7 @@ def test_the_rate_is_reached(name):
     assert step == pytest.approx(float(cell.constants(cell.a)[3].detach()), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", FORWARD)
 def test_there_is_one_fixed_point_from_wherever_it_starts(name):
     model = MODELS[name]
     steps = math.ceil(math.log(1e-12) / math.log(1 - model.solver.damping * (1 - model.cell.rate()[1])))
@@ -177,8 +222,9 @@ def test_more_steps_and_more_damping_raise_the_bound_as_they_should():
     assert damped.lipschitz() == pytest.approx(0.5 * whole.lipschitz(), rel=1e-6)
 
 
-def test_every_part_of_the_package_takes_it_as_any_deq(tmp_path):
-    model = rd.create_model("mondeq-nano", seed=0).eval()
+@pytest.mark.parametrize("splitting", SPLITTINGS)
+def test_every_part_of_the_package_takes_it_as_any_deq(splitting, tmp_path):
+    model = rd.create_model("mondeq-nano", seed=0, splitting=splitting).eval()
     again = load_model(save_model(model, tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters()))
     assert again.lipschitz() == model.lipschitz()
@@ -196,9 +242,10 @@ def test_every_part_of_the_package_takes_it_as_any_deq(tmp_path):
         assert nn.functional.cosine_similarity(exact.flatten(), other.flatten(), dim=0) > 0.8
 
 
-def test_no_certified_sample_is_broken_at_its_radius():
+@pytest.mark.parametrize("splitting", SPLITTINGS)
+def test_no_certified_sample_is_broken_at_its_radius(splitting):
     """By PGD on two losses and by the joint attack, with the radius of each sample."""
-    model = rd.create_model("mondeq-nano", seed=0).eval()
+    model = rd.create_model("mondeq-nano", seed=0, splitting=splitting).eval()
     x = images(6, shape=(1, 8, 8))
     y = model(x).argmax(1)
     certificate = rd.certify(model, x, y)

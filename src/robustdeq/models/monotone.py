@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..checks import Count, ImageShape, Positive, check_count, check_dtype
 from ..dynamics import SOLVERS, Picard
 from ..gradients import GRADIENTS
-from ..options import checked, describe
+from ..options import OneOf, checked, describe
 from ..text import shown
 from .cell import Cell
 from .deq import DEQClassifier, StateLayout
@@ -26,6 +26,11 @@ from .zoo import architecture
 
 SQUARINGS = 4
 """Of the bounds that a forward computes; how tight they are changes the map, and not whether the certificate holds."""
+
+SPLITTINGS = {
+    "forward-backward": "z <- ReLU(z - a ((I - W) z - u)), ``MonotoneCell``",
+    "peaceman-rachford": "v <- 2 V (|v| + a u) - |v| with V = (I + a (I - W))^-1, z = ReLU(v), ``ReflectedCell``",
+}
 
 
 @checked
@@ -37,8 +42,9 @@ class MonDEQConfig:
     of the state that the readout sees as their mean. modulus: m, of the strong monotonicity.
     bound: of ||U|| max_ij ||w_i - w_j|| / m, w the rows of the readout: the largest slope of a difference of two logits
     that the fixed point can have (Pabbaraju, Winston, Kolter 2021). U and w are scaled to it, so that training widens
-    margins in units of what a change of the image can do. None: they are free. solver: ``picard``, the only one of
-    which a bound is known; steps, gradient: see DEQClassifier.
+    margins in units of what a change of the image can do. None: they are free. splitting: in ``SPLITTINGS``; the same
+    fixed point, in fewer steps by Peaceman-Rachford. solver: ``picard``, the only one of which a bound is known; steps,
+    gradient: see DEQClassifier.
     """
 
     image_shape: ImageShape = (3, 32, 32)
@@ -48,6 +54,7 @@ class MonDEQConfig:
     pool: Count = 4
     modulus: Positive = 1.0
     bound: Positive | None = None
+    splitting: Annotated[str, OneOf("splitting", SPLITTINGS)] = "forward-backward"
     solver: Annotated[Any, SOLVERS] = "picard"
     steps: Count = 8
     gradient: Annotated[Any, GRADIENTS] = "unrolled"
@@ -106,45 +113,94 @@ class MonotoneCell(Cell):
         self.a = nn.Conv2d(channels, channels, 3, bias=False).weight
         self.b = nn.Parameter(0.5 * nn.Conv2d(channels, channels, 3, bias=False).weight.detach())
 
-    def constants(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def constants(self, z: Tensor) -> tuple[Tensor, ...]:
         """Kernels of A and A^T, that of K = B^T - B, and the step a."""
         skew = transposed(self.b) - self.b
         return self.a, transposed(self.a), skew, self._step(skew)[0]
 
-    def prepare(self, z: Tensor, constants: Any = None) -> tuple[Tensor, Tensor]:
+    def prepare(self, z: Tensor, constants: Any = None) -> tuple[Tensor, ...]:
         """z - a (I - W) z, and a."""
         down, up, skew, step = self.constants(z) if constants is None else constants
         (h,) = self.layout.unpack(z)
         moved = self.modulus * h + circular(circular(h, down), up) + circular(h, skew)
         return h - step * moved, step
 
-    def finish(self, prepared: tuple[Tensor, Tensor], u: Tensor, constants: Any = None) -> Tensor:
+    def finish(self, prepared: tuple[Tensor, ...], u: Tensor, constants: Any = None) -> Tensor:
         h, step = prepared
         return F.relu(h + step * u).flatten(1)
 
     @torch.no_grad()
     def rate(self) -> tuple[float, float]:
-        """The step a, and a proven bound of ||I - a (I - W)||, in float64: what one step leaves of the distance of two
-        states."""
+        """Proven bounds in float64 of how far a step moves the states of two injections apart, here the step a, and of
+        what it leaves of the distance of two states, ||I - a (I - W)||."""
         exact = copy.deepcopy(self).double()
         skew = transposed(exact.b) - exact.b
         step, rate = exact._step(skew)  # holds for all cells of such norms
-        blocks = transfer(exact.a, self.grid)
-        identity = torch.eye(blocks.shape[2], dtype=blocks.dtype, device=blocks.device)
-        whole = self.modulus * identity + blocks.mH @ blocks + transfer(skew, self.grid)
+        whole, identity = exact._blocks(skew)
         return float(step), min(float(rate), float(gram_bound(identity - step * whole))) * OUTWARD
 
-    def _step(self, skew: Tensor) -> tuple[Tensor, Tensor]:
-        """``norms.step_size`` for bounds of the norms of A and K."""
+    def _blocks(self, skew: Tensor) -> tuple[Tensor, Tensor]:
+        """I - W in Fourier space, (F, C, C), and I, (C, C)."""
+        blocks = transfer(self.a, self.grid)
+        identity = torch.eye(blocks.shape[2], dtype=blocks.dtype, device=blocks.device)
+        return self.modulus * identity + blocks.mH @ blocks + transfer(skew, self.grid), identity
+
+    def _norms(self, skew: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of ||A^T A|| and ||K||."""
         gram, whirl = (gram_bound(transfer(kernel, self.grid), SQUARINGS) for kernel in (self.a, skew))
-        return step_size(self.modulus, gram.square(), whirl)
+        return gram.square(), whirl
+
+    def _step(self, skew: Tensor) -> tuple[Tensor, Tensor]:
+        return step_size(self.modulus, *self._norms(skew))
+
+
+class ReflectedCell(MonotoneCell):
+    """f(v; u) = 2 V (|v| + a u) - |v| with V = (I + a (I - W))^-1, the Peaceman-Rachford step of the same equation
+    (Winston, Kolter 2020, section 4): at its fixed point ReLU(v) is z. V acts on every frequency by itself.
+
+    The two reflections of the method are |v| = 2 ReLU(v) - v and C = 2 V - I, so that f = C |v| + 2 a V u. With
+    y = (I + a M) x and M = I - W, ||C y||^2 = ||x - a M x||^2 = ||y||^2 - 4 a <x, M x>: a contraction for any a > 0.
+    """
+
+    def constants(self, z: Tensor) -> tuple[Tensor, ...]:
+        """V in Fourier space, (F, C, C) complex, and a, which is 1 / sqrt(m (m + ||A^T A||)): the best without B."""
+        skew = transposed(self.b) - self.b
+        gram, _ = self._norms(skew)
+        step = (self.modulus * (self.modulus + gram)).rsqrt()
+        whole, identity = self._blocks(skew)
+        return torch.linalg.inv(identity + step * whole), step
+
+    def prepare(self, z: Tensor, constants: Any = None) -> tuple[Tensor, ...]:
+        """|v|, V and a."""
+        return (self.layout.unpack(z)[0].abs(), *(self.constants(z) if constants is None else constants))
+
+    def finish(self, prepared: tuple[Tensor, ...], u: Tensor, constants: Any = None) -> Tensor:
+        h, inverse, step = prepared
+        waves = torch.fft.rfft2(h + step * u).flatten(2)
+        solved = torch.einsum("foi,bif->bof", inverse, waves).unflatten(2, (self.grid[0], -1))
+        return (2 * torch.fft.irfft2(solved, s=self.grid) - h).flatten(1)
+
+    @torch.no_grad()
+    def rate(self) -> tuple[float, float]:
+        """See ``MonotoneCell``: 2 a ||V|| and ||C||."""
+        exact = copy.deepcopy(self).double()
+        skew = transposed(exact.b) - exact.b
+        (inverse, step), (gram, whirl) = exact.constants(exact.a), exact._norms(skew)
+        identity = torch.eye(inverse.shape[2], dtype=inverse.dtype, device=inverse.device)
+        pushed = 2 * float(step) * min(float(gram_bound(inverse)), 1 / (1 + float(step) * self.modulus))
+        least = 1 + step * (self.modulus + gram + whirl)  # ||(I + a M) x|| is at most so many times ||x||
+        rate = (1 - 4 * step * self.modulus / least.square()).sqrt()
+        return pushed * OUTWARD, min(float(rate), float(gram_bound(2 * inverse - identity))) * OUTWARD
 
 
 class LinearReadout(nn.Module):
-    """Packed state (B, D) to logits (B, K): means over windows, then a linear map."""
+    """Packed state (B, D) to logits (B, K): means over windows, then a linear map. rectified: of ReLU(state)."""
 
-    def __init__(self, layout: StateLayout, pool: int, classes: int, largest: float | None) -> None:
+    def __init__(
+        self, layout: StateLayout, pool: int, classes: int, largest: float | None, rectified: bool = False
+    ) -> None:
         super().__init__()
+        self.rectified = rectified
         ((channels, height, width),) = layout.shapes
         self.layout, self.pool, self.largest = layout, pool, largest
         self.linear = nn.Linear(channels * height * width // pool**2, classes)
@@ -158,7 +214,7 @@ class LinearReadout(nn.Module):
         return rows * (self.largest / (2 * (rows - rows.mean(0)).norm(dim=1).amax().clamp_min(1e-12)))
 
     def forward(self, z: Tensor) -> Tensor:
-        (h,) = self.layout.unpack(z)
+        (h,) = self.layout.unpack(F.relu(z) if self.rectified else z)
         return F.linear(F.avg_pool2d(h, self.pool).flatten(1), self.weight, self.linear.bias)
 
 
@@ -175,9 +231,9 @@ class MonDEQ(DEQClassifier):
         from zero, over images (L2) and over all of space.
 
         A step moves two states of the images x, y from the distance d to at most rho d + a ||U|| ||x - y||, since ReLU
-        moves nothing apart; so N steps from zero have the constant a ||U|| (1 + rho + ... + rho^(N - 1)). steps:
-        instead of N. Computed in float64, and rounded outwards (``norms.OUTWARD``). ValueError for a solver other than
-        Picard.
+        moves nothing apart; so N steps from zero have the constant a ||U|| (1 + rho + ... + rho^(N - 1)). (By
+        Peaceman-Rachford 2 a ||V|| stands for a; see ``rate`` of the cell.) steps: instead of N. Computed in float64,
+        and rounded outwards (``norms.OUTWARD``). ValueError for a solver other than Picard.
         """
         exact, reach = self._reach(steps)
         rows = exact.readout.weight / exact.readout.pool  # the mean over p x p numbers has the norm 1 / p
@@ -199,11 +255,11 @@ class MonDEQ(DEQClassifier):
             given = f"with the solver {shown(describe(self.solver))}"
             raise ValueError(f"lipschitz: a {type(self).__name__} {given}; allowed: picard, of which a bound is known.")
         exact, damping = copy.deepcopy(self).double().cpu().eval(), self.solver.damping
-        step, rate = exact.cell.rate()
+        pushed, rate = exact.cell.rate()
         injected = float(gram_bound(transfer(exact.inject.kernel(exact.cell.grid), exact.cell.grid)))
         reach = 0.0
         for _ in range(steps):
-            reach = ((1 - damping + damping * rate) * reach + damping * step * injected) * OUTWARD
+            reach = ((1 - damping + damping * rate) * reach + damping * pushed * injected) * OUTWARD
         return exact, reach
 
 
@@ -212,9 +268,11 @@ def build_mondeq(config: MonDEQConfig) -> MonDEQ:
     """With fresh weights from torch's global generator."""
     layout, bound = StateLayout([config.state_shape]), config.bound
     largest = None if bound is None else bound * config.modulus * config.pool
+    reflected = config.splitting == "peaceman-rachford"
     return MonDEQ(
         LinearInjection(config.image_shape[0], config.channels, config.stem_stride, bound is not None),
-        MonotoneCell(layout, config.modulus), LinearReadout(layout, config.pool, config.num_classes, largest),
+        (ReflectedCell if reflected else MonotoneCell)(layout, config.modulus),
+        LinearReadout(layout, config.pool, config.num_classes, largest, reflected),
         [config.state_shape], solver=config.solver, steps=config.steps, gradient=config.gradient,
         image_shape=config.image_shape,
     )  # fmt: skip
