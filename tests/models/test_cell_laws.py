@@ -28,9 +28,15 @@ class TestMonotoneCell(CellLaws):
     def choose(self, request):
         self.shape = (1, *request.param)
 
+    splitting = "forward-backward"
+
     def case(self):
-        model = create_model("mondeq-nano", image_shape=self.shape, channels=3, seed=0)
+        model = create_model("mondeq-nano", image_shape=self.shape, channels=3, seed=0, splitting=self.splitting)
         return model.cell, state(3, model.layout.size), model.inject(images(shape=self.shape))
+
+
+class TestReflectedCell(TestMonotoneCell):
+    splitting = "peaceman-rachford"
 
 
 class TestSplitCell(CellLaws):
