@@ -29,6 +29,7 @@ from robustdeq.training import CHECKPOINT, Phase
 
 PIECE = 15 * 2**20
 ROWS = {"random-states": "random", "baseline": "final"}
+UPDATES = "updates.json"
 EVALUATION_SECONDS = 150
 """Kept for the evaluation of a model that is trained."""
 
@@ -74,30 +75,32 @@ def tests(session: Session) -> None:
 
 
 def speed(session: Session) -> None:
-    """How fast."""
-    if session.stands("bench.json"):
-        return
-    variants = ["eager", "channels-last", "bfloat16", "bfloat16+channels-last", "bfloat16+channels-last+compiled"]
-    works = ["one f", "solve", "forward", "attack step, unrolled", "entropy reduction", "update, PGD-AT-10"]
-    words, batches, repeats = [*works, "update, PGD-AT-10, random states"], ["128", "512"], "3"
+    """How fast: each file a command of its own, so that one that takes too long costs no other."""
+    plain = ["eager", "channels-last", "bfloat16", "bfloat16+channels-last"]
+    calls = ["one f", "solve", "forward", "attack step, unrolled", "entropy reduction"]
+    updates = ["update, PGD-AT-10", "update, PGD-AT-10, random states"]
+    cases = {
+        "bench.json": (plain, calls, "128", 80),
+        UPDATES: (["eager", "bfloat16", "bfloat16+channels-last"], updates, "128", 60),
+        "bench-512.json": (["bfloat16"], [*calls[:3], updates[0]], "512", 40),
+        "graphs.json": (["graph", "bfloat16+graph"], calls[:2], "128", 40),
+    }
     model = "mdeq-large"
-    if session.options.tiny:
-        variants, batches, model, repeats = variants[:2], ["4"], "mdeq-nano", "2"
-    asked = [part for flag, values in {"--work": words, "--variant": variants, "--batch": batches}.items()
-             for value in values for part in (flag, value)]  # fmt: skip
-    asked += ["--model", model, "--repeats", repeats, "--out", str(session.out / "bench.json")]
-    found = session.run(session.verb("bench", *asked), min(240, session.left()))
-    graphs = ["--variant", "graph", "--variant", "bfloat16+graph", "--work", "one f", "--work", "solve"]
-    if not session.options.tiny:
-        graphs += ["--model", model, "--batch", "128", "--repeats", repeats, "--out", str(session.out / "graphs.json")]
-        session.run(session.verb("bench", *graphs), min(60, session.left()))
-    write_json(session.out / "bench-run.json", found)
+    if session.options.tiny:  # an update's time says how long a training may be
+        cases = {name: (plain[:1], cases[name][1], "4", 60) for name in ("bench.json", UPDATES)}
+        model = "mdeq-nano"
+    for name, (variants, works, batch, seconds) in cases.items():
+        if not session.stands(name):
+            asked = [part for flag, values in {"--work": works, "--variant": variants}.items()
+                     for value in values for part in (flag, value)]  # fmt: skip
+            asked += ["--model", model, "--batch", batch, "--repeats", "2", "--out", str(session.out / name)]
+            session.run(session.verb("bench", *asked), min(seconds, session.left()))
 
 
 def phases(session: Session, seconds: float) -> list[Phase]:
     """Those of cifar10-large-fast, their epochs scaled to the seconds; at least one each."""
     full = recipe("cifar10-large-fast").training.phases
-    file = next(f for f in (session.out / "bench.json", (session.done or session.out) / "bench.json") if f.exists())
+    file = next(f for f in (session.out / UPDATES, (session.done or session.out) / UPDATES) if f.exists())
     rows = [row for row in json.loads(file.read_text())["rows"] if row["work"] == "update, PGD-AT-10"]
     per_unit = min(row["seconds"] / row["images"] / row["units"] for row in rows)
     units = lambda p: 2 * p.attack_steps * (p.solver_steps or 8) + 3 * (p.solver_steps or 8)  # noqa: E731
@@ -192,13 +195,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="for results")
     parser.add_argument("--done", type=Path, default=None, help="what an earlier time gave")
     parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="for runs as they go")
+    parser.add_argument("--speed-only", action="store_true", help="train nothing")
     parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU; the numbers mean nothing")
     options = parser.parse_args()
     options.data = "digits" if options.tiny else options.data
     session = Session(options)
     tests(session)
     speed(session)
-    for row, states in ROWS.items():
+    for row, states in ROWS.items() if not options.speed_only else ():
         if session.left() > EVALUATION_SECONDS or session.options.tiny:
             model = training(session, row, states)
             if model is not None:

@@ -41,12 +41,16 @@ def test_it_takes_torchs_steps_on_flattened_filters_and_adamws_on_the_rest():
             one.grad, other.grad = one.grad * (step - 1), other.grad * (step - 1)
 
 
-def test_weights_whose_memory_is_laid_out_otherwise_move_the_same():
-    plain, last = weights()[:1], weights()[:1]
-    last[0].data = last[0].data.contiguous(memory_format=torch.channels_last)
-    for made in (plain, last):
-        Muon(made, lr=0.1).step()
-    assert torch.equal(plain[0], last[0])
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (8, 4, 1, 1), (8, 1, 3, 3), (1, 4, 1, 1)])
+def test_weights_whose_memory_is_laid_out_otherwise_move_the_same(shape):
+    plain, last = (nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0))) for _ in range(2))
+    for weight in (plain, last):
+        weight.grad = weight.detach() ** 2
+    last.data = last.data.to(memory_format=torch.channels_last)
+    for weight in (plain, last):
+        Muon([weight], lr=0.1).step()
+    assert torch.equal(plain, last)
+    assert not torch.equal(plain.detach() ** 2, plain.grad)
 
 
 def test_its_state_is_put_back():

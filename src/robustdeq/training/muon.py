@@ -59,7 +59,8 @@ class Muon(torch.optim.Optimizer):
             inner.state[flat] = self.state[weight]
         inner.step()
         for flat, weight in zip(flats, weights):
-            weight.copy_(flat.view_as(weight))
+            if flat.data_ptr() != weight.data_ptr():  # channels innermost: flattening copies
+                weight.copy_(flat.view_as(weight))
 
 
 def _flat(weight: Tensor) -> Tensor:
