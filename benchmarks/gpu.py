@@ -10,8 +10,8 @@ bfloat16 and in files of at most 15 MiB, from which the next time goes on. --tin
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -23,15 +23,23 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from robustdeq import create_model, evaluate
+from robustdeq.distributed import Distributed
 from robustdeq.files import read_tensors, write_json
+from robustdeq.models.zoo import load_model
+from robustdeq.recipe import Recipe, train
 from robustdeq.recipes import recipe
 from robustdeq.training import CHECKPOINT, Phase
+from robustdeq.training.step import TrainStep
 
 PIECE = 15 * 2**20
-ROWS = {"random-states": "random", "baseline": "final"}
-UPDATES = "updates.json"
-EVALUATION_SECONDS = 150
-"""Kept for the evaluation of a model that is trained."""
+ROWS = {"baseline": "final", "random-states": "random"}
+PARTS = ("tests", "speed", "training")
+EPOCH = 45_000
+MARGIN = 1.25
+"""Seconds of an epoch over those of its updates alone: images are drawn and shifted, weights averaged and kept."""
+EVALUATION_SECONDS, LAST_SECONDS = 150, 20
+"""Kept for the evaluation of a model that is trained; for writing what is not finished."""
 
 
 class Session:
@@ -42,7 +50,7 @@ class Session:
         self.ends = time.monotonic() + 60 * options.minutes
         self.device = "cpu" if options.tiny else "cuda"
         self.out.mkdir(parents=True, exist_ok=True)
-        self.work = options.work
+        self.work, self.graphs = options.work, self.device == "cuda"
 
     def left(self) -> float:
         """Seconds."""
@@ -67,11 +75,10 @@ class Session:
         return [sys.executable, "-m", "robustdeq", *words, "--device", self.device, "--offline"]
 
 
-def tests(session: Session) -> None:
-    """That it runs."""
-    if not session.stands("tests.json"):
-        words = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", "-q", "tests/test_gpu.py"]
-        write_json(session.out / "tests.json", session.run(words, min(90, session.left())))
+def tests(session: Session) -> subprocess.Popen[str]:
+    """That it runs, beside the reading of the images. Updates are recorded as graphs only where their test passes."""
+    words = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", "-q", "tests/test_gpu.py"]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def speed(session: Session) -> None:
@@ -81,13 +88,13 @@ def speed(session: Session) -> None:
     updates = ["update, PGD-AT-10", "update, PGD-AT-10, random states"]
     cases = {
         "bench.json": (plain, calls, "128", 80),
-        UPDATES: (["eager", "bfloat16", "bfloat16+channels-last"], updates, "128", 60),
+        "updates.json": (["eager", "bfloat16", "bfloat16+channels-last"], updates, "128", 60),
         "bench-512.json": (["bfloat16"], [*calls[:3], updates[0]], "512", 40),
         "graphs.json": (["graph", "bfloat16+graph"], calls[:2], "128", 40),
     }
     model = "mdeq-large"
     if session.options.tiny:  # an update's time says how long a training may be
-        cases = {name: (plain[:1], cases[name][1], "4", 60) for name in ("bench.json", UPDATES)}
+        cases = {name: (plain[:1], cases[name][1], "4", 60) for name in ("bench.json", "updates.json")}
         model = "mdeq-nano"
     for name, (variants, works, batch, seconds) in cases.items():
         if not session.stands(name):
@@ -97,64 +104,88 @@ def speed(session: Session) -> None:
             session.run(session.verb("bench", *asked), min(seconds, session.left()))
 
 
-def phases(session: Session, seconds: float) -> list[Phase]:
-    """Those of cifar10-large-fast, their epochs scaled to the seconds; at least one each."""
-    full = recipe("cifar10-large-fast").training.phases
-    file = next(f for f in (session.out / UPDATES, (session.done or session.out) / UPDATES) if f.exists())
-    rows = [row for row in json.loads(file.read_text())["rows"] if row["work"] == "update, PGD-AT-10"]
-    per_unit = min(row["seconds"] / row["images"] / row["units"] for row in rows)
-    units = lambda p: 2 * p.attack_steps * (p.solver_steps or 8) + 3 * (p.solver_steps or 8)  # noqa: E731
-    images = 1_200 if session.options.tiny else 45_000
-    whole = sum(phase.epochs * units(phase) for phase in full) * images * per_unit
-    share = min(1.0, seconds / whole)
-    return [replace(phase, epochs=max(1, int(share * phase.epochs))) for phase in full]
+def paced(full: Recipe, device: torch.device, graphs: bool) -> list[float]:
+    """Seconds an image of an update of every phase, whose first ones record what graphs there are."""
+    config, spent = full.training, []
+    model: Any = create_model(full.model, seed=0, **full.model_options).to(device)
+    x = torch.rand(config.batch_size, *model.image_shape, device=device)
+    y = torch.arange(config.batch_size, device=device) % 10
+    for phase in config.phases:
+        optimizer = config.optimizer(model.parameters(), lr=1e-9, weight_decay=0.0)
+        step = TrainStep(model, optimizer, replace(config, phases=(phase,)), 10**9, graphs=graphs)
+        for number in range(6):
+            if number == 2:
+                began = time.perf_counter()
+            step(x, y, number, 0)  # reads its loss, so it waits for the device
+        spent.append((time.perf_counter() - began) / 4 / config.batch_size)
+    return spent
 
 
-def training(session: Session, row: str, states: str) -> Path | None:
-    """The folder of the trained model; None where it is not finished."""
+def scaled(full: Recipe, session: Session) -> tuple[Phase, ...]:
+    """The recipe's phases, their epochs scaled to the seconds that are left; at least one each."""
+    device, phases = torch.device(session.device), full.training.phases
+    found = {"graphs" if graphs else "eager": paced(full, device, graphs) for graphs in {False, session.graphs}}
+    spent = found["graphs" if session.graphs else "eager"]
+    seconds = (session.left() - EVALUATION_SECONDS) / MARGIN / EPOCH
+    whole = sum(phase.epochs * each for phase, each in zip(phases, spent))
+    epochs = [max(1, round(phase.epochs * seconds / whole)) for phase in phases]
+    while sum(count * each for count, each in zip(epochs, spent)) > seconds and max(epochs) > 1:
+        epochs[epochs.index(max(epochs))] -= 1
+    says = {"batch": full.training.batch_size, "seconds an image": found, "epochs": epochs, "left": session.left()}
+    write_json(session.out / "pace.json", says)
+    print(says, flush=True)
+    return tuple(replace(phase, epochs=count) for phase, count in zip(phases, epochs))
+
+
+def training(session: Session, row: str, states: str, data: Any) -> Path | None:
+    """The folder of the trained model; None where it stands already, or is not finished."""
     folder, name = session.work / row, f"{row}.model.0.safetensors"
     if session.stands(name):
         return None
-    plan = session.out / f"{row}.plan.json"
-    before = (session.done or session.out) / plan.name
+    full = replace(recipe("cifar10-large-fast"), data=str(session.options.data))
+    full = full.changed({"states": states, "validation_points": 0, "checkpoint_seconds": 1e9})
+    if session.options.tiny:
+        full = full.changed({"model": "mdeq-nano"})
+    before = (session.done or session.out) / f"{row}.run.config.json"
     if before.exists():
-        words = json.loads(before.read_text())
+        full = recipe(str(before))
         merged(before.parent, f"{row}.checkpoint", folder / CHECKPOINT)
         for file in before.parent.glob(f"{row}.run.*"):
             shutil.copy(file, folder / file.name.removeprefix(f"{row}.run."))
     else:
-        names = ("epochs", "attack_steps", "step_size", "solver_steps")
-        scaled = phases(session, session.left() - EVALUATION_SECONDS)
-        chosen = [{name: getattr(phase, name) for name in names} for phase in scaled]
-        words = ["cifar10-large-fast", "--set", f"phases={json.dumps(chosen)}", "validation_points=0"]
-        if session.options.tiny:
-            words.append("model=mdeq-nano")
-    write_json(plan, words)
-    fixed = ["--states", states, "--data", str(session.options.data), "--out", str(folder)]
-    found = session.run(session.verb("train", words[0], *fixed, *words[1:]), session.left() - 20)
-    write_json(session.out / f"{row}.training.json", found)
-    if found["code"] == 0:
-        cut(folder / "model" / "model.safetensors", session.out, f"{row}.model", torch.float16)
-        shutil.copy(folder / "model" / "config.json", session.out / f"{row}.model.json")
-        return folder / "model"
-    if (folder / CHECKPOINT).exists():
+        full = full.changed({"phases": scaled(full, session)})
+    here = Distributed(device=torch.device(session.device))
+
+    def progress(done: int, total: int, text: str) -> None:
+        if done % 200 == 0:
+            print(f"{row}: {done} of {total}, {session.left():.0f} s left; {text}", flush=True)
+        if session.left() < LAST_SECONDS:
+            signal.raise_signal(signal.SIGINT)  # the run saves after this update
+
+    try:
+        train(full, folder, folder / "model", data=data, distributed=here, progress=progress, graphs=session.graphs)
+    except KeyboardInterrupt:
         cut(folder / CHECKPOINT, session.out, f"{row}.checkpoint", torch.bfloat16)
         for file in (folder / "config.json", folder / "log.jsonl"):
             shutil.copy(file, session.out / f"{row}.run.{file.name}")
-    return None
+        return None
+    cut(folder / "model" / "model.safetensors", session.out, f"{row}.model", torch.float16)
+    shutil.copy(folder / "model" / "config.json", session.out / f"{row}.model.json")
+    shutil.copy(folder / "log.jsonl", session.out / f"{row}.log.jsonl")
+    return folder / "model"
 
 
-def evaluation(session: Session, row: str, model: Path) -> None:
-    """Bare under quick and the APGDs, then defended under the four threat settings, as far as the seconds go."""
-    points, steps = ("20", "4") if session.options.tiny else ("1000", "20")
-    common = ["--data", str(session.options.data), "--subset", points, "--batch-size", "500"]
-    budget = ["--set", f"steps={steps}", f"iterations={'4' if session.options.tiny else '100'}"]
-    cases = {"bare": ["--suite", "standard", *budget, 'attacks=["apgd-ce", "apgd-t"]']}
-    cases["defended"] = ["--defend", "--suite", "adaptive", *budget, "restarts=1", "queries=500", "points=200"]
-    for case, words in cases.items():
-        out = session.work / f"{row}-{case}"
-        found = session.run(session.verb("evaluate", str(model), *common, "--out", str(out), *words), session.left())
-        write_json(session.out / f"{row}.{case}.json", found)
+def evaluation(session: Session, row: str, folder: Path, data: Any) -> None:
+    """Bare, under quick and AutoAttack's APGDs."""
+    tiny, out = session.options.tiny, session.out / f"{row}-bare"
+    model: Any = load_model(folder).to(session.device)
+    test = data.test.take(slice(20 if tiny else 1000)).to(session.device)
+    options = {"iterations": 4 if tiny else 100, "steps": 4 if tiny else 20}
+    found = evaluate(
+        model, test, suite="standard", attacks=["apgd-ce", "apgd-t"], batch_size=500, checks=0, out=out,
+        samples=f"the first {len(test)} test images", **options,
+    )  # fmt: skip
+    print(found.table(), flush=True)
 
 
 def cut(file: Path, out: Path, name: str, dtype: torch.dtype) -> None:
@@ -195,18 +226,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="for results")
     parser.add_argument("--done", type=Path, default=None, help="what an earlier time gave")
     parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="for runs as they go")
-    parser.add_argument("--speed-only", action="store_true", help="train nothing")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU; the numbers mean nothing")
     options = parser.parse_args()
     options.data = "digits" if options.tiny else options.data
     session = Session(options)
-    tests(session)
-    speed(session)
-    for row, states in ROWS.items() if not options.speed_only else ():
-        if session.left() > EVALUATION_SECONDS or session.options.tiny:
-            model = training(session, row, states)
-            if model is not None:
-                evaluation(session, row, model)
+    tested = tests(session) if "tests" in options.parts else None
+    data = replace(recipe("cifar10-large-fast"), data=options.data).load() if "training" in options.parts else None
+    if tested is not None:
+        text = tested.communicate(timeout=120)[0]
+        print(text[-3000:], flush=True)
+        write_json(session.out / "tests.json", {"code": tested.returncode, "output": text[-4000:]})
+        session.graphs = session.graphs and tested.returncode == 0
+    if "speed" in options.parts:
+        speed(session)
+    if data is None:
+        return
+    for row, states in ROWS.items():
+        if session.left() > 2 * EVALUATION_SECONDS or options.tiny:
+            folder = training(session, row, states, data)
+            if folder is not None:
+                evaluation(session, row, folder, data)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from robustdeq.attacks import PGD, AutoAttack, EndToEnd, Frozen, ThroughGradient
 from robustdeq.dynamics import SOLVERS
 from robustdeq.gradients import GRADIENTS
 from robustdeq.training import Phase, TrainConfig, Trainer
+from robustdeq.training.step import TrainStep
 
 DEVICE = torch.device(os.environ.get("ROBUSTDEQ_TEST_DEVICE", "cuda"))
 pytestmark = [
@@ -132,6 +133,24 @@ def test_a_run_trains_and_resumes(tmp_path, precision):
         trainer = Trainer(model, train, config, tmp_path, held)
         trainer.run()
     assert trainer.history[-1]["loss"] < trainer.history[0]["loss"]
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="CUDA graphs")
+@pytest.mark.parametrize("options", [{}, {"objective": "trades"}, {"states": "random"}, {"awp": 0.01}], ids=str)
+def test_recorded_updates_are_the_eager_ones(options):
+    data = rd.data.digits().train.take(slice(64)).to(DEVICE)
+    phases = Phase(epochs=1, attack_steps=1, step_size=0.1, solver_steps=2), Phase(epochs=1, attack_steps=2)
+    config = TrainConfig(phases=phases, eps=0.15, batch_size=16, learning_rate=0.01, optimizer="sgd", **options)
+    models = [rd.create_model("mdeq-nano", seed=0).to(DEVICE) for _ in range(2)]
+    for model, graphs in zip(models, (False, True)):
+        step = TrainStep(model, config.optimizer(model.parameters(), lr=0.01, weight_decay=0), config, 8, graphs=graphs)
+        for number in range(8):
+            rows = slice(16 * (number % 4), 16 * (number % 4 + 1))
+            step(data.images(rows), data.labels[rows], number, number // 4)
+    for one, other in zip(*(model.state_dict().values() for model in models)):
+        _close(one, other, 1e-4)
+    assert models[0].tally.evaluations == models[1].tally.evaluations
+    assert models[0].tally.backward == models[1].tally.backward
 
 
 def test_an_evaluation_on_the_device():

@@ -101,7 +101,7 @@ def clean(config: TrainConfig) -> TrainConfig:
 
 def trainer_of(
     recipe: Recipe, out: Path, data: Splits[Any], distributed: Distributed = SINGLE, wandb: bool = False,
-    compiled: bool = False,
+    compiled: bool = False, graphs: bool = False,
 ) -> Trainer:  # fmt: skip
     """What trains a recipe's model, which has its first weights, in ``out``. data: of the recipe.
 
@@ -114,7 +114,7 @@ def trainer_of(
         model.compile()
     trainer = Trainer(
         model, data.train.to(distributed.device), recipe.training, out, data.validation.to(distributed.device),
-        wandb=wandb, distributed=distributed,
+        wandb=wandb, distributed=distributed, graphs=graphs,
     )  # fmt: skip
     if not trainer.checkpoint.exists():
         trainer.rehearse()
@@ -123,17 +123,17 @@ def trainer_of(
 
 def train(
     recipe: Recipe, out: Path, folder: Path, *, data: Splits[Any] | None = None, distributed: Distributed = SINGLE,
-    progress: Progress | None = None, wandb: bool = False, compiled: bool = False,
+    progress: Progress | None = None, wandb: bool = False, compiled: bool = False, graphs: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Train one model of a recipe in ``out`` (config.json, checkpoints, log), and save it in ``folder``.
 
     It is the one that stood best on held-out images where it was judged there, else the last. data: of the recipe,
-    where it has been loaded already. compiled: by ``model.compile()``. A killed run goes on. Returns the run's history,
-    a row an epoch.
+    where it has been loaded already. compiled: by ``model.compile()``. graphs: the passes of an update are CUDA graphs.
+    A killed run goes on. Returns the run's history, a row an epoch.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; allowed: a folder, for the model.")
-    trainer = trainer_of(recipe, out, recipe.load() if data is None else data, distributed, wandb, compiled)
+    trainer = trainer_of(recipe, out, recipe.load() if data is None else data, distributed, wandb, compiled, graphs)
     model: Any = trainer.run(progress, recipe.plan())
     if distributed.main:
         model = load_model(trainer.best) if trainer.best.exists() else model

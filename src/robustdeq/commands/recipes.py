@@ -72,6 +72,8 @@ class Train(_OfRecipe):
     compile: bool = False
     """Compile the model's forward where this machine can: the same numbers but for rounding, after a minute or two of
     compiling. Backward passes are then not counted in the log's f-units."""
+    graphs: bool = False
+    """Record an update's forwards and backward passes once as CUDA graphs: no time goes into launching kernels."""
     wandb: bool = False
     """Log to Weights & Biases too, where it is installed."""
     resume: bool = False
@@ -93,7 +95,8 @@ class Train(_OfRecipe):
             raise ValueError(f"--resume, but {self.out} holds no {CHECKPOINT}; allowed: the folder of a run.")
         folder = self.out / "model"
         with launched(self.device) as distributed, bar("training", distributed.main) as progress:
-            options = {"distributed": distributed, "progress": progress, "wandb": self.wandb, "compiled": self.compile}
+            options = {"distributed": distributed, "progress": progress, "wandb": self.wandb}
+            options |= {"compiled": self.compile, "graphs": self.graphs}
             history = train(chosen, self.out, folder, **options)
         if distributed.main:
             print(f"{printable(str(folder))}\n{summary(history)}")

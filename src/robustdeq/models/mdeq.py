@@ -21,7 +21,7 @@ from ..options import OneOf, checked
 from ..text import shown
 from .cell import Cell
 from .deq import DEQClassifier, StateLayout
-from .layers import ACTIVATIONS, ConvNorm, WNConv2d, normalised
+from .layers import ACTIVATIONS, ConvNorm, GroupNorm, WNConv2d, normalised
 from .zoo import architecture
 
 Activation = type[nn.Module]
@@ -124,8 +124,8 @@ class Branch(nn.Module):
     def __init__(self, channels: int, expansion: int, act: Activation) -> None:
         super().__init__()
         hidden, self.act = expansion * channels, act()
-        self.conv1, self.gn1 = WNConv2d(channels, hidden, 3), nn.GroupNorm(GROUPS, hidden)
-        self.conv2, self.gn2 = WNConv2d(hidden, channels, 3), nn.GroupNorm(GROUPS, channels)
+        self.conv1, self.gn1 = WNConv2d(channels, hidden, 3), GroupNorm(GROUPS, hidden)
+        self.conv2, self.gn2 = WNConv2d(hidden, channels, 3), GroupNorm(GROUPS, channels)
         self.gn3 = nn.GroupNorm(GROUPS, channels)
 
     def before_injection(self, z: Tensor, weight1: Tensor, weight2: Tensor, mask: Tensor | None) -> Tensor:
@@ -160,11 +160,11 @@ class Transfer(nn.Sequential):
             for stage in range(target - source):
                 out = channels[target] if stage == target - source - 1 else channels[source]
                 layers += [act()] if stage else []
-                layers += [nn.Conv2d(channels[source], out, 3, 2, padding=1, bias=False), nn.GroupNorm(GROUPS, out)]
+                layers += [nn.Conv2d(channels[source], out, 3, 2, padding=1, bias=False), GroupNorm(GROUPS, out)]
         elif source > target:
             layers = [
                 nn.Conv2d(channels[source], channels[target], 1, bias=False),
-                nn.GroupNorm(GROUPS, channels[target]),
+                GroupNorm(GROUPS, channels[target]),
                 Upsample(2 ** (source - target)),
             ]
         super().__init__(*layers)

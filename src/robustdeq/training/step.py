@@ -20,6 +20,7 @@ from ..models.modes import evaluating
 from ..models.structure import structure
 from ..seeds import mix
 from .config import TrainConfig
+from .graphs import Graphed
 from .objectives import perturbed
 from .piece import DROPOUT, Piece
 
@@ -41,11 +42,11 @@ class StepResult:
 
 class TrainStep:
     """Called with a batch; moves ``model`` once. total: updates of the whole run. Of several processes each is called
-    with its part of the batch; DDP averages their gradients."""
+    with its part of the batch; DDP averages their gradients. graphs: see ``Graphed``; of one process and piece."""
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, total: int,
-        distributed: Distributed = SINGLE,
+        distributed: Distributed = SINGLE, graphs: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.optimizer, self.config, self.total = model, optimizer, config, total
         self.deq, self.distributed = structure(model).deq, distributed
@@ -58,7 +59,15 @@ class TrainStep:
             raise ValueError(f"{kind}; allowed: weight=0.")
         defences = {True: config.entropy_reduction, False: config.attack_entropy_reduction}
         self.defended = {update: defence and defence(model) for update, defence in defences.items()}
-        self.wrapped: Any = model  # what the update goes through; attacks look at the bare model
+        self.wrapped: Any = model  # what the update goes through
+        self.graphed = Graphed(model, config.batch_size) if graphs else None
+        self.seen: nn.Module = self.graphed or model  # what attacks look at, never through DDP
+        if self.graphed is not None:
+            device = next(model.parameters()).device
+            if config.accumulate > 1 or distributed.world_size > 1 or device.type != "cuda":
+                given = f"accumulate={config.accumulate} in {distributed.world_size} processes on {device}"
+                raise ValueError(f"CUDA graphs of {given}; allowed: accumulate=1 in one process on a CUDA device.")
+            self.wrapped, self.epoch = self.graphed, 0
         if distributed.world_size > 1:
             ids = [distributed.device] if distributed.device.type == "cuda" else None
             with warnings.catch_warnings():
@@ -105,7 +114,7 @@ class TrainStep:
     def rehearse(self, x: Tensor, y: Tensor) -> None:
         """The first attack and backward pass of every phase on these images, which leave no trace."""
         buffers, wrapped = [buffer.clone() for buffer in self.model.buffers()], self.wrapped
-        self.wrapped = self.model  # the processes exchange nothing
+        self.wrapped = self.seen  # the processes exchange nothing
         starts = [0, *accumulate(phase.epochs for phase in self.config.phases)][:-1]
         self.model.train()
         try:
@@ -121,11 +130,14 @@ class TrainStep:
     def _backward(self, x: Tensor, y: Tensor, step: int, epoch: int, number: int) -> Tensor:
         """Add the gradient of a piece of the batch to the parameters' own; its loss, accuracy, solver steps, (3,)."""
         config = self.config
-        piece = Piece(config, self.model, self.deq, self.defended, self.distributed, x, y, step, epoch, number)
+        if self.graphed is not None and config.phase(epoch) is not config.phase(self.epoch):
+            self.graphed.forget()
+            self.epoch = epoch
+        piece = Piece(config, self.seen, self.deq, self.defended, self.distributed, x, y, step, epoch, number)
         attacked = piece.attacked()
 
         def climbed() -> Tensor:
-            return piece.reader(self.model, update=True).losses(config.objective, x, attacked.images, y).total
+            return piece.reader(self.seen, update=True).losses(config.objective, x, attacked.images, y).total
 
         moved = perturbed(self.model, climbed, config.awp, self.distributed) if config.awp else nullcontext()
         with moved:

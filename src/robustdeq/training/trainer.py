@@ -51,11 +51,13 @@ class Trainer:
     (with ``validation_points``); ``log.jsonl`` and TensorBoard events. wandb: log to Weights & Biases as well.
     distributed: the processes that share every batch and the validation; the main one writes. On several GPUs BatchNorm
     becomes SyncBatchNorm. A model is trained bare, without DataParallel, torch.compile or a Sequential around it.
+    graphs: an update's passes are recorded once as CUDA graphs and replayed; on one GPU.
     """
 
     def __init__(
         self, model: nn.Module, images: ImageSet | StreamedSet, config: TrainConfig, folder: str | Path,
         validation: ImageSet | StreamedSet | None = None, *, wandb: bool = False, distributed: Distributed = SINGLE,
+        graphs: bool = False,
     ) -> None:  # fmt: skip
         sets = [one for one in (images, validation) if one is not None]
         fits = images is not None and all(hasattr(one, name) for one in sets for name in ("batches", "take", "digest"))
@@ -98,7 +100,7 @@ class Trainer:
         self.total = config.epochs * self.steps_per_epoch
         source = {"source": images.source, "count": len(images), "sha256": images.digest()}
         self.identity = {"training": config.to_dict(), "model": getattr(model, "config", None), "images": source}
-        self.update = TrainStep(model, self.optimizer, config, self.total, distributed)
+        self.update = TrainStep(model, self.optimizer, config, self.total, distributed, graphs)
         self.step, self.saved = 0, time.monotonic()
         self.history: list[dict[str, Any]] = []
         self.sums = dict.fromkeys(("loss", "accuracy_adv", "solver_steps", "seconds", "evaluations", "units"), 0.0)
