@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from robustdeq import create_model, evaluate
 from robustdeq.distributed import Distributed
-from robustdeq.files import read_tensors, write_json
+from robustdeq.files import read_tensors, write_json, write_tensors
 from robustdeq.models.zoo import load_model
 from robustdeq.recipe import Recipe, train
 from robustdeq.recipes import recipe
@@ -203,7 +202,7 @@ def cut(file: Path, out: Path, name: str, dtype: torch.dtype) -> None:
             held = 0
         pieces[-1][key], held = small.contiguous(), held + size
     for number, piece in enumerate(pieces):
-        save_file(piece, out / f"{name}.{number}.safetensors", metadata)
+        write_tensors(out / f"{name}.{number}.safetensors", piece, **metadata)
 
 
 def merged(folder: Path, name: str, file: Path) -> None:
@@ -216,7 +215,7 @@ def merged(folder: Path, name: str, file: Path) -> None:
     if tensors:
         file.parent.mkdir(parents=True, exist_ok=True)
         whole = {key: t.float() if t.dtype is torch.bfloat16 else t for key, t in tensors.items()}
-        save_file(whole, file, metadata)
+        write_tensors(file, whole, **metadata)
 
 
 def main() -> None:

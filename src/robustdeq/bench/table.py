@@ -14,7 +14,7 @@ class Row:
     """Of one work. images: in one call. seconds, low, high: of a call, the median and the quartiles. units: f-units an
     image, evaluations of f and backward passes. updates: of the input, an image. gflop: operations of a call, counted.
     mib: peak memory of a call beyond what was held before, as a CUDA device tells it; elsewhere that of its tensors,
-    counted. shares: of the time on the host, by kinds of operations. processes: that did the same at the same time."""
+    counted. shares: of the time on the host, by kinds of operations; none of a GPU. processes: that did the same at the same time."""
 
     work: str
     variant: str
@@ -80,12 +80,12 @@ def table(found: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> str
         if old:
             cells.append(f"{before[str(_place(row))].seconds / row.seconds:.2f}" if str(_place(row)) in before else "-")
         lines.append("| " + " | ".join(cells) + " |")
-    kinds = list(rows[0].shares) if rows else []
-    lines += ["", "| " + " | ".join(["where the time goes, %", *head[1:3], *kinds]) + " |"]
-    lines += ["|" + "---|" * (3 + len(kinds))]
-    for row in rows:
-        place = [row.work, row.variant, f"{row.model}, {row.steps}, {row.images}, {row.processes}"]
-        lines.append("| " + " | ".join([*place, *(f"{100 * row.shares[kind]:.0f}" for kind in kinds)]) + " |")
+    if kinds := list(rows[0].shares) if rows else []:
+        lines += ["", "| " + " | ".join(["where the time goes, %", *head[1:3], *kinds]) + " |"]
+        lines += ["|" + "---|" * (3 + len(kinds))]
+        for row in rows:
+            place = [row.work, row.variant, f"{row.model}, {row.steps}, {row.images}, {row.processes}"]
+            lines.append("| " + " | ".join([*place, *(f"{100 * row.shares[kind]:.0f}" for kind in kinds)]) + " |")
     reached = "; ".join(f"{name}: {rate:.0f}" for name, rate in found["rates"].items())
     return "\n".join([*lines, "", f"GFLOP/s that this device reaches: {reached}. share: of the highest of them."])
 
