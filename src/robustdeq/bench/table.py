@@ -14,7 +14,8 @@ class Row:
     """Of one work. images: in one call. seconds, low, high: of a call, the median and the quartiles. units: f-units an
     image, evaluations of f and backward passes. updates: of the input, an image. gflop: operations of a call, counted.
     mib: peak memory of a call beyond what was held before, as a CUDA device tells it; elsewhere that of its tensors,
-    counted. shares: of the time on the host, by kinds of operations; none of a GPU. processes: that did the same at the same time."""
+    counted. shares: of the time on the host, by kinds of operations; none of a GPU. processes: that did the same at the
+    same time."""
 
     work: str
     variant: str
