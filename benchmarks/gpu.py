@@ -1,10 +1,10 @@
 """Everything that is worth a GPU's minutes, in one go: python benchmarks/gpu.py --minutes 9 --data DIR --out DIR
 
-In this order, each part a process of its own whose result is written as soon as it is there, and left out where it
-stands in --out or in --done (what earlier times gave): the tests of a GPU; `robustdeq bench`; training of mdeq-large,
-random states first and the baseline second, the recipe cifar10-large-fast scaled to the minutes that are left;
-evaluation of what is trained, bare and defended. A training that is cut off leaves its checkpoint in --out, in
-bfloat16 and in files of at most 15 MiB, from which the next time goes on. --tiny rehearses all of it on a CPU.
+In this order, each result written as soon as it is there, and left out where it stands in --out or in --done (what
+earlier times gave): the tests of a GPU, while the images are read; `robustdeq bench`; training of mdeq-large, the recipe
+cifar10-large-fast scaled to the minutes that are left, its updates recorded as CUDA graphs if the tests passed, and its
+evaluation; the same with random states. A training that is cut off leaves its checkpoint in --out, in bfloat16 and in
+files of at most 15 MiB, from which the next time goes on. --parts chooses; --tiny rehearses all of it on a CPU.
 """
 
 from __future__ import annotations
@@ -170,13 +170,15 @@ def training(session: Session, row: str, states: str, data: Any) -> Path | None:
         return None
     cut(folder / "model" / "model.safetensors", session.out, f"{row}.model", torch.float16)
     shutil.copy(folder / "model" / "config.json", session.out / f"{row}.model.json")
-    shutil.copy(folder / "log.jsonl", session.out / f"{row}.log.jsonl")
+    (session.out / row).mkdir(exist_ok=True)  # what scaling.py --history reads
+    for file in (folder / "config.json", folder / "log.jsonl"):
+        shutil.copy(file, session.out / row / file.name)
     return folder / "model"
 
 
 def evaluation(session: Session, row: str, folder: Path, data: Any) -> None:
     """Bare, under quick and AutoAttack's APGDs."""
-    tiny, out = session.options.tiny, session.out / f"{row}-bare"
+    tiny, out = session.options.tiny, session.out / row / "bare"
     model: Any = load_model(folder).to(session.device)
     test = data.test.take(slice(20 if tiny else 1000)).to(session.device)
     options = {"iterations": 4 if tiny else 100, "steps": 4 if tiny else 20}

@@ -1,6 +1,7 @@
 """What is counted of a call: the bytes that it holds at most. So is how they grow, and that they do not creep up."""
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ import torch
 import robustdeq as rd
 from robustdeq.attacks import EndToEnd
 from robustdeq.bench import WORKS
-from robustdeq.counting import Memory, graph_bytes, peak_bytes
+from robustdeq.counting import Memory, Operations, graph_bytes, peak_bytes
 from robustdeq.defences import entropy_reduction
+from robustdeq.recipes import recipe
+from robustdeq.training.step import TrainStep
 
 KIB = 2**10
 
@@ -150,3 +153,27 @@ def test_the_end_to_end_gradient_keeps_less_than_three_images_of_each_update_mad
 
     image, blocks = 4 * 64, 3
     assert peak(12) - peak(6) <= 3 * blocks * 6 * image < peak(6) / 10
+
+
+def _operations(row, count=8):
+    """Of a forward, and of the whole training, for an image."""
+    model = rd.create_model(row.model, seed=0, **row.model_options)
+    x, y, total = torch.rand(count, 3, 32, 32), torch.arange(count), 0.0
+    with torch.no_grad(), Operations() as forward:
+        model.eval()(x)
+    for phase in row.training.phases:
+        config = replace(row.training, phases=(phase,), batch_size=count)
+        step = TrainStep(model, torch.optim.SGD(model.parameters(), lr=1e-9), config, 100)
+        with Operations() as update:
+            step(x, y, 0, 0)
+        total += phase.epochs * update.total
+    return forward.total / count, total / count, sum(weight.numel() for weight in model.parameters())
+
+
+def test_further_rows_of_cifar10_small_cost_what_the_baseline_does():
+    rows = recipe("cifar10-small").rows
+    baseline, explicit, phantom = (
+        _operations(rows[row]) for row in ("baseline", "explicit network", "phantom gradient")
+    )
+    assert explicit == pytest.approx(baseline, rel=0.03)
+    assert phantom == pytest.approx(baseline, rel=0.03)

@@ -34,7 +34,7 @@ class Recipe:
     model: a preset, with options. training: of the baseline row. defence: input entropy reduction of the defended rows.
     auto_attacks: which of AutoAttack's attacks a short run makes, on the first ``auto_points`` test images; a full run
     makes the standard suite on all of them. test_points: how many of the test images, which are in random order, are
-    used at all; None takes all.
+    used at all; None takes all. further: more rows of the table, by name what they change (see ``changed``).
     """
 
     name: str
@@ -53,6 +53,7 @@ class Recipe:
     auto_attacks: tuple[str, ...] = ("apgd-ce", "apgd-t")
     auto_points: Count = 100
     test_points: Count | None = None
+    further: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         AutoAttack(self.training.threat, attacks=self.auto_attacks)  # which are checked there
@@ -65,6 +66,7 @@ class Recipe:
             "baseline": self,
             "random states": replace(self, training=replace(training, states=RandomState())),
             "no attacks in training": replace(self, training=clean(training)),
+            **{name: self.changed(settings) for name, settings in self.further.items()},
         }
 
     def load(self) -> Splits[ImageSet] | Splits[StreamedSet]:

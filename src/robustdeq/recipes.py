@@ -57,6 +57,9 @@ def cifar10_small_recipe() -> Recipe:
 
     Two scales of 8x8 and 4x4 pixels and four steps of the solver; cheap attacks on short solves first, PGD on the full
     solve last. The best of the search in ``results/half-hour.md``. It is judged twice only, since that costs a minute.
+
+    Further rows, of equal work in training: a residual network of as many parameters whose forward costs as much, and
+    the papers' gradient and solver. ``tests/test_counting.py`` counts both.
     """
     phases = (
         Phase(epochs=4, attack_steps=1, step_size=10 * PIXEL, solver_steps=2),
@@ -69,6 +72,19 @@ def cifar10_small_recipe() -> Recipe:
         learning_rate=1e-2, weight_decay=5e-3, ema=0.995, pad=2, flip=True, validation_points=500,
         validation_steps=10, validation_every=10,
     )  # fmt: skip
+    fgsm, last = {"attack_steps": 1, "step_size": 10 * PIXEL}, {"attack_steps": 2, "step_size": 6 * PIXEL}
+    explicit = [{"epochs": 7, **fgsm}, {"epochs": 1, **last}]
+    phantom = [{"epochs": 1, "solver_steps": 2, **fgsm}, {"epochs": 2, **fgsm}, {"epochs": 1, **last}]
+    further = {
+        "explicit network": {
+            "model": "resnet18", "model_options": {"stem": 8, "channels": [16, 32, 64, 96], "units": 2},
+            "phases": explicit,
+        },
+        "phantom gradient": {
+            "gradient": "phantom", "attack_gradient": "phantom", "model_options": {"solver": {"name": "broyden"}},
+            "phases": phantom,
+        },
+    }  # fmt: skip
     return Recipe(
         name="cifar10-small",
         summary="a small DEQ on CIFAR-10 in about half an hour on two CPU cores",
@@ -80,6 +96,7 @@ def cifar10_small_recipe() -> Recipe:
         },
         training=training,
         defence=EntropyReduction(),
+        further=further,
     )  # fmt: skip
 
 
@@ -123,6 +140,7 @@ def cifar10_large_fast_recipe() -> Recipe:
     )  # fmt: skip
     return replace(
         small,
+        further={},
         name="cifar10-large-fast",
         summary="mdeq-large on CIFAR-10 in 30 epochs, for one GPU",
         model="mdeq-large",

@@ -16,7 +16,7 @@ from ..options import parsed, settings
 from ..progress import bar, bars
 from ..recipe import Recipe, clean, train
 from ..recipes import RECIPES, recipe
-from ..reproduction import Reproduction
+from ..reproduction import Repeated, Reproduction
 from ..text import printable
 from ..training import CHECKPOINT, OBJECTIVES, STATE_SAMPLERS, TrainConfig, summary
 from .shared import Command
@@ -110,7 +110,7 @@ class Reproduce(_OfRecipe):
       robustdeq reproduce digits
       robustdeq reproduce digits --full --out runs/digits-full
       robustdeq reproduce digits --seed 1 --out runs/digits-1
-      robustdeq reproduce cifar10-small --data path/to/cifar10 --set test_points=1000 --jobs 1 --out runs/cifar10
+      robustdeq reproduce cifar10-small --data path/to/cifar10 --seeds 3 --set test_points=1000 auto_points=1000
 
     Given again, it picks up what is done.
     """
@@ -119,6 +119,8 @@ class Reproduce(_OfRecipe):
     """Output folder; default runs/RECIPE."""
     full: bool = False
     """AutoAttack standard on every test image instead of the recipe's short form (hours on a CPU)."""
+    seeds: Count = 1
+    """How many seeds, from --seed on: each in a folder of its own in --out, and one table of all."""
     jobs: Count = 3
     """Rows that are worked on at the same time, each in a process of its own with its share of the cores."""
 
@@ -126,6 +128,9 @@ class Reproduce(_OfRecipe):
         chosen = self.changed()
         out = Path("runs") / chosen.name if self.out is None else self.out
         options = {"device": str(available(self.device)), "jobs": self.jobs, "full": self.full}
+        options |= {"recipe": chosen, "out": out}
+        job = Reproduction(**options) if self.seeds == 1 else Repeated(seeds=self.seeds, **options)
         with bars() as report:
-            table = Reproduction(recipe=chosen, out=out, **options).run(report)
-        print(f"{table}\n{printable(str(out))}: table.md, results.json, report.html, models/, figures/")
+            table = job.run(report)
+        inside = "results.json, models/, figures/" if self.seeds == 1 else "a folder a seed"
+        print(f"{table}\n{printable(str(out))}: table.md, report.html, {inside}")

@@ -2,3 +2,4 @@
 
 from .run import JobError as JobError
 from .run import Reproduction as Reproduction
+from .seeds import Repeated as Repeated

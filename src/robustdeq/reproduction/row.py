@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..analysis import entropy_along
 from ..attacks import PGD, AutoAttack, EndToEnd, Frozen
@@ -15,7 +16,7 @@ from ..distributed import Distributed
 from ..dynamics.trajectory import monitored
 from ..evaluation import Entry, Evaluation, adaptive, cost, evaluate, quick, readouts, standard
 from ..files import write_json
-from ..models import DEQClassifier
+from ..models import DEQClassifier, load_model
 from ..recipe import train
 from ..seeds import mix
 from .job import APGD_ITERATIONS, DEFENDED, END_TO_END_STEPS, QUERIES, Job
@@ -35,15 +36,15 @@ class Row:
         self.seed = mix(self.recipe.training.seed, 1) % 2**31
         self.suite = {"step_size": self.threat.eps / 4, "seed": self.seed, "batch_size": BATCH, "points": self.points}
 
-    def train(self, progress) -> DEQClassifier:
+    def train(self, progress) -> nn.Module:
         folder = self.job.model(self.name)
         if not (folder / "config.json").exists():
             here = Distributed(device=torch.device(self.job.device))
             out = self.job.training(self.name)
             train(self.recipe, out, folder, data=self.data, distributed=here, progress=progress)
-        return DEQClassifier.from_pretrained(folder, map_location=self.job.device)
+        return load_model(folder).to(self.job.device)
 
-    def evaluate(self, model: DEQClassifier, progress) -> Evaluation:
+    def evaluate(self, model: nn.Module, progress) -> Evaluation:
         attacks = None if self.job.full else self.recipe.auto_attacks
         return self._evaluate(model, standard(model, self.threat, attacks=attacks, **self.suite), self.name, progress)
 

@@ -21,8 +21,9 @@ import torch
 
 from ..distributed import Distributed
 from ..files import claim, held
+from ..models import DEQClassifier
 from ..options import describe
-from ..recipe import trainer_of
+from ..recipe import Recipe, trainer_of
 from .job import Job, Report
 from .row import Row
 from .table import assemble
@@ -33,17 +34,29 @@ class Reproduction(Job):
 
     def run(self, report: Report) -> str:
         """Do all that is not done yet; return the table, which is ``out/table.md`` too, and where the report lies."""
-        rows = {name: row.training.to_dict() for name, row in self.recipe.rows.items()}
-        own = {"defence": describe(self.recipe.defence), "full": self.full, "device": self.device, "rows": rows}
         file = self.out / "recipe.json"
         if not file.exists():  # what does not fit is refused before anything is written
             data, here = self.recipe.load(), Distributed(device=torch.device(self.device))
             for name, row in self.recipe.rows.items():
                 trainer_of(row, self.training(name), data, here)
         with held(self.out):
-            claim(file, {**self.recipe.plan(), "seed": self.recipe.training.seed, **own})
+            claim(file, self.plan())
             _run_rows(self, report)
             return assemble(self)
+
+    def plan(self) -> dict[str, Any]:
+        """What recipe.json says."""
+        rows = {name: self._told(row) for name, row in self.recipe.rows.items()}
+        own = {"defence": describe(self.recipe.defence), "full": self.full, "device": self.device, "rows": rows}
+        return {**self.recipe.plan(), "seed": self.recipe.training.seed, **own}
+
+    def _told(self, row: Recipe) -> dict[str, Any]:
+        """Of a row: its training, and its model where that is not the recipe's."""
+        fields = ("model", "model_options")
+        own = {
+            name: describe(getattr(row, name)) for name in fields if getattr(row, name) != getattr(self.recipe, name)
+        }
+        return {**row.training.to_dict(), **own}
 
 
 class JobError(RuntimeError):
@@ -119,9 +132,10 @@ def _row(job: Reproduction, name: str) -> None:
         row = Row(job, name, job.recipe.rows[name].load())
         model = row.train(progress("training"))
         bare = row.evaluate(model, progress("evaluation"))
-        if name != "no attacks in training":
-            row.evaluate_defended(model, bare, progress("through the defence"))
-        row.analyse(model, bare, progress("analysis"))
+        if isinstance(model, DEQClassifier):
+            if name != "no attacks in training":
+                row.evaluate_defended(model, bare, progress("through the defence"))
+            row.analyse(model, bare, progress("analysis"))
     except KeyboardInterrupt:  # a training was asked to end and has saved; the pool hands the next row out still
         _asked = True
         raise
