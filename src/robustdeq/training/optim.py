@@ -25,6 +25,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
 }
 """Names, torch's classes, and the options that differ from torch's own defaults."""
+FUSED = (torch.optim.Adam, torch.optim.AdamW)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,11 @@ class Optimizer:
         return optimizer
 
     def __call__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        return self.make(parameters, lr=lr, weight_decay=weight_decay, **self.options)
+        """On a CUDA device torch's Adam and AdamW move all weights in one kernel."""
+        weights, options = list(parameters), dict(self.options)
+        if self.make in FUSED and all(weight.is_cuda for weight in weights):
+            options = {"fused": True, **options}
+        return self.make(weights, lr=lr, weight_decay=weight_decay, **options)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON: its name, or of one's own where it is defined, and its options."""
