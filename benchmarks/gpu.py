@@ -1,10 +1,10 @@
 """Everything that is worth a GPU's minutes, in one go: python benchmarks/gpu.py --minutes 9 --data DIR --out DIR
 
 In this order, each result written as soon as it is there, and left out where it stands in --out or in --done (what
-earlier times gave): the tests of a GPU, while the images are read; `robustdeq bench`; training of mdeq-large, the recipe
-cifar10-large-fast scaled to the minutes that are left, its updates recorded as CUDA graphs if the tests passed, and its
-evaluation; the same with random states. A training that is cut off leaves its checkpoint in --out, in bfloat16 and in
-files of at most 15 MiB, from which the next time goes on. --parts chooses; --tiny rehearses all of it on a CPU.
+earlier times gave): the tests of a GPU, while the images are read; `robustdeq bench`; training of mdeq-large by the
+recipe cifar10-large-fast scaled to the minutes that are left, its updates recorded as CUDA graphs if the tests passed,
+and its evaluation; the same with random states. A training that is cut off leaves its checkpoint in --out, in bfloat16
+and in files of at most 15 MiB, from which the next time goes on. --parts chooses; --tiny rehearses all on a CPU.
 """
 
 from __future__ import annotations
