@@ -92,7 +92,7 @@ def speed(session: Session) -> None:
         "graphs.json": (["graph", "bfloat16+graph"], calls[:2], "128", 40),
     }
     model = "mdeq-large"
-    if session.options.tiny:  # an update's time says how long a training may be
+    if session.options.tiny:
         cases = {name: (plain[:1], cases[name][1], "4", 60) for name in ("bench.json", "updates.json")}
         model = "mdeq-nano"
     for name, (variants, works, batch, seconds) in cases.items():
