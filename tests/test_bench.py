@@ -151,3 +151,19 @@ def test_processes_that_do_the_same_at_the_same_time_are_one_row(tmp_path):
     one, two = (Row(**row) for row in json.loads((tmp_path / "a.json").read_text())["rows"])
     assert (one.processes, two.processes) == (1, 2) and two.low <= two.seconds <= two.high
     assert two.images_per_second == pytest.approx(2 * 2 / two.seconds) and two.units == one.units == 1
+
+
+def test_every_change_gives_the_numbers_of_the_work_without_it_and_does_no_more(monkeypatch):
+    """Law 11, of all that ``benchmarks/gains.py`` measures; a sample that is dropped has another image, though."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    gains = _benchmark("gains")
+    model = rd.create_model("mdeq-nano", seed=0).double().eval()
+    test = rd.data.load("digits").test.take(slice(8))
+    changes = gains.changes(model, test.images().double(), test.labels)
+    assert len(changes) == 9
+    for change in changes:
+        before, after = change.without(), change.given()
+        if change.work != "PGD-20":
+            torch.testing.assert_close(after, before, atol=1e-9, rtol=1e-9, msg=change.name)
+        spent, spends = gains.counted(change.without), gains.counted(change.given)
+        assert spends[0] <= spent[0] or spends[1] <= spent[1], change.name
