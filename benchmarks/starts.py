@@ -1,8 +1,8 @@
 """What cheaper attacks cost a training: python benchmarks/starts.py [--data path/to/cifar10] NAME...
 
-On the digits by the recipe ``digits``, on a third of CIFAR-10 by ``cifar10-small`` in three epochs; the trials differ in
-the attacks of the last phase. Every epoch goes through the same batches without augmentation, so that a batch can begin
-where its images were left an epoch ago. Judged on held-out training images, never on test images, by PGD-20 and
+On the digits by the recipe ``digits``, on a third of CIFAR-10 by ``cifar10-small`` in three epochs; the trials differ
+in the attacks of the last phase. Every epoch goes through the same batches without augmentation, so that a batch can
+begin where its images were left an epoch ago. Judged on held-out training images, never on test images, by PGD-20 and
 Auto-PGD on nine targets. f-units are those of the whole training, an image. Without a name the table of what is
 finished is printed. A trial that was stopped begins again.
 """
