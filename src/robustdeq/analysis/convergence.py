@@ -19,7 +19,7 @@ from ..dynamics import drive
 from ..dynamics.solver import length
 from ..models.modes import evaluating, images_only
 from ..seeds import generator
-from .dynamics import Maps, dynamics_of, each
+from .dynamics import dynamics_of, frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,7 +35,7 @@ class SpectralRadius:
 
     def frame(self) -> DataFrame:
         """A row for each sample: sample, radius, drift."""
-        return each(vars(self))
+        return frame(vars(self))
 
 
 def spectral_radius(
@@ -57,7 +57,7 @@ def spectral_radius(
         trajectory = whole.trajectory(x)
         z = trajectory.states[-1].detach().clone().requires_grad_()
         with torch.enable_grad():
-            f_z = Maps(deq, trajectory, x)(len(trajectory.states))(z)
+            f_z = deq.map((trajectory.inputs or (x,))[-1])(z)
         w, logs = _normal(z, seed, 0, indices), []
         for _ in range(iterations):
             # An f that does not depend on z has no graph, and the Jacobian 0.
@@ -65,10 +65,11 @@ def spectral_radius(
             growth = length(w)
             w = w / growth.clamp_min(torch.finfo(growth.dtype).tiny).to(w.dtype)[:, None]
             logs.append(growth.log())
-    middle = iterations - iterations // 4
-    third, last = (torch.stack(some).mean(dim=0) for some in (logs[iterations // 2 : middle], logs[middle:]))
-    radius = torch.stack(logs[iterations // 2 :]).mean(dim=0).exp()
-    drift = torch.where(radius > 0, (last - third).expm1().abs(), 0.0)
+    # The first half of the growths is not looked at: there the other eigenvalues have not died away.
+    half, last_quarter = iterations // 2, iterations - iterations // 4
+    radius = torch.stack(logs[half:]).mean(dim=0).exp()
+    before, after = (torch.stack(some).mean(dim=0) for some in (logs[half:last_quarter], logs[last_quarter:]))
+    drift = torch.where(radius > 0, (after - before).expm1().abs(), 0.0)
     finite = f_z.detach().isfinite().all(dim=1)
     return SpectralRadius(torch.where(finite, radius, torch.nan), torch.where(finite, drift, torch.nan))
 
@@ -89,7 +90,7 @@ class PathIndependence:
 
     def frame(self) -> DataFrame:
         """A row for each sample: sample, started, ended, agree, prediction."""
-        return each(vars(self))
+        return frame(vars(self))
 
 
 @torch.no_grad()
@@ -99,8 +100,8 @@ def path_independence(
     """Whether images x (B, C, H, W) come to one state from random z^[0] (Anil et al. 2022, arXiv 2211.09961).
 
     model: a DEQ; of a defended one, the DEQ in it. starts: how many. A start is Gaussian, with ``scale`` times the root
-    mean square of the sample's z^[N] from zero. indices: see ``spectral_radius``. It costs
-    (starts + 1) N evaluations of f.
+    mean square of the sample's z^[N] from zero. indices: see ``spectral_radius``. It costs (starts + 1) N evaluations
+    of f.
     """
     check_count("path_independence", "starts", starts)
     check_number("path_independence", "scale", scale, 0, low_open=True)

@@ -1,15 +1,22 @@
-"""A number a sample, such as the entropy of its prediction, as a detector of attacked images."""
+"""A number a sample, such as the entropy of its prediction, as a detector of attacked images or of wrong predictions;
+and an attack that knows the detector."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from scipy.stats import norm, rankdata
-from torch import Tensor
+from scipy.stats import norm, rankdata, spearmanr
+from torch import Tensor, nn
 
-from ..checks import described
+from ..attacks import LOSSES, PGD, Threat, predictions
+from ..attacks.door import at_the_door, logits_of
+from ..attacks.starts import ORDERS, goals
+from ..attacks.threat import OfThreat
+from ..checks import Count, Distance, NonNegative, Seed, described
+from ..defences import entropy
+from ..options import OneOf, checked
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -64,35 +71,26 @@ def detector(clean: Tensor, attacked: Tensor, *, pairs: Tensor | None = None) ->
     clean, attacked = clean.detach().double().cpu(), attacked.detach().double().cpu()
     scores = torch.cat([clean, attacked])
     threshold = torch.cat([scores.new_full((1,), torch.inf), scores.unique().flip(0)])
-    false_alarms, hits = (_share_from(scores, threshold) for scores in (clean, attacked))
-    if not len(clean) or not len(attacked):
-        return Detector(threshold, false_alarms, hits, float("nan"), (0.0, 1.0))
-    below, above = _placements(clean, attacked)
-    auc = float(below.mean())
-    return Detector(threshold, false_alarms, hits, auc, _interval(auc, below, above, pairs))
+    false_alarms, hits = (
+        (len(kind) - torch.searchsorted(kind.sort().values, threshold).double()) / max(len(kind), 1)
+        for kind in (clean, attacked)
+    )
+    auc, interval = _area(clean, attacked, pairs) if len(clean) and len(attacked) else (float("nan"), (0.0, 1.0))
+    return Detector(threshold, false_alarms, hits, auc, interval)
 
 
-def _share_from(scores: Tensor, thresholds: Tensor) -> Tensor:
-    """Share of the scores that are at least each threshold."""
-    order = scores.sort().values
-    return (len(scores) - torch.searchsorted(order, thresholds).double()) / max(len(scores), 1)
-
-
-def _placements(clean: Tensor, attacked: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each attacked score the share of the clean ones below it, (A,); of each clean score the share of the attacked
-    ones above it, (C,). From midranks: a tie counts one half. The mean of either is the AUC."""
+def _area(clean: Tensor, attacked: Tensor, pairs: Tensor | None) -> tuple[float, tuple[float, float]]:
+    """The AUC and its interval, by placements: of each attacked score the share of the clean ones below it, (A,); of
+    each clean score the share of the attacked ones above it, (C,). The mean of either is the AUC."""
+    # From midranks: in all scores less those in one's own kind, so that a tie counts one half.
     ranks = torch.from_numpy(rankdata(torch.cat([attacked, clean]).numpy()))
-    own = [torch.from_numpy(rankdata(scores.numpy())) for scores in (attacked, clean)]
-    below = (ranks[: len(attacked)] - own[0]) / len(clean)
-    above = 1 - (ranks[len(attacked) :] - own[1]) / len(attacked)
-    return below, above
-
-
-def _interval(auc: float, below: Tensor, above: Tensor, pairs: Tensor | None) -> tuple[float, float]:
-    fewest = min(len(below), len(above))
+    within = [torch.from_numpy(rankdata(scores.numpy())) for scores in (attacked, clean)]
+    below = (ranks[: len(attacked)] - within[0]) / len(clean)
+    above = 1 - (ranks[len(attacked) :] - within[1]) / len(attacked)
+    auc, fewest = float(below.mean()), min(len(clean), len(attacked))
     if auc in (0.0, 1.0):
         bound = 0.025 ** (1 / fewest)
-        return (bound, 1.0) if auc == 1 else (0.0, 1 - bound)
+        return auc, (bound, 1.0) if auc == 1 else (0.0, 1 - bound)
     # What an image contributes to the AUC's error, to first order: by its clean score and by its attacked ones.
     error_clean, error_attacked = (above - auc) / len(above), (below - auc) / len(below)
     if pairs is None:
@@ -100,4 +98,66 @@ def _interval(auc: float, below: Tensor, above: Tensor, pairs: Tensor | None) ->
     else:
         squares = error_clean.index_add(0, pairs.cpu(), error_attacked).square().sum()
     half = float(norm.ppf(0.975)) * float(squares * fewest / max(fewest - 1, 1)) ** 0.5
-    return max(0.0, auc - half), min(1.0, auc + half)
+    return auc, (max(0.0, auc - half), min(1.0, auc + half))
+
+
+@dataclass(frozen=True)
+class Association:
+    """How a number a sample goes with being right. rho: Spearman's rank correlation with right = 1, wrong = 0; NaN
+    where all samples are right, or all wrong. wrong: the number as a detector of wrong predictions."""
+
+    rho: float
+    wrong: Detector
+
+
+def association(values: Tensor, right: Tensor) -> Association:
+    """values: (B,) numbers; those that are not finite have no say. right: (B,) bool."""
+    finite = values.isfinite()
+    values, right = values[finite].double().cpu(), right[finite].cpu()
+    rho = float("nan")
+    if len(values) > 1 and right.any() and not right.all() and bool((values != values[0]).any()):
+        result: Any = spearmanr(values.numpy(), right.double().numpy())
+        rho = float(result.statistic)
+    return Association(rho, detector(values[right], values[~right]))
+
+
+@checked
+@dataclass(frozen=True)
+class Evading:
+    """x_adv = attack(model, x, y): misclassified and calm, for a detector that looks at the prediction's entropy.
+
+    First PGD of ``steps`` on cross-entropy; then from its image, for each of ``targets`` wrong classes, as many signed
+    steps on log p(target) - weight * entropy, which shrink to zero. Of all iterates that the model misclassifies a
+    sample keeps the one of lowest entropy; where there is none, the image of PGD. order: of the targets, in ``ORDERS``.
+    """
+
+    threat: Annotated[Threat, OfThreat()]
+    step_size: Distance = 2 / 255
+    steps: Count = 20
+    weight: NonNegative = 1.0
+    targets: Count = 3
+    order: Annotated[str, OneOf("order", ORDERS)] = "likeliest"
+    seed: Seed = 0
+    loss = "ce-targeted"
+    """Of the second part; no option."""
+
+    @at_the_door
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:
+        """Images (B, C, H, W) for x in [0, 1] and labels y (B,) int64. indices: see ``PGD``."""
+        far = PGD(self.threat, self.step_size, self.steps, seed=self.seed, keep="highest")
+        start = far(model, x, y, indices=indices)
+        best, lowest = start.clone(), x.new_full((len(x),), torch.inf)
+        for goal in goals(self, model, start, y):
+            x_adv = start
+            for step in range(self.steps + 1):
+                at = x_adv.detach().requires_grad_()
+                logits = logits_of(self, model, at)
+                height = entropy(logits)
+                climbed = LOSSES[self.loss](logits, goal) - self.weight * height
+                slope = torch.autograd.grad(climbed.sum(), at)[0].nan_to_num(0, 0, 0)
+                height = height.detach().to(x.dtype)
+                calmer = (predictions(logits.detach()) != y) & (height < lowest)
+                best[calmer], lowest[calmer] = x_adv[calmer], height[calmer]
+                size = self.step_size * (1 - step / self.steps)
+                x_adv = self.threat.project(x, self.threat.ascend(x_adv, slope, size))
+        return best

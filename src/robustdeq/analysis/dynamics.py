@@ -1,19 +1,26 @@
-"""Whose dynamics are looked at, driven by which solver, under which images; and tensors along t as tables."""
+"""The dynamics of a DEQ along t: what its states say, and where a perturbed image moves them.
+
+Legend of shapes: B batch, D packed state size, K classes, T steps.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_count
-from ..dynamics import SOLVERS, Map, Solver
+from ..attacks import predictions
+from ..checks import check_count, check_images, described
+from ..defences import entropy
+from ..dynamics import SOLVERS, Map, Solver, residual
+from ..dynamics.solver import length
 from ..models import DEQClassifier, structure
 from ..models.deq import ClassifierTrajectory
-from ..models.modes import unwrapped
+from ..models.modes import evaluating, unwrapped
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,39 +58,41 @@ def longest(model: DEQClassifier, solver: Solver) -> int | None:
     return solver.max_steps(weight.dtype) if solver.runs_backwards else None
 
 
-class Maps:
-    """maps(t): f(.; inject(x')), x' the image that step t of a trajectory used; made anew only where x' has changed.
+def maps_along(deq: DEQClassifier, trajectory: ClassifierTrajectory, x: Tensor) -> Iterator[Map]:
+    """f(.; inject(x')) of each of the T steps, x' the image that it used; made anew only where x' has changed.
 
     x: the images (B, C, H, W) whose trajectory it is.
     """
-
-    def __init__(self, deq: DEQClassifier, trajectory: ClassifierTrajectory, x: Tensor) -> None:
-        self.deq, self.images = deq, trajectory.inputs or (x,) * len(trajectory.states)
-        self._last: tuple[Any, Any] = (None, None)
-
-    def __call__(self, t: int) -> Map:
-        image = self.images[t - 1]
-        if self._last[0] is not image:
-            self._last = (image, self.deq.map(image))
-        return self._last[1]
+    last, f = None, None
+    for image in trajectory.inputs or (x,) * len(trajectory.states):
+        if f is None or image is not last:
+            last, f = image, deq.map(image)
+        yield f
 
 
-def along(columns: Mapping[str, Tensor]) -> DataFrame:
-    """Tensors (T, B) by name as a long table: sample 0..B-1, t 1..T, and a column each; a sample's rows together."""
+def frame(columns: Mapping[str, Tensor]) -> DataFrame:
+    """Tensors (B,) or (T, B) by name as a table: sample 0..B-1, of the latter t 1..T, and a column each; a sample's
+    rows together."""
     from pandas import DataFrame
 
-    steps, count = next(iter(columns.values())).shape
-    t, sample = torch.meshgrid(torch.arange(1, steps + 1), torch.arange(count), indexing="ij")
-    flat = {name: values.detach().cpu().mT.flatten().numpy() for name, values in columns.items()}
-    return DataFrame({"sample": sample.mT.flatten().numpy(), "t": t.mT.flatten().numpy(), **flat})
+    first = next(iter(columns.values()))
+    samples = {"sample": torch.arange(first.shape[-1])}
+    if first.dim() == 2:
+        steps = torch.arange(1, len(first) + 1)
+        samples = {"sample": samples["sample"].repeat_interleave(len(steps)), "t": steps.repeat(first.shape[1])}
+    every = {**samples, **columns}
+    return DataFrame({name: values.detach().cpu().t().flatten().numpy() for name, values in every.items()})
 
 
-def each(columns: Mapping[str, Tensor]) -> DataFrame:
-    """Tensors (B,) by name as a table with a row for each sample 0..B-1."""
-    from pandas import DataFrame
+def stacked(tables: Iterable[tuple[str, DataFrame]], column: str) -> DataFrame:
+    """Tables one below the other, the name of each in a new first column."""
+    from pandas import concat
 
-    flat = {name: values.detach().cpu().numpy() for name, values in columns.items()}
-    return DataFrame({"sample": range(len(next(iter(flat.values())))), **flat})
+    named = []
+    for name, table in tables:
+        table.insert(0, column, name)
+        named.append(table)
+    return concat(named, ignore_index=True)
 
 
 def quantiles(columns: Mapping[str, Tensor], levels: Sequence[float] = QUANTILES) -> DataFrame:
@@ -93,9 +102,121 @@ def quantiles(columns: Mapping[str, Tensor], levels: Sequence[float] = QUANTILES
     rows = []
     for name, values in columns.items():
         table = values.detach().double().nanquantile(torch.tensor(levels).to(values.device).double(), dim=1)
-        rows += [
-            (name, t, level, value)
-            for t, column in enumerate(table.mT.tolist(), start=1)
-            for level, value in zip(levels, column)
-        ]
+        for t, column in enumerate(table.mT.tolist(), start=1):
+            rows += [(name, t, level, value) for level, value in zip(levels, column)]
     return DataFrame(rows, columns=["term", "t", "quantile", "value"])
+
+
+@torch.no_grad()
+def probabilities_along(model: nn.Module, x: Tensor) -> Tensor:
+    """Class probabilities at z^[1], ..., z^[T], (T, B, K), for images x (B, C, H, W). model: see ``entropy_along``."""
+    whole, _ = dynamics_of("probabilities_along", model)
+    with evaluating(whole):
+        return _logits(whole.trajectory(x)).softmax(dim=2)
+
+
+@torch.no_grad()
+def entropy_along(model: nn.Module, x: Tensor) -> Tensor:
+    """Entropy in nats of the prediction at z^[1], ..., z^[T], (T, B), for images x (B, C, H, W) (P23 sec. 3.1).
+
+    model: a DEQ, or a defended one, with a ``trajectory``.
+    """
+    whole, _ = dynamics_of("entropy_along", model)
+    with evaluating(whole):
+        return torch.stack([entropy(logits) for logits in _logits(whole.trajectory(x))])
+
+
+@dataclass(frozen=True)
+class States:
+    """The states z^[1], ..., z^[T] of B images, read out.
+
+    probabilities: (T, B, K). entropy: (T, B) in nats, in 0..log K. prediction: (T, B) int64, -1 where a logit is not
+    finite. residual: (T, B), ||f(z; x) - z|| / ||f(z; x)|| at z^[t], under the image that step t used.
+    """
+
+    probabilities: Tensor
+    entropy: Tensor
+    prediction: Tensor
+    residual: Tensor
+
+    def frame(self) -> DataFrame:
+        """A row for each sample and t: sample, t, prediction, entropy, residual, and p0, p1, ... of the classes."""
+        classes = {f"p{k}": p for k, p in enumerate(self.probabilities.unbind(dim=2))}
+        return frame({"prediction": self.prediction, "entropy": self.entropy, "residual": self.residual, **classes})
+
+    def quantiles(self, levels: Sequence[float] = QUANTILES) -> DataFrame:
+        """Of entropy and residual over the samples, a row for each term, t and level: term, t, quantile, value."""
+        return quantiles({"entropy": self.entropy, "residual": self.residual}, levels)
+
+
+@torch.no_grad()
+def states_along(model: nn.Module, x: Tensor) -> States:
+    """What is to be read off the dynamics of images x (B, C, H, W). It costs 2 T evaluations of f.
+
+    model: a DEQ, or a defended one.
+    """
+    whole, deq = dynamics_of("states_along", model)
+    with evaluating(whole):
+        trajectory = whole.trajectory(x)
+        logits = _logits(trajectory)
+        residuals = [residual(f(z), z) for f, z in zip(maps_along(deq, trajectory, x), trajectory.states)]
+    entropies, labels = ([read(row) for row in logits] for read in (entropy, predictions))
+    return States(logits.softmax(dim=2), torch.stack(entropies), torch.stack(labels), torch.stack(residuals))
+
+
+def _logits(trajectory: ClassifierTrajectory) -> Tensor:
+    """(T, B, K)"""
+    return torch.stack([trajectory.logits(t) for t in range(1, len(trajectory.states) + 1)])
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far a perturbed image x~ moves the dynamics, and what of that is its own doing (P23 sec. 3.1).
+
+        || f(z~; x~) - f(z; x) ||  <=  || f(z~; x~) - f(z~; x) ||  +  || f(z~; x) - f(z; x) ||
+                  total                        perturbation                  accumulation
+
+    Entropy reduction works on the perturbation, the loss at random states on the accumulation. Each is a Euclidean norm
+    of B samples at t = 1..T, (T, B) and at least float32. distance: ||z~^[t] - z^[t]|| / ||z^[t]||.
+    """
+
+    total: Tensor
+    perturbation: Tensor
+    accumulation: Tensor
+    distance: Tensor
+
+    def frame(self) -> DataFrame:
+        """A row for each sample and t: sample, t, total, perturbation, accumulation, distance."""
+        return frame(vars(self))
+
+    def quantiles(self, levels: Sequence[float] = QUANTILES) -> DataFrame:
+        """Over the samples, a row for each term, t and level: term, t, quantile, value."""
+        return quantiles(vars(self), levels)
+
+
+@torch.no_grad()
+def deviation(model: nn.Module, x: Tensor, x_adv: Tensor, *, reference: nn.Module | None = None) -> Deviation:
+    """The deviation of the dynamics of x_adv from those of x, images (B, C, H, W) in [0, 1], at every t.
+
+    model: a DEQ, or one behind entropy reduction. There x and x_adv stand for the images that step t used. reference:
+    whose clean dynamics those of ``model`` are compared with, of the same cell and N; default ``model`` itself. The
+    bare model as the reference of a defended one says how much of an attack's deviation the defence takes back.
+    """
+    whole, deq = dynamics_of("deviation", model)
+    clean_whole, clean_deq = (whole, deq) if reference is None else dynamics_of("deviation", reference)
+    if clean_deq.cell is not deq.cell or clean_deq.steps != deq.steps:
+        given = f"another cell or number of steps ({clean_deq.steps}, not {deq.steps})"
+        raise ValueError(f"deviation: the reference has {given}; allowed: the same weights for as many steps.")
+    check_images(x, deq.image_shape)
+    if not isinstance(x_adv, Tensor) or (x_adv.shape, x_adv.dtype) != (x.shape, x.dtype):
+        wanted = f"images as x is, {described(x)}"
+        raise ValueError(f"deviation: x_adv is {described(x_adv)}; allowed: {wanted}.")
+    with evaluating(whole), evaluating(clean_whole):
+        clean, moved = clean_whole.trajectory(x), whole.trajectory(x_adv)
+        steps = zip(clean.states, moved.states, maps_along(clean_deq, clean, x), maps_along(deq, moved, x_adv))
+        rows = []
+        for z, z_adv, f, f_adv in steps:
+            here, between, there = f(z), f(z_adv), f_adv(z_adv)
+            distance = length(z_adv - z) / length(z).clamp_min(1e-9)
+            rows.append((length(there - here), length(there - between), length(between - here), distance))
+    return Deviation(*(torch.stack(column) for column in zip(*rows)))

@@ -6,9 +6,9 @@ Legend of shapes: B batch, T steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,8 @@ from ..evaluation.images import Points, batches, loaded
 from ..files import read_tensors, write_tensors
 from ..models import DEQClassifier
 from .convergence import PathIndependence, SpectralRadius, path_independence, spectral_radius
-from .deviation import Deviation, deviation
-from .evading import Evading
-from .states import States, states_along
+from .detector import Evading
+from .dynamics import Deviation, States, deviation, stacked, states_along
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -57,36 +56,31 @@ class Measured:
 
     def frame(self, kind: str) -> DataFrame:
         """Of ``states``, ``deviations``, ``radii`` or ``paths``: the table of each, with a column ``inputs``."""
-        from pandas import concat
-
-        tables = getattr(self, kind).items()
-        return concat([_headed(table.frame(), inputs=name) for name, table in tables], ignore_index=True)
+        return stacked(((name, table.frame()) for name, table in getattr(self, kind).items()), "inputs")
 
     def quantiles(self) -> DataFrame:
         """Over the samples, a row for each kind of inputs, term, t and level."""
-        from pandas import concat
-
-        tables = [*self.states.items(), *self.deviations.items()]
-        return concat([_headed(table.quantiles(), inputs=name) for name, table in tables], ignore_index=True)
+        along = [*self.states.items(), *self.deviations.items()]
+        return stacked(((name, table.quantiles()) for name, table in along), "inputs")
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat, for a file; ``of`` reads it back."""
         flat = {"labels": self.labels}
         for kind in KINDS:
-            for name, part in getattr(self, kind).items():
-                flat |= {f"{kind}/{name}/{field.name}": getattr(part, field.name) for field in fields(part)}
+            for inputs, table in getattr(self, kind).items():
+                flat |= {f"{kind}/{inputs}/{name}": values for name, values in vars(table).items()}
         return flat
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Measured:
         """What ``tensors`` of it, by their places, make again."""
-        parts: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
-        for key, value in tensors.items():
+        columns: dict[str, dict[str, dict[str, Tensor]]] = {kind: {} for kind in KINDS}
+        for key, values in tensors.items():
             if key != "labels":
-                kind, name, field = key.split("/")
-                parts[kind].setdefault(name, {})[field] = value
-        made = {k: {name: KINDS[k](**values) for name, values in of.items()} for k, of in parts.items()}
-        return cls(tensors["labels"], **made)
+                kind, inputs, name = key.split("/")
+                columns[kind].setdefault(inputs, {})[name] = values
+        tables = {kind: {name: KINDS[kind](**of) for name, of in columns[kind].items()} for kind in KINDS}
+        return cls(tensors["labels"], **tables)
 
     @classmethod
     def joined(cls, batches: Sequence[Measured]) -> Measured:
@@ -116,12 +110,10 @@ class Measure:
         check_count("Measure", "starts", self.starts)
 
     def __call__(self, model: DEQClassifier, x: Tensor, y: Tensor, indices: Tensor) -> Measured:
-        step, seed = self.threat.eps / 4, self.seed
-        far = PGD(self.threat, step, self.steps, seed=seed, keep="highest")
-        images = {CLEAN: x, ATTACKED: far(model, x, y, indices=indices)}
-        x_adv = images[ATTACKED]
-        evading = Evading(self.threat, step, self.steps, seed=seed)(model, x, y, indices=indices)
-        both = {"seed": seed, "indices": indices}
+        step, draws = self.threat.eps / 4, {"seed": self.seed, "indices": indices}
+        x_adv = PGD(self.threat, step, self.steps, seed=self.seed, keep="highest")(model, x, y, indices=indices)
+        evading = Evading(self.threat, step, self.steps, seed=self.seed)(model, x, y, indices=indices)
+        images = {CLEAN: x, ATTACKED: x_adv}
         states = {name: states_along(model, of) for name, of in {**images, EVADING: evading}.items()}
         deviations = {ATTACKED: deviation(model, x, x_adv)}
         if self.method is not None:
@@ -129,8 +121,8 @@ class Measure:
             for name, of in ((REGULATED_CLEAN, x), (REGULATED, x_adv)):
                 states[name] = states_along(defended, of)
                 deviations[name] = deviation(defended, x, of, reference=model)
-        radii = {name: spectral_radius(model, of, **both) for name, of in images.items()}
-        paths = {name: path_independence(model, of, starts=self.starts, **both) for name, of in images.items()}
+        radii = {name: spectral_radius(model, of, **draws) for name, of in images.items()}
+        paths = {name: path_independence(model, of, starts=self.starts, **draws) for name, of in images.items()}
         return Measured(y, states, deviations, radii, paths)
 
 
@@ -143,7 +135,7 @@ def measured(
     points: labelled images, such as an ``ImageSet``. The folder must be of this measure, model and images alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = []
+    parts, todo = [], "remove it, and it is made anew"
     for rows in batches(len(points), batch_size):
         file = folder / f"{rows.start:06}.safetensors"
         if not file.exists():
@@ -151,22 +143,10 @@ def measured(
             x, y = loaded(points, rows, model)
             indices = torch.arange(rows.start, rows.stop, device=x.device)
             write_tensors(file, measure(model, x, y, indices).tensors())
-        parts.append(_read(file))
+        tensors, _ = read_tensors(file, todo)
+        try:
+            parts.append(Measured.of(tensors))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} holds no measured batch of this version; {todo}.") from error
         progress(rows.stop)
     return Measured.joined(parts)
-
-
-def _read(file: Path) -> Measured:
-    todo = "remove it, and it is made anew"
-    tensors, _ = read_tensors(file, todo)
-    try:
-        return Measured.of(tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} holds no measured batch of this version; {todo}.") from error
-
-
-def _headed(frame: DataFrame, **columns: str) -> DataFrame:
-    """With columns of one value in front."""
-    for place, (name, value) in enumerate(columns.items()):
-        frame.insert(place, name, value)
-    return frame

@@ -17,15 +17,12 @@ from ..evaluation.images import Points, batches, loaded
 from ..evaluation.result import Share
 from ..evaluation.run import spending
 from ..files import read_json, write_json
-from ..models import DEQClassifier, structure
+from ..models import DEQClassifier
 from ..models.modes import evaluating
 from .dynamics import longest, variant
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-EVERY, UPDATES, STEP_SIZES, STEPS = (1, 2, 4), (0, 5, 10, 20), (1 / 8, 1 / 4, 1 / 2), (1 / 2, 1, 2)
-"""T_f, R, beta as a share of eps, and N as a multiple of the model's own."""
 
 ATTACK_STEPS = 10
 
@@ -49,10 +46,11 @@ def settings_around(eps: float, steps: int, most: int | None = None) -> list[Set
     """The center (T_f = 2, R = 10, beta = eps / 4, N = steps), and one option moved at a time; no defence at each N.
     most: the largest N."""
     center = Setting(min(2, steps), 10, eps / 4, steps)
-    lengths = [length for length in (max(1, round(share * steps)) for share in STEPS) if most is None or length <= most]
-    moved = [replace(center, every=every) for every in EVERY]
-    moved += [replace(center, updates=updates) for updates in UPDATES]
-    moved += [replace(center, step_size=share * eps) for share in STEP_SIZES]
+    lengths = [max(1, round(share * steps)) for share in (1 / 2, 1, 2)]
+    lengths = [length for length in lengths if most is None or length <= most]
+    moved = [replace(center, every=every) for every in (1, 2, 4)]
+    moved += [replace(center, updates=updates) for updates in (0, 5, 10, 20)]
+    moved += [replace(center, step_size=share * eps) for share in (1 / 8, 1 / 4, 1 / 2)]
     moved += [replace(center, steps=length, updates=updates) for length in lengths for updates in (0, center.updates)]
     return [setting for setting in dict.fromkeys([center, *moved]) if setting.every <= setting.steps]
 
@@ -105,12 +103,10 @@ class Sweep:
         units."""
         from pandas import DataFrame
 
-        kinds = ("clean", "static", "frozen", "robust")
-        lines = [
-            {**asdict(row.setting), "samples": len(row.clean),
-             **{kind: int(getattr(row, kind).sum()) for kind in kinds}, "units": row.units}
-            for row in self.rows
-        ]  # fmt: skip
+        lines = []
+        for row in self.rows:
+            counts = {kind: int(getattr(row, kind).sum()) for kind in ("clean", "static", "frozen", "robust")}
+            lines.append({**asdict(row.setting), "samples": len(row.clean), **counts, "units": row.units})
         return DataFrame(lines)
 
     def table(self) -> str:
@@ -119,8 +115,10 @@ class Sweep:
         for row in self.rows:
             kinds = (row.clean, row.static, row.frozen, row.robust)
             shares = " | ".join(str(Share(int(kind.sum()), len(kind))) for kind in kinds)
-            every, updates, step_size, steps = vars(row.setting).values()
-            lines.append(f"| {every} | {updates} | {step_size:.4g} | {steps} | {shares} | {row.units:.3g} |")
+            of = row.setting
+            lines.append(
+                f"| {of.every} | {of.updates} | {of.step_size:.4g} | {of.steps} | {shares} | {row.units:.3g} |"
+            )
         return "\n".join(lines)
 
 
@@ -136,53 +134,46 @@ def sweep(
     made again; of this model, these images and these options alone.
     """
     check_count("sweep", "attack_steps", attack_steps)
-    folder = None if out is None else Path(out)
-    around = settings_around(threat.eps, model.steps, longest(model, model.solver))
-    settings = around if settings is None else settings
+    if settings is None:
+        settings = settings_around(threat.eps, model.steps, longest(model, model.solver))
     attack = PGD(threat, threat.eps / 4, attack_steps, seed=seed)
-    rows = []
+    rows, todo = [], "remove it, and it is made anew"
     for done, setting in enumerate(settings):
         progress(done, len(settings), f"sweep {setting.name}")
-        file = None if folder is None else folder / f"{setting.name}.json"
-        if file is not None and file.exists():
-            rows.append(_read(file))
+        file = None if out is None else Path(out) / f"{setting.name}.json"
+        if file is None or not file.exists():
+            rows.append(_row(model, points, setting, attack, batch_size))
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, rows[-1].to_dict())
             continue
-        rows.append(_row(model, points, setting, attack, batch_size))
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, rows[-1].to_dict())
+        value = read_json(file, todo)
+        try:
+            rows.append(Row.of(value))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{file} is no row of a sweep of this version; {todo}.") from error
     progress(len(settings), len(settings), "sweep")
     return Sweep(tuple(rows))
-
-
-def _read(file: Path) -> Row:
-    todo = "remove it, and it is made anew"
-    value = read_json(file, todo)
-    try:
-        return Row.of(value)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{file} is no row of a sweep of this version; {todo}.") from error
 
 
 def _row(model: DEQClassifier, points: Points, setting: Setting, attack: PGD, batch_size: int) -> Row:
     bare = variant(model, steps=setting.steps)
     method = EntropyReduction(attack.threat.eps, setting.step_size, setting.updates, setting.every)
     deployed: nn.Module = method(bare) if setting.updates else bare
-    columns: list[tuple[Tensor, Tensor, Tensor]] = []
+    flags: list[tuple[Tensor, Tensor, Tensor]] = []
     evaluations = updates = 0
     for rows in batches(len(points), batch_size):
         x, y = loaded(points, rows, model)
         indices = torch.arange(rows.start, rows.stop, device=x.device)
-        with spending(structure(bare).tally) as spent:
+        with spending(bare.tally) as spent:
             clean = _right(deployed, x, y)
         evaluations, updates = evaluations + spent.evaluations, updates + spent.updates
-        static = clean & _right(deployed, attack(bare, x, y, indices=indices), y)
-        frozen = static if deployed is bare else clean & _right(
-            deployed, attack(Frozen(deployed), x, y, indices=indices), y
-        )  # fmt: skip
-        columns.append((clean.cpu(), static.cpu(), frozen.cpu()))
-    joined = [torch.cat(column) for column in zip(*columns)]
-    return Row(setting, *joined, evaluations=evaluations / len(points), updates=updates / len(points))
+        static = frozen = clean & _right(deployed, attack(bare, x, y, indices=indices), y)
+        if deployed is not bare:
+            frozen = clean & _right(deployed, attack(Frozen(deployed), x, y, indices=indices), y)
+        flags.append((clean.cpu(), static.cpu(), frozen.cpu()))
+    clean, static, frozen = (torch.cat(column) for column in zip(*flags))
+    return Row(setting, clean, static, frozen, evaluations / len(points), updates / len(points))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from tyro.conf import arg
 
-from ..analysis.dynamics import longest, variant
+from ..analysis.dynamics import longest, stacked, variant
 from ..analysis.measure import ATTACKED, EVADING, REGULATED, Measure, Measured, measured
 from ..analysis.summary import entropy_detector, samples_frame, summary, table
 from ..analysis.sweep import ATTACK_STEPS, Sweep, sweep
@@ -158,24 +158,16 @@ class Analyze(_OnModel):
             "detector": _detectors,
         }
         for name, frame in frames.items():
-            write_text(self.out / f"{name}.csv", _stacked({solver: frame(of) for solver, of in seen.items()}, "solver"))
+            every = stacked(((solver, frame(of)) for solver, of in seen.items()), "solver")
+            write_text(self.out / f"{name}.csv", every.to_csv(index=False))
         if made is not None:
             write_text(self.out / "sweep.csv", made.frame().to_csv(index=False))
 
 
 def _detectors(of: Measured) -> DataFrame:
     """The ROC of each kind of attacked images, with a column ``inputs``."""
-    from pandas import concat
-
-    curves = {name: entropy_detector(of, name).frame() for name in (ATTACKED, EVADING, REGULATED) if name in of.states}
-    return concat(curves, names=["inputs"]).reset_index(level=0)
-
-
-def _stacked(frames: dict[str, Any], column: str) -> str:
-    """CSV of the tables one below the other, their names in a first column."""
-    from pandas import concat
-
-    return concat(frames, names=[column]).reset_index(level=0).to_csv(index=False)
+    kinds = [name for name in (ATTACKED, EVADING, REGULATED) if name in of.states]
+    return stacked(((name, entropy_detector(of, name).frame()) for name in kinds), "inputs")
 
 
 def _name_of(solver: Solver) -> str:
