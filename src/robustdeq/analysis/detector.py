@@ -97,6 +97,7 @@ def _area(clean: Tensor, attacked: Tensor, pairs: Tensor | None) -> tuple[float,
         squares = error_clean.square().sum() + error_attacked.square().sum()
     else:
         squares = error_clean.index_add(0, pairs.cpu(), error_attacked).square().sum()
+    # By n / (n - 1) a variance of so few is that of a sample and not of all there is.
     half = float(norm.ppf(0.975)) * float(squares * fewest / max(fewest - 1, 1)) ** 0.5
     return auc, (max(0.0, auc - half), min(1.0, auc + half))
 

@@ -135,7 +135,7 @@ def measured(
     points: labelled images, such as an ``ImageSet``. The folder must be of this measure, model and images alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts, todo = [], "remove it, and it is made anew"
+    measured_batches, todo = [], "remove it, and it is made anew"
     for rows in batches(len(points), batch_size):
         file = folder / f"{rows.start:06}.safetensors"
         if not file.exists():
@@ -145,8 +145,8 @@ def measured(
             write_tensors(file, measure(model, x, y, indices).tensors())
         tensors, _ = read_tensors(file, todo)
         try:
-            parts.append(Measured.of(tensors))
+            measured_batches.append(Measured.of(tensors))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} holds no measured batch of this version; {todo}.") from error
         progress(rows.stop)
-    return Measured.joined(parts)
+    return Measured.joined(measured_batches)

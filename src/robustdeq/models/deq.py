@@ -6,6 +6,7 @@ Legend of shapes: B batch, D packed state size, K classes.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -16,11 +17,12 @@ from typing_extensions import Self
 
 from ..checks import Counts, ImageShape, Length, check_count, check_images, described
 from ..dynamics import SOLVERS, Solver, Trajectory, drive
+from ..files import first_line
 from ..gradients import GRADIENTS, Gradient, Steps
 from ..options import checked, convert
 from .cell import Cell, CellMap, PlainCell, Tally
-from .fit import asked, check_injection, check_logits, check_module
-from .modes import compiles, trackable
+from .fit import asked, check_logits, check_module
+from .modes import trackable
 from .zoo import HubModule
 
 
@@ -49,22 +51,21 @@ class StateLayout:
         return [part.view(len(z), *shape) for part, shape in zip(z.split(self.sizes, dim=1), self.shapes)]
 
 
-Readout = Callable[[Tensor], Tensor]
-"""A packed state (B, D) to logits (B, K)."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ClassifierTrajectory(Trajectory):
     """The dynamics of a classifier, whose states can be read out.
 
-    inputs: inputs[t-1] is the image that step t used, (B, C, H, W), where a regulator changes it; else None.
+    readout: a packed state (B, D) to logits (B, K). inputs: inputs[t-1] is the image that step t used, (B, C, H, W),
+    where a regulator changes it; else None.
     """
 
-    readout: Readout
+    readout: Callable[[Tensor], Tensor]
     inputs: tuple[Tensor, ...] | None = None
 
     @classmethod
-    def of(cls, trajectory: Trajectory, readout: Readout, inputs: tuple[Tensor, ...] | None = None) -> Self:
+    def of(
+        cls, trajectory: Trajectory, readout: Callable[[Tensor], Tensor], inputs: tuple[Tensor, ...] | None = None
+    ) -> Self:
         """A trajectory of states together with what reads them."""
         return cls(**vars(trajectory), readout=readout, inputs=inputs)
 
@@ -138,15 +139,25 @@ class DEQClassifier(HubModule):
 
     def map(self, x: Tensor) -> CellMap:
         """f(.; inject(x)), with what stays the same during a solve computed once."""
-        u = asked("DEQClassifier: inject", self.inject, trackable(x))
-        check_injection(self.inject, u, len(x))
+        u, count = asked("DEQClassifier: inject", self.inject, trackable(x)), len(x)
+        # One row for all images would be spread over the batch without a word; several rows an image may be meant.
+        several = isinstance(u, Tensor) and count > 1 and count not in u.shape
+        if several and (u.dim() < 2 or len(u) % count or not len(u)):
+            gives = f"{type(self.inject).__name__} gives {described(u)}"
+            raise ValueError(f"DEQClassifier: inject, a {gives} for {count} images; allowed: a row for each image.")
         constants = asked("DEQClassifier: the cell", self.cell, self.zeros(x), self.cell.constants)
         return CellMap(self.cell, u, constants, self.tally)
 
     def compile(self, *args: Any, **options: Any) -> None:
         """``torch.compile`` of the forward, where this machine has a compiler for the model's device; else a warning of
         one line, and the model stays as it is. Inside what is compiled, backward passes are not counted."""
-        if compiles(next(self.parameters()).device):
+        device = next(self.parameters()).device
+        try:
+            torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+        except Exception as error:  # whatever a missing or broken compiler makes of it
+            why = f"torch.compile does not work for {device.type} here ({first_line(error)})"
+            warnings.warn(f"{why}: the model stays as it is.", stacklevel=2)
+        else:
             super().compile(*args, **options)
 
     def zeros(self, x: Tensor) -> Tensor:

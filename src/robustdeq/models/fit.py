@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..checks import described
 from ..files import first_line
+from ..text import shown
 
 WORDS = "shapes?|sizes?|dimensions?|channels?|devices?|d?types?|arguments?|not implemented|forward"
 MISFIT = re.compile(rf"\b({WORDS})\b", re.IGNORECASE)
@@ -22,8 +23,8 @@ def asked(role: str, module: nn.Module, x: Tensor, call: Callable[[Tensor], Any]
     try:
         return module(x) if call is None else call(x)
     except (RuntimeError, TypeError, IndexError) as error:
-        own = type(error) in (RuntimeError, NotImplementedError, TypeError, IndexError)  # no CUDA error, for one
-        if not own or not (MISFIT.search(str(error)) or isinstance(error, NotImplementedError)):
+        exactly = type(error) in (RuntimeError, NotImplementedError, TypeError, IndexError)  # no CUDA error, for one
+        if not exactly or not (MISFIT.search(str(error)) or isinstance(error, NotImplementedError)):
             raise
         weight = next((part for part in module.parameters() if part.is_floating_point()), None)
         made = "" if weight is None else f" with weights of {weight.dtype} on {weight.device}"
@@ -40,11 +41,11 @@ def check_module(owner: str, name: str, module: Any) -> nn.Module:
     return module
 
 
-def check_injection(module: nn.Module, u: Any, count: int) -> None:
-    """An injection that is one tensor has a row for each image, or one row would do for all of them without a word."""
-    if isinstance(u, Tensor) and count > 1 and count not in u.shape and (u.dim() < 2 or len(u) % count or not len(u)):
-        gives = f"{type(module).__name__} gives {described(u)}"
-        raise ValueError(f"DEQClassifier: inject, a {gives} for {count} images; allowed: a row for each image.")
+def check_sides(owner: str, image_shape: Sequence[int], divisor: int) -> None:
+    """The sides of images (C, H, W) can be divided so often."""
+    if any(side % divisor for side in image_shape[1:]):
+        wanted = f"(channels, height, width), sides divisible by {shown(divisor)}"
+        raise ValueError(f"{owner}: image_shape={shown(image_shape)}; allowed: {wanted}.")
 
 
 def check_logits(owner: str, module: nn.Module, logits: Any, count: int, classes: int = 2) -> None:

@@ -61,6 +61,7 @@ class WNConv2d(nn.Module):
 
     @property
     def weight(self) -> Tensor:
+        # The fused kernel alone: torch's parametrisation would make the weight anew at every step of a solve.
         return torch._weight_norm(self.weight_v, self.weight_g, 0)  # pyright: ignore[reportPrivateImportUsage]
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:

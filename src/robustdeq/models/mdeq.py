@@ -21,6 +21,7 @@ from ..options import OneOf, checked
 from ..text import shown
 from .cell import Cell
 from .deq import DEQClassifier, StateLayout
+from .fit import check_sides
 from .layers import ACTIVATIONS, ConvNorm, GroupNorm, WNConv2d, normalised
 from .zoo import architecture
 
@@ -60,10 +61,7 @@ class MDEQConfig:
             raise ValueError(f"mdeq: {widths}; allowed: one of each a scale.")
         if any(c % GROUPS for c in self.channels):
             raise ValueError(f"mdeq: channels={shown(self.channels)}; allowed: multiples of {GROUPS}, for its groups.")
-        coarsest = self.stem_stride * 2 ** (len(self.channels) - 1)
-        if any(n % coarsest for n in self.image_shape[1:]):
-            wanted = f"(channels, height, width), sides divisible by {shown(coarsest)}"
-            raise ValueError(f"mdeq: image_shape={shown(self.image_shape)}; allowed: {wanted}.")
+        check_sides("mdeq", self.image_shape, self.stem_stride * 2 ** (len(self.channels) - 1))
 
     @property
     def state_shapes(self) -> list[tuple[int, int, int]]:
@@ -156,17 +154,13 @@ class Transfer(nn.Sequential):
 
     def __init__(self, channels: Sequence[int], source: int, target: int, act: Activation) -> None:
         layers: list[nn.Module] = []
-        if source < target:
-            for stage in range(target - source):
-                out = channels[target] if stage == target - source - 1 else channels[source]
-                layers += [act()] if stage else []
-                layers += [nn.Conv2d(channels[source], out, 3, 2, padding=1, bias=False), GroupNorm(GROUPS, out)]
-        elif source > target:
-            layers = [
-                nn.Conv2d(channels[source], channels[target], 1, bias=False),
-                GroupNorm(GROUPS, channels[target]),
-                Upsample(2 ** (source - target)),
-            ]
+        widths = [channels[source]] * (target - source) + [channels[target]]
+        for before, after in pairwise(widths):  # a stage halves the resolution; none where source >= target
+            conv = nn.Conv2d(before, after, 3, 2, padding=1, bias=False)
+            layers += [*([act()] if layers else []), conv, GroupNorm(GROUPS, after)]
+        if source > target:
+            conv = nn.Conv2d(channels[source], channels[target], 1, bias=False)
+            layers = [conv, GroupNorm(GROUPS, channels[target]), Upsample(2 ** (source - target))]
         super().__init__(*layers)
         for layer in layers:
             if isinstance(layer, nn.Conv2d):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -12,8 +11,6 @@ from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-
-from ..files import first_line
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -33,17 +30,6 @@ def unwrapped(module: nn.Module) -> nn.Module:
         else:
             break
     return module
-
-
-def compiles(device: torch.device) -> bool:
-    """Whether ``torch.compile`` can be used for a device on this machine, which is tried. If not a warning says why."""
-    try:
-        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
-    except Exception as error:  # whatever a missing or broken compiler makes of it
-        why = f"torch.compile does not work for {device.type} here ({first_line(error)})"
-        warnings.warn(f"{why}: the model stays as it is.", stacklevel=3)
-        return False
-    return True
 
 
 def trackable(x: Tensor) -> Tensor:
@@ -72,6 +58,7 @@ def evaluating(module: nn.Module) -> AbstractContextManager[None]:
 def statistics_kept(module: nn.Module) -> AbstractContextManager[None]:
     """A forward in train mode inside normalises as ever, and leaves no trace in BatchNorm's running statistics."""
     norms = (inner for inner in module.modules() if isinstance(inner, _BatchNorm))
+    # With a momentum of 0 the running statistics take nothing in, and without its counter a norm counts no batches.
     return _borrowed(norms, momentum=0.0, num_batches_tracked=None)
 
 

@@ -21,61 +21,15 @@ from ..options import OneOf, checked, describe
 from ..text import shown
 from .cell import Cell
 from .deq import DEQClassifier, StateLayout
+from .fit import check_sides
 from .norms import OUTWARD, circular, gram_bound, step_size, transfer, transposed
 from .zoo import architecture
 
-SQUARINGS = 4
-"""Of the bounds that a forward computes; how tight they are changes the map, and not whether the certificate holds."""
 
-SPLITTINGS = {
-    "forward-backward": "z <- ReLU(z - a ((I - W) z - u)), ``MonotoneCell``",
-    "peaceman-rachford": "v <- 2 V (|v| + a u) - |v| with V = (I + a (I - W))^-1, z = ReLU(v), ``ReflectedCell``",
-}
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class MonDEQConfig:
-    """Everything that makes a monotone DEQ.
-
-    image_shape: (C, H, W). channels: of the state, which has the resolution H / stem_stride. pool: side of the windows
-    of the state that the readout sees as their mean. modulus: m, of the strong monotonicity.
-    bound: of ||U|| max_ij ||w_i - w_j|| / m, w the rows of the readout: the largest slope of a difference of two logits
-    that the fixed point can have (Pabbaraju, Winston, Kolter 2021). U and w are scaled to it, so that training widens
-    margins in units of what a change of the image can do. None: they are free. splitting: in ``SPLITTINGS``; the same
-    fixed point, in fewer steps by Peaceman-Rachford. solver: ``picard``, the only one of which a bound is known; steps,
-    gradient: see DEQClassifier.
-    """
-
-    image_shape: ImageShape = (3, 32, 32)
-    num_classes: Count = 10
-    channels: Count = 64
-    stem_stride: Count = 2
-    pool: Count = 4
-    modulus: Positive = 1.0
-    bound: Positive | None = None
-    splitting: Annotated[str, OneOf("splitting", SPLITTINGS)] = "forward-backward"
-    solver: Annotated[Any, SOLVERS] = "picard"
-    steps: Count = 8
-    gradient: Annotated[Any, GRADIENTS] = "unrolled"
-
-    def __post_init__(self) -> None:
-        least = self.stem_stride * self.pool
-        if any(side % least for side in self.image_shape[1:]):
-            wanted = f"(channels, height, width), sides divisible by {shown(least)}"
-            raise ValueError(f"mondeq: image_shape={shown(self.image_shape)}; allowed: {wanted}.")
-
-    @property
-    def state_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the state."""
-        _, height, width = self.image_shape
-        return self.channels, height // self.stem_stride, width // self.stem_stride
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "mondeq-nano": dict(image_shape=(1, 8, 8), channels=32, pool=1, bound=8.0),
-    "mondeq-small": dict(bound=8.0),
-}
+def norm_bound(kernel: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Of a circular convolution, by so few squarings as every forward can afford. How tight it is changes the map, and
+    not whether the certificate holds."""
+    return gram_bound(transfer(kernel, grid), squarings=4)
 
 
 class LinearInjection(nn.Module):
@@ -91,7 +45,7 @@ class LinearInjection(nn.Module):
         """The convolution that is deployed, on a grid (H, W)."""
         if not self.normalised:
             return self.weight
-        return self.weight / gram_bound(transfer(self.weight, grid), SQUARINGS)
+        return self.weight / norm_bound(self.weight, grid)
 
     def forward(self, x: Tensor) -> Tensor:
         check_dtype(x, self.weight)
@@ -145,13 +99,9 @@ class MonotoneCell(Cell):
         identity = torch.eye(blocks.shape[2], dtype=blocks.dtype, device=blocks.device)
         return self.modulus * identity + blocks.mH @ blocks + transfer(skew, self.grid), identity
 
-    def _norms(self, skew: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of ||A^T A|| and ||K||."""
-        gram, whirl = (gram_bound(transfer(kernel, self.grid), SQUARINGS) for kernel in (self.a, skew))
-        return gram.square(), whirl
-
     def _step(self, skew: Tensor) -> tuple[Tensor, Tensor]:
-        return step_size(self.modulus, *self._norms(skew))
+        """The step a, and a bound of what it leaves of a distance."""
+        return step_size(self.modulus, norm_bound(self.a, self.grid).square(), norm_bound(skew, self.grid))
 
 
 class ReflectedCell(MonotoneCell):
@@ -164,10 +114,9 @@ class ReflectedCell(MonotoneCell):
 
     def constants(self, z: Tensor) -> tuple[Tensor, ...]:
         """V in Fourier space, (F, C, C) complex, and a, which is 1 / sqrt(m (m + ||A^T A||)): the best without B."""
-        skew = transposed(self.b) - self.b
-        gram, _ = self._norms(skew)
+        gram = norm_bound(self.a, self.grid).square()
         step = (self.modulus * (self.modulus + gram)).rsqrt()
-        whole, identity = self._blocks(skew)
+        whole, identity = self._blocks(transposed(self.b) - self.b)
         return torch.linalg.inv(identity + step * whole), step
 
     def prepare(self, z: Tensor, constants: Any = None) -> tuple[Tensor, ...]:
@@ -185,24 +134,26 @@ class ReflectedCell(MonotoneCell):
         """See ``MonotoneCell``: 2 a ||V|| and ||C||."""
         exact = copy.deepcopy(self).double()
         skew = transposed(exact.b) - exact.b
-        (inverse, step), (gram, whirl) = exact.constants(exact.a), exact._norms(skew)
+        inverse, step = exact.constants(exact.a)
         identity = torch.eye(inverse.shape[2], dtype=inverse.dtype, device=inverse.device)
         pushed = 2 * float(step) * min(float(gram_bound(inverse)), 1 / (1 + float(step) * self.modulus))
-        least = 1 + step * (self.modulus + gram + whirl)  # ||(I + a M) x|| is at most so many times ||x||
-        rate = (1 - 4 * step * self.modulus / least.square()).sqrt()
+        # ||(I + a M) x|| is at most ``longest`` times ||x||.
+        longest = 1 + step * (self.modulus + norm_bound(exact.a, self.grid).square() + norm_bound(skew, self.grid))
+        rate = (1 - 4 * step * self.modulus / longest.square()).sqrt()
         return pushed * OUTWARD, min(float(rate), float(gram_bound(2 * inverse - identity))) * OUTWARD
+
+
+SPLITTINGS = {"forward-backward": MonotoneCell, "peaceman-rachford": ReflectedCell}
+"""Ways to step to the same fixed point."""
 
 
 class LinearReadout(nn.Module):
     """Packed state (B, D) to logits (B, K): means over windows, then a linear map. rectified: of ReLU(state)."""
 
-    def __init__(
-        self, layout: StateLayout, pool: int, classes: int, largest: float | None, rectified: bool = False
-    ) -> None:
+    def __init__(self, layout: StateLayout, pool: int, classes: int, largest: float | None, rectified: bool) -> None:
         super().__init__()
-        self.rectified = rectified
         ((channels, height, width),) = layout.shapes
-        self.layout, self.pool, self.largest = layout, pool, largest
+        self.layout, self.pool, self.largest, self.rectified = layout, pool, largest, rectified
         self.linear = nn.Linear(channels * height * width // pool**2, classes)
 
     @property
@@ -263,16 +214,58 @@ class MonDEQ(DEQClassifier):
         return exact, reach
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
+class MonDEQConfig:
+    """Everything that makes a monotone DEQ.
+
+    image_shape: (C, H, W). channels: of the state, which has the resolution H / stem_stride. pool: side of the windows
+    of the state that the readout sees as their mean. modulus: m, of the strong monotonicity.
+    bound: of ||U|| max_ij ||w_i - w_j|| / m, w the rows of the readout: the largest slope of a difference of two logits
+    that the fixed point can have (Pabbaraju, Winston, Kolter 2021). U and w are scaled to it, so that training widens
+    margins in units of what a change of the image can do. None: they are free. splitting: in ``SPLITTINGS``; the same
+    fixed point, in fewer steps by Peaceman-Rachford. solver: ``picard``, the only one of which a bound is known; steps,
+    gradient: see DEQClassifier.
+    """
+
+    image_shape: ImageShape = (3, 32, 32)
+    num_classes: Count = 10
+    channels: Count = 64
+    stem_stride: Count = 2
+    pool: Count = 4
+    modulus: Positive = 1.0
+    bound: Positive | None = None
+    splitting: Annotated[str, OneOf("splitting", SPLITTINGS)] = "forward-backward"
+    solver: Annotated[Any, SOLVERS] = "picard"
+    steps: Count = 8
+    gradient: Annotated[Any, GRADIENTS] = "unrolled"
+
+    def __post_init__(self) -> None:
+        check_sides("mondeq", self.image_shape, self.stem_stride * self.pool)
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the state."""
+        _, height, width = self.image_shape
+        return self.channels, height // self.stem_stride, width // self.stem_stride
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "mondeq-nano": dict(image_shape=(1, 8, 8), channels=32, pool=1, bound=8.0),
+    "mondeq-small": dict(bound=8.0),
+}
+
+
 @architecture(MonDEQConfig, PRESETS)
 def build_mondeq(config: MonDEQConfig) -> MonDEQ:
     """With fresh weights from torch's global generator."""
     layout, bound = StateLayout([config.state_shape]), config.bound
     largest = None if bound is None else bound * config.modulus * config.pool
-    reflected = config.splitting == "peaceman-rachford"
+    # In this order, since each draws its weights.
+    inject = LinearInjection(config.image_shape[0], config.channels, config.stem_stride, bound is not None)
+    cell = SPLITTINGS[config.splitting](layout, config.modulus)
+    readout = LinearReadout(layout, config.pool, config.num_classes, largest, isinstance(cell, ReflectedCell))
     return MonDEQ(
-        LinearInjection(config.image_shape[0], config.channels, config.stem_stride, bound is not None),
-        (ReflectedCell if reflected else MonotoneCell)(layout, config.modulus),
-        LinearReadout(layout, config.pool, config.num_classes, largest, reflected),
-        [config.state_shape], solver=config.solver, steps=config.steps, gradient=config.gradient,
-        image_shape=config.image_shape,
+        inject, cell, readout, [config.state_shape], solver=config.solver, steps=config.steps,
+        gradient=config.gradient, image_shape=config.image_shape,
     )  # fmt: skip

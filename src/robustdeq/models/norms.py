@@ -51,7 +51,7 @@ def gram_bound(blocks: Tensor, squarings: int = 10) -> Tensor:
     power = blocks @ adjoint if blocks.shape[1] < blocks.shape[2] else adjoint @ blocks
     logarithm = power.new_zeros(len(power), dtype=power.real.dtype)
     for _ in range(squarings):
-        size = _length(power)
+        size = _length(power)  # taken out before each squaring, or it would overflow; its logarithm keeps count
         power = power / size[:, None, None]
         power, logarithm = power @ power, 2 * (logarithm + size.log())
     return ((logarithm + _length(power).log()) / 2 ** (squarings + 1)).exp().amax()

@@ -25,9 +25,9 @@ BRANCH = "fullstage.branches."
 SCALE = re.compile(r"(?:fullstage\.branches|fullstage\.post_fuse_layers|incre_modules)\.(\d+)\.")
 
 
-def _transfer(own: re.Match[str]) -> str:
+def _transfer(match: re.Match[str]) -> str:
     """Layer k of the transfer from scale j to scale i: upwards a convolution and its norm, downwards such stages."""
-    i, j, k = map(int, own.groups())
+    i, j, k = map(int, match.groups())
     stage = "" if j > i else f".{k // 3}"  # a stage is a convolution, its norm and, but for the last, a ReLU
     return f"fullstage.fuse_layers.{i}.{j}.net{stage}.{'gnorm' if k % 3 else 'conv'}"
 
@@ -71,24 +71,18 @@ def load_official(
     sizes, complete = _sizes(state)
     height, width = convert("load_official", "image_size", image_size, Annotated[Sequence[Count], Length(2)])
     same = [kind for kind, preset in mdeq.PRESETS.items() if list(preset.get("channels", ())) == sizes["channels"]]
-    options: dict[str, Any] = dict(
-        image_shape=(sizes.pop("image_channels"), height, width), stem_stride=1, solver=solver, steps=steps,
-        gradient=gradient,
+    make = partial(
+        create_model, same[0] if same else "mdeq-large", image_shape=(sizes.pop("image_channels"), height, width),
+        stem_stride=1, seed=0, solver=solver, steps=steps, gradient=gradient, **sizes,
     )  # fmt: skip
-    make = partial(create_model, same[0] if same else "mdeq-large", seed=0, **sizes, **options)
-    try:
-        with torch.device("meta"):  # nothing is allocated before the file is known to hold as much
-            model: Any = make()
-    except RuntimeError as error:
-        wanted = "a checkpoint of the papers"
-        raise ValueError(f"{name} states sizes that no memory holds: {sizes}; allowed: {wanted}.") from error
-    fresh, official = model.state_dict(), _official_keys(model)
-    expected = {official[key]: fresh[key] for key in fresh}
+    with torch.device("meta"):  # nothing is allocated before the file is known to hold as much
+        model: Any = make()
+    official = _official_keys(model)
+    expected = {official[key]: tensor for key, tensor in model.state_dict().items()}
     check_keys(expected, state, name, optional=COUNTER, shapes=complete)
     check_keys(expected, state, name, optional=COUNTER)  # where sizes are untold, and yet no key is missing
     model = make()
-    fresh = model.state_dict()
-    model.load_state_dict({key: state.get(official[key], fresh[key]) for key in fresh})
+    model.load_state_dict({key: state[theirs] for key, theirs in official.items() if theirs in state}, strict=False)
     return model.eval()
 
 
@@ -171,6 +165,6 @@ def _official_keys(model: DEQClassifier) -> dict[str, str]:
     """This package's key of every tensor, and the papers' key of the same."""
     keys = {}
     for key in model.state_dict():
-        own, theirs = next(names for names in MODULES if re.match(names[0], key))
-        keys[key] = re.sub(own, theirs, key, count=1)
+        ours, theirs = next(names for names in MODULES if re.match(names[0], key))
+        keys[key] = re.sub(ours, theirs, key, count=1)
     return keys

@@ -6,7 +6,7 @@ The one place where a module's kind is looked at. Everything else asks the ``Str
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,8 +22,7 @@ class Wrapper(nn.Module):
     """A classifier of one's own around another, ``model``, which stays visible.
 
     kind: ``defence``, what is done to the image or to the dynamics at inference, which an attacker may know or not; or
-    ``readout``, another function of the dynamics, attacked as it is. settings: what tells it from another of its class;
-    JSON.
+    ``readout``, another function of the dynamics, attacked as it is.
     """
 
     kind = "defence"
@@ -51,8 +50,8 @@ class Defended(Wrapper):
 
     def __init__(self, model: nn.Module, method: Any = None) -> None:
         super().__init__()
-        told = isinstance(method, Mapping) or (is_dataclass(method) and not isinstance(method, type))
-        if method is not None and not told:
+        is_options = isinstance(method, Mapping) or (is_dataclass(method) and not isinstance(method, type))
+        if method is not None and not is_options:
             wanted = "a dataclass, options by name, or None"
             raise ValueError(f"{type(self).__name__}: method is {described(method)}; allowed: {wanted}.")
         self.model, self.method = model, method
@@ -116,8 +115,8 @@ def structure(model: Any, *, opaque: bool = False) -> Structure:
     if isinstance(model, Wrapper):
         inner = structure(model.model, opaque=opaque)
         if model.kind == "readout":
-            return Structure(model, model, deq=inner.deq, readout=model, opaque=inner.opaque)
-        return Structure(model, inner.bare, deq=inner.deq, defence=model, readout=inner.readout, opaque=inner.opaque)
+            return replace(inner, deployed=model, bare=model, defence=None, readout=model)
+        return replace(inner, deployed=model, defence=model)
     hidden = [type(inner).__name__ for inner in model.modules() if isinstance(inner, DEQClassifier | Wrapper)]
     if hidden and not opaque:
         raise ValueError(

@@ -86,9 +86,7 @@ def architecture(config: type[Any], presets: Mapping[str, Mapping[str, Any]]):
     return register
 
 
-def create_model(
-    name: str, /, num_classes: int = 10, *, seed: int | None = None, **options: Any
-) -> HubModule:  # fmt: skip
+def create_model(name: str, /, num_classes: int = 10, *, seed: int | None = None, **options: Any) -> HubModule:
     """A model with fresh weights, in train mode.
 
     name: mdeq-nano | mdeq-small | mdeq-large | mdeq-xl | mondeq-nano | mondeq-small | resnet18 | wrn34-10. options:
@@ -140,12 +138,18 @@ def load_model(path_or_hub_id: str | Path, into: N | None = None, **overrides: A
         raise ValueError(f"load_model: {', '.join(overrides)} given with into=; set these on the model itself.")
     folder = model_folder(path_or_hub_id)
     file, weights = folder / CONFIG, folder / WEIGHTS
-    fields = _read_config(file) if into is None or file.exists() else {}
+    config: Any = {"model": None}
+    if into is None or file.exists():
+        config = read_json(file, "allowed: the JSON that save_model wrote")
+    classes = config.pop("classes", []) if isinstance(config, dict) else None
+    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if not named or "model" not in config:
+        raise ValueError(f"{file} has no 'model' or no list of classes; allowed: the JSON that save_model wrote.")
     state, _ = read_tensors(weights, "allowed: the file that save_model wrote", foreign=True)
-    state, classes = stripped(state), fields.pop("classes", None)
-    model: Any = _rebuild(file, fields, overrides, state) if into is None else into
+    state = stripped(state)
+    model: Any = _rebuild(file, config, overrides, state) if into is None else into
     if classes:
-        model.classes = tuple(map(str, classes))
+        model.classes = tuple(classes)
     load_strictly(model, state, str(weights))
     return model.eval()
 
@@ -171,25 +175,22 @@ def check_keys(
 
     optional: keys that end in this may be missing. shapes: False where the expected shapes are not known.
     """
+    # Any floating-point type may stand for another, as half precision on disk; a number of bits is no weight.
+    kind = lambda tensor: tensor.is_floating_point() or tensor.dtype  # noqa: E731
     sizes = {key: (tuple(state[key].shape), tuple(expected[key].shape)) for key in expected if key in state and shapes}
     problems = {
         "missing": [key for key in expected if key not in state and not (optional and key.endswith(optional))],
         "unexpected": [key for key in state if key not in expected],
         "misshapen": [f"{key} {size} instead of {wanted}" for key, (size, wanted) in sizes.items() if size != wanted],
-        "of another type": [f"{key} {state[key].dtype}" for key in sizes if _other_kind(state[key], expected[key])],
+        "of another type": [f"{key} {state[key].dtype}" for key in sizes if kind(state[key]) != kind(expected[key])],
     }
     complaints = []
-    for kind, keys in problems.items():
+    for problem, keys in problems.items():
         if keys:
             more = f", and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""
-            complaints.append(f"{len(keys)} {kind}: {', '.join(sorted(keys)[:MOST_KEYS])}{more}")
+            complaints.append(f"{len(keys)} {problem}: {', '.join(sorted(keys)[:MOST_KEYS])}{more}")
     if complaints:
         raise ValueError(f"{source} does not fit this model; {'; '.join(complaints)}.")
-
-
-def _other_kind(stored: Tensor, own: Tensor) -> bool:
-    """Any floating-point type may stand for another, as half precision on disk; a number of bits is no weight."""
-    return stored.dtype != own.dtype and not (stored.is_floating_point() and own.is_floating_point())
 
 
 def model_folder(path_or_hub_id: str | Path, **hub_options: Any) -> Path:
@@ -238,9 +239,7 @@ def _make(
     return model
 
 
-def _rebuild(
-    file: Path, fields: dict[str, Any], overrides: dict[str, Any], state: Mapping[str, Tensor]
-) -> HubModule:  # fmt: skip
+def _rebuild(file: Path, fields: dict[str, Any], overrides: dict[str, Any], state: Mapping[str, Tensor]) -> HubModule:
     """The model that a config.json describes. What is wrong in the file is told apart from what is in the overrides."""
     name = fields.pop("model")
     if name is None:
@@ -258,14 +257,3 @@ def _rebuild(
     check_options(f"model {name}", overrides, kind.options())
     config = dataclasses.replace(config, **overrides)
     return _make(name, config, seed=0, weights=(str(file.with_name(WEIGHTS)), state))
-
-
-def _names(classes: Any) -> bool:
-    return isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    config = read_json(file, "allowed: the JSON that save_model wrote")
-    if not isinstance(config, dict) or "model" not in config or not _names(config.get("classes", [])):
-        raise ValueError(f"{file} has no 'model' or no list of classes; allowed: the JSON that save_model wrote.")
-    return config
