@@ -9,8 +9,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from small_models import images_for, own
 
 import robustdeq as rd
-from robustdeq.analysis import Evading, detector, entropy_along
-from robustdeq.analysis.summary import association
+from robustdeq.analysis import Evading, association, detector, entropy_along
 from robustdeq.attacks import PGD
 
 SCORES = st.lists(st.integers(0, 8), min_size=1, max_size=12).map(lambda values: torch.tensor(values).double() / 8)

@@ -8,8 +8,16 @@ from small_models import images_for, own
 
 import robustdeq as rd
 from robustdeq.analysis import deviation, spectral_radius, states_along, variant
-from robustdeq.analysis.measure import KINDS, Measure, Measured, measured
-from robustdeq.analysis.summary import entropy_detector, samples_frame, summary, table
+from robustdeq.analysis.measure import (
+    KINDS,
+    Measure,
+    Measured,
+    entropy_detector,
+    measured,
+    samples_frame,
+    summary,
+    table,
+)
 from robustdeq.analysis.sweep import Setting, settings_around, sweep
 from robustdeq.attacks import PGD, Frozen
 from robustdeq.evaluation.images import Pair

@@ -11,8 +11,7 @@ from urllib.parse import quote
 from tyro.conf import arg
 
 from ..analysis.dynamics import longest, stacked, variant
-from ..analysis.measure import ATTACKED, EVADING, REGULATED, Measure, Measured, measured
-from ..analysis.summary import entropy_detector, samples_frame, summary, table
+from ..analysis.measure import BESIDE, Measure, Measured, entropy_detector, measured, samples_frame, summary, table
 from ..analysis.sweep import ATTACK_STEPS, Sweep, sweep
 from ..attacks import Linf
 from ..checks import Count
@@ -166,7 +165,7 @@ class Analyze(_OnModel):
 
 def _detectors(of: Measured) -> DataFrame:
     """The ROC of each kind of attacked images, with a column ``inputs``."""
-    kinds = [name for name in (ATTACKED, EVADING, REGULATED) if name in of.states]
+    kinds = [name for name in BESIDE if name in of.states]
     return stacked(((name, entropy_detector(of, name).frame()) for name in kinds), "inputs")
 
 
