@@ -113,12 +113,10 @@ class Sweep:
         """Markdown, in percent with exact 95% intervals and counts."""
         lines = ["| T_f | R | beta | N | clean | static | frozen | both | f-units |", "|---" * 9 + "|"]
         for row in self.rows:
-            kinds = (row.clean, row.static, row.frozen, row.robust)
-            shares = " | ".join(str(Share(int(kind.sum()), len(kind))) for kind in kinds)
-            of = row.setting
-            lines.append(
-                f"| {of.every} | {of.updates} | {of.step_size:.4g} | {of.steps} | {shares} | {row.units:.3g} |"
-            )
+            of, flags = row.setting, (row.clean, row.static, row.frozen, row.robust)
+            shares = [Share(int(right.sum()), len(right)) for right in flags]
+            cells = [of.every, of.updates, f"{of.step_size:.4g}", of.steps, *shares, f"{row.units:.3g}"]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
         return "\n".join(lines)
 
 
