@@ -93,7 +93,6 @@ def test_reversible_gradient_of_every_weight_is_the_unrolled_one():
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-10)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_eval_compiles_without_a_break(solver):
     """Law 4: nothing in a forward of N steps looks at a number on the host."""

@@ -34,6 +34,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def trackable(x: Tensor) -> Tensor:
     """x; or a copy where it was made in inference mode, which has been left: autograd keeps nothing made there."""
+    if torch.compiler.is_compiling():  # which cannot follow these questions; a copy of an image costs nothing
+        return x.clone()
     return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
 
 
