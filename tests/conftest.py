@@ -1,6 +1,7 @@
 """One thread a test: the models here are so small that a second one only waits, and on a shared machine it spins."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -32,3 +33,18 @@ def cifar10():
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium without a window: the one that CHROMIUM names, or that is installed."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    installed = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    program = os.environ.get("CHROMIUM") or next(installed, None)
+    if program is None:
+        pytest.skip("no chromium: apt-get install chromium, or set CHROMIUM")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=flags)
+        yield chromium
+        chromium.close()

@@ -5,6 +5,7 @@ Legend of shapes: B batch, D state size, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from robustdeq import Cell, DEQClassifier, create_model
 from robustdeq.attacks import View
+from robustdeq.data import digits
 from robustdeq.dynamics import SOLVERS as KINDS
 from robustdeq.dynamics import Map
 from robustdeq.gradients import GRADIENTS
@@ -58,6 +60,19 @@ def own(
         readout.weight.mul_(sharpness)
         readout.bias.zero_()
     return model.to(dtype).eval()
+
+
+def fitted(model: DEQClassifier, parameters: Iterable[nn.Parameter], *, lr: float, updates: int) -> DEQClassifier:
+    """The model for digits after a moment of Adam on the first 400 of them, in eval mode."""
+    train = digits().train
+    x, y = train.images(slice(400)), train.labels[:400]
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    model.train()
+    for _ in range(updates):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model.eval()
 
 
 def nano(*, dtype: torch.dtype = torch.float32, **options: Any) -> DEQClassifier:

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from small_models import images_for, own
-from torch import nn
+from small_models import fitted, images_for, own
 
 import robustdeq as rd
 
@@ -17,17 +16,10 @@ def digits():
 @pytest.fixture(scope="session")
 def sound():
     """A smooth DEQ, right on most digits, whose cell contracts: every gradient is nearly the exact one."""
-    train = rd.data.digits().train
-    x, y = train.images(slice(400)), train.labels[:400]
-    model = own(10, side=8, sharpness=1.0, steps=4).train()
+    model = own(10, side=8, sharpness=1.0, steps=4)
     with torch.no_grad():
         model.cell.mix.weight.mul_(0.3)
-    optimizer = torch.optim.Adam([*model.inject.parameters(), *model.readout.parameters()], lr=2e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    return model.eval()
+    return fitted(model, [*model.inject.parameters(), *model.readout.parameters()], lr=2e-2, updates=60)
 
 
 @pytest.fixture(scope="module")

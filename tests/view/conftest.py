@@ -1,9 +1,7 @@
 """A small DEQ with sharp edges, and one that was trained on digits for a moment."""
 
 import pytest
-import torch
-from small_models import images_for, own
-from torch import nn
+from small_models import fitted, images_for, own
 
 import robustdeq as rd
 
@@ -29,14 +27,8 @@ def digits():
 @pytest.fixture(scope="session")
 def trained(digits):
     """A smooth DEQ for digits, right on the first three of ``digits``, whose classes have names that are no markup."""
-    model = own(10, side=8, sharpness=1.0, steps=4).train()
-    train = rd.data.digits().train
-    x, y = train.images(slice(400)), train.labels[:400]
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(80):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
+    model = own(10, side=8, sharpness=1.0, steps=4)
+    fitted(model, model.parameters(), lr=1e-2, updates=80)
     model.classes = ("zero", "<b>one</b>", "${two}", "{{three}}", *"456789")
     assert (model(digits.images()).argmax(1) == digits.labels)[:3].all()
-    return model.eval()
+    return model

@@ -1,6 +1,5 @@
 """The page as a user meets it, in a real browser: it looks, attacks, defends, stops, and keeps to itself."""
 
-import shutil
 import socket
 import time
 from urllib.parse import urlsplit
@@ -14,12 +13,7 @@ from robustdeq.view import Settings, look, serve
 from robustdeq.view.shown import outcome
 
 pytest.importorskip("gradio", reason="gradio is not installed")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
 NAME = "<b>mine</b> & co"
 ELSEWHERE = "127.0.0.2"
 """This machine too, by an address at which nobody listens who listens at 127.0.0.1."""
@@ -42,15 +36,6 @@ def address(trained, digits):
         yield page.local_url
         page.close(verbose=False)
     assert {place[0] for place in asked if isinstance(place, tuple)} <= {"127.0.0.1", ELSEWHERE}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=options)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
