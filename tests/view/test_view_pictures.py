@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from robustdeq.data.pictures import data_uri, magnified
 from robustdeq.view import Settings, look
-from robustdeq.view.pictures import BOTTOM, LEFT, RIGHT, TOP, Line, chart, figure, magnified, png
-from robustdeq.view.shown import outcome, result
+from robustdeq.view.shown import BOTTOM, LEFT, RIGHT, TOP, Line, chart, figure, outcome, result
 
 
 def pixels(uri):
@@ -24,18 +24,17 @@ def pixels(uri):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_png_is_the_image_in_8_bits(channels):
     numbers = torch.arange(channels * 6).reshape(channels, 2, 3)
-    shown = pixels(png(numbers / 255)).reshape(2, 3, channels)
+    shown = pixels(data_uri(numbers / 255)).reshape(2, 3, channels)
     assert np.array_equal(shown, numbers.permute(1, 2, 0).numpy())
 
 
 def test_of_other_channels_the_mean_is_shown():
-    assert np.array_equal(pixels(png(torch.stack([torch.zeros(2, 2), torch.ones(2, 2)]))), np.full((2, 2), 128))
+    assert np.array_equal(pixels(data_uri(torch.stack([torch.zeros(2, 2), torch.ones(2, 2)]))), np.full((2, 2), 128))
 
 
 def test_a_perturbation_of_nothing_is_grey_and_one_of_eps_is_white():
-    x = torch.full((1, 1, 3), 0.4)
     shift = torch.tensor([[[0.0, 0.2, -0.2]]])
-    assert torch.allclose(magnified(x, x + shift, 0.2), torch.tensor([[[0.5, 1.0, 0.0]]]))
+    assert torch.allclose(magnified(shift, 0.2)[0], torch.tensor([[[0.5, 1.0, 0.0]]]))
 
 
 def points(svg):

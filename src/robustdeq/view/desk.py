@@ -18,9 +18,8 @@ from ..models import DEQClassifier
 from ..options import parsed
 from ..text import printable
 from .examples import class_names, uploaded
-from .look import Look, Settings, Stopped, Watch, look
-from .pictures import figure
-from .shown import named, outcome, result
+from .look import Settings, Stopped, Watch, look
+from .shown import figure, named, outcome, result
 
 CONTROLS = ("attack", "eps", "steps", "gradient", "defended", "sees", "whole", "seed")
 """The settings in the order in which the page hands them over, behind the image and its label."""
@@ -84,8 +83,8 @@ class Desk:
             self.runs[request.session_hash].set()
 
     def first(self, chosen: Chosen | None, *values: Any) -> tuple[Any, ...]:
-        """The page is opened: (status, result) of the image that is chosen, without the attack."""
-        return self._answer(lambda: self._look(chosen, OWN, ("none", *values[1:]), Watch()))
+        """(status, result) of an image that was just chosen, under the same settings without the attack."""
+        return self._look(chosen, OWN, ("none", *values[1:]), Watch())
 
     def attack(self, request: gr.Request, progress: Any = gr.Progress(), *given: Any) -> tuple[Any, ...]:  # noqa: B008
         """The attack button: (status, result). given: the image, its label, the settings."""
@@ -93,47 +92,45 @@ class Desk:
         run = self.runs.get(request.session_hash) or Event()
         watch = Watch(lambda done, total: progress((done, total), desc=values[0], unit="passes"), run.is_set)
         try:
-            return self._answer(lambda: self._look(chosen, label, values, watch))
+            return self._look(chosen, label, values, watch)
         finally:
             self.runs.pop(request.session_hash, None)
-
-    def _take(self, open_image: Callable[[], Chosen], *values: Any) -> tuple[Any, ...]:
-        """(image, its picture, label, status, result) of another image, under the same settings without the attack."""
-        taken: list[Any] = []
-
-        def work() -> Look:
-            taken.append(open_image())
-            return self._look(taken[0], OWN, ("none", *values[1:]), Watch())
-
-        answer = self._answer(work)
-        return (taken[0], self.picture(taken[0]), OWN, *answer) if taken else (*(gr.skip(),) * 3, *answer)
 
     def picture(self, chosen: Chosen | None) -> str:
         if chosen is None:
             return '<div class="chosen">Upload an image to begin with.</div>'
         return f'<div class="chosen">{figure(chosen.x[0], chosen.name, "the image that was chosen")}</div>'
 
-    def _look(self, chosen: Chosen | None, label: int, values: Sequence[Any], watch: Watch) -> Look:
-        if chosen is None:
-            raise ValueError("no image; choose or upload one.")
-        given = dict(zip(CONTROLS, values))
-        if isinstance(given["eps"], str):
-            given["eps"] = parsed(given["eps"].strip())
-        weight = next(self.model.parameters())
-        x = chosen.x.to(weight)
-        return look(self.model, x, chosen.label if label == OWN else label, Settings(**given), watch)
-
-    def _answer(self, work: Callable[[], Look]) -> tuple[Any, Any]:
-        """Status and result of a look. A mistake, or whatever fails, is one line, and the last result stays."""
+    def _take(self, open_image: Callable[[], Chosen], *values: Any) -> tuple[Any, ...]:
+        """(image, its picture, label, status, result) of another image."""
         try:
-            seen = work()
-        except Stopped:
-            return status("Stopped. What is shown is what was there before."), gr.skip()
-        except ValueError as error:
-            return status(str(error), mistake=True), gr.skip()
-        except Exception as error:  # a page goes on after what would end a command
-            return status(f"{type(error).__name__}: {first_line(error)}", mistake=True), gr.skip()
+            chosen = open_image()
+        except Exception as error:
+            return *(gr.skip(),) * 3, failure(error), gr.skip()
+        return chosen, self.picture(chosen), OWN, *self.first(chosen, *values)
+
+    def _look(self, chosen: Chosen | None, label: int, values: Sequence[Any], watch: Watch) -> tuple[Any, Any]:
+        """Status and result of a look. Where it fails the last result stays: a page goes on after what would end a
+        command."""
+        try:
+            if chosen is None:
+                raise ValueError("no image; choose or upload one.")
+            given = dict(zip(CONTROLS, values))
+            if isinstance(given["eps"], str):
+                given["eps"] = parsed(given["eps"].strip())
+            x = chosen.x.to(next(self.model.parameters()))
+            seen = look(self.model, x, chosen.label if label == OWN else label, Settings(**given), watch)
+        except Exception as error:
+            return failure(error), gr.skip()
         return status(outcome(seen, self.classes)), result(seen, self.classes)
+
+
+def failure(error: Exception) -> str:
+    """A stop, a mistake, or whatever failed, as a line of the page."""
+    if isinstance(error, Stopped):
+        return status("Stopped. What is shown is what was there before.")
+    said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {first_line(error)}"
+    return status(said, mistake=True)
 
 
 def status(text: str, mistake: bool = False) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..analysis import Deviation, States, deviation, states_along
 from ..attacks import APGD, PGD, EndToEnd, Frozen, JointOptimisation, Linf, ThroughGradient
 from ..checks import Pixels, Seed, Whole, check_labels
-from ..defences import EntropyReduction, RegulatedClassifier
+from ..defences import EntropyReduction
 from ..gradients import GRADIENTS
 from ..models import DEQClassifier
 from ..models.modes import evaluating
@@ -98,12 +98,8 @@ class Watch:
             if self.stopped():
                 raise Stopped
 
-        handles = [inject.register_forward_pre_hook(asked), seen.register_forward_pre_hook(begun)]
-        try:
+        with inject.register_forward_pre_hook(asked), seen.register_forward_pre_hook(begun):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 @dataclass(frozen=True)
@@ -119,6 +115,11 @@ class Course:
     @property
     def name(self) -> str:
         return ("attacked" if self.attacked else "clean") + (", defended" if self.defended else "")
+
+    @property
+    def prediction(self) -> int:
+        """The class that the last state is read as; -1 where its logits are not finite."""
+        return int(self.states.prediction[-1, 0])
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,9 @@ def look(
     ``Stopped`` where ``watch`` says so, and a ValueError for what does not fit.
     """
     start, watch = time.perf_counter(), Watch() if watch is None else watch
-    defended: Any = None
+    deployed: Any = model
     if settings.defended:
-        defended = EntropyReduction(settings.eps, settings.eps / 4, every=min(2, model.steps))(model)
-    deployed = model if defended is None else defended
+        deployed = EntropyReduction(settings.eps, settings.eps / 4, every=min(2, model.steps))(model)
     with evaluating(model):
         with torch.no_grad():
             logits = deployed(x)
@@ -167,16 +167,15 @@ def look(
         y = logits.argmax(1) if label is None else torch.tensor([label], device=x.device)
         check_labels(x, y, logits.shape[1])
         tally, before = model.tally, (model.tally.units, model.tally.updates)
-        x_adv = _attacked(model, defended, x, y, settings, watch)
+        x_adv = _attacked(model, deployed, x, y, settings, watch)
         units, updates = tally.units - before[0], tally.updates - before[1]
-        courses = []
-        for whole in (model,) if defended is None else (model, defended):
-            for image in (x,) if x_adv is None else (x, x_adv):
+        images, courses = (x,) if x_adv is None else (x, x_adv), []
+        for whole in (model, deployed) if settings.defended else (model,):
+            for image in images:
                 first = whole is model and image is x
                 moved = None if first else deviation(whole, x, image, reference=model)
-                courses.append(Course(states_along(whole, image), image is x_adv, whole is defended, moved))
-        last = x if x_adv is None else x_adv
-        regulated = None if defended is None else defended.trajectory(last).inputs[-1][0]
+                courses.append(Course(states_along(whole, image), image is x_adv, whole is not model, moved))
+        regulated = deployed.trajectory(images[-1]).inputs[-1][0] if settings.defended else None
     return Look(
         settings, int(y), x[0], None if x_adv is None else x_adv[0], regulated, tuple(courses), watch.passes, units,
         updates, time.perf_counter() - start,
@@ -184,8 +183,8 @@ def look(
 
 
 def _attacked(
-    model: DEQClassifier, defended: RegulatedClassifier | None, x: Tensor, y: Tensor, settings: Settings, watch: Watch
-) -> Tensor | None:
+    model: DEQClassifier, deployed: Any, x: Tensor, y: Tensor, settings: Settings, watch: Watch
+) -> Tensor | None:  # fmt: skip
     make = ATTACKS[settings.attack]
     if make is None:
         return None
@@ -195,7 +194,7 @@ def _attacked(
         with watch.over(model.inject, model.inject, attack.iterations + 1 + attack.finish + 1):
             return attack(model, x, y)
     seen: nn.Module = ThroughGradient(model, settings.gradient)
-    if defended is not None and settings.through_defence:
-        seen = Frozen(defended) if settings.sees == "frozen" else EndToEnd(defended)
+    if settings.through_defence:
+        seen = Frozen(deployed) if settings.sees == "frozen" else EndToEnd(deployed)
     with watch.over(seen, model.inject, settings.steps + 1):
         return attack(seen, x, y)

@@ -6,9 +6,10 @@ from html import escape
 from typing import Any
 
 import gradio as gr
-from PIL import Image
+from gradio.themes import Base
 
 from ..data import ImageSet
+from ..data.pictures import picture
 from ..gradients import GRADIENTS
 from ..models import DEQClassifier
 from .desk import CONTROLS, OWN, Desk
@@ -26,7 +27,8 @@ def page(
     images: to choose from, of the model's image_shape; without them there are uploads alone. name: of the model, in the
     title. eps: the radius to begin with, as text.
     """
-    desk = Desk(model, images)
+    desk, parts = Desk(model, images), {}
+    first = None if images is None else desk.example(0)
     whole: dict[str, Any] = {"title": f"{name}: dynamics", "delete_cache": (KEPT, KEPT), "fill_width": True}
     with gr.Blocks(analytics_enabled=False, **whole) as blocks:
         gr.HTML(
@@ -35,35 +37,23 @@ def page(
         )  # fmt: skip
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                sources = _sources(desk)
-                controls = _controls(desk, eps)
+                if images is not None:
+                    thumbnails = [picture(image).convert("RGB") for image in images.images()]
+                    parts["gallery"] = gr.Gallery(
+                        thumbnails, label="Images", show_label=False, columns=8, height=172, allow_preview=False,
+                        object_fit="contain", buttons=[], elem_classes="thumbnails", elem_id="gallery", format="png",
+                        interactive=False,
+                    )  # fmt: skip
+                parts["upload"] = gr.UploadButton(
+                    "Upload an image", file_types=["image"], size="sm", elem_id="upload"
+                )  # fmt: skip
+                parts["chosen"], parts["picture"] = gr.State(first), gr.HTML(desk.picture(first), elem_id="chosen")
+                parts |= _controls(desk, eps)
             with gr.Column(scale=5, min_width=320):
-                status, result = gr.HTML(elem_classes="status", elem_id="status"), gr.HTML(elem_id="result")
-        _wire(blocks, desk, {**sources, **controls, "status": status, "result": result})
+                parts["status"] = gr.HTML(elem_classes="status", elem_id="status")
+                parts["result"] = gr.HTML(elem_id="result")
+        _wire(blocks, desk, parts)
     return blocks
-
-
-def _sources(desk: Desk) -> dict[str, Any]:
-    """Where an image comes from."""
-    first, parts = None, {}
-    if desk.images is not None:
-        first = desk.example(0)
-        parts["gallery"] = gr.Gallery(
-            _thumbnails(desk), label="Images", show_label=False, columns=8, height=172, allow_preview=False,
-            object_fit="contain", buttons=[], elem_classes="thumbnails", elem_id="gallery", format="png",
-            interactive=False,
-        )  # fmt: skip
-    parts["upload"] = gr.UploadButton("Upload an image", file_types=["image"], size="sm", elem_id="upload")
-    parts["chosen"], parts["picture"] = gr.State(first), gr.HTML(desk.picture(first), elem_id="chosen")
-    return parts
-
-
-def _thumbnails(desk: Desk) -> list[Image.Image]:
-    assert desk.images is not None
-    pixels = (desk.images.images() * 255).round().byte()
-    pixels = pixels if pixels.shape[1] in (1, 3) else pixels[:, :1]
-    squeezed = (one.permute(1, 2, 0).squeeze(2).numpy() for one in pixels)
-    return [Image.fromarray(one).convert("RGB") for one in squeezed]
 
 
 def _controls(desk: Desk, eps: str) -> dict[str, Any]:
@@ -130,3 +120,68 @@ def _possible(attack: str, defended: bool, sees: str) -> tuple[Any, ...]:
     knows = gr.Radio(visible=defended and attack != "none", value=sees, interactive=attack != "joint")
     way = gr.Dropdown(interactive=bare, visible=attack in ("PGD", "APGD"), **gradient)
     return knows, way, gr.Checkbox(visible=True) if attack == "PGD" else gr.Checkbox(False, visible=False)
+
+
+THEME = Base(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
+    body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_400",
+    block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_400",
+)  # fmt: skip
+"""gradio's plainest, with notes that are dark enough to be read, and fonts of the system, so that none is fetched."""
+CSS = """
+.gradio-container { width: 100% !important; max-width: 1320px !important; margin: auto !important;
+  --clean: #0072b2; --attacked: #d55e00; --third: #009e73; --muted: #9aa0a6; }
+.dark .gradio-container { --clean: #56b4e9; --attacked: #ff8a50; --third: #3ddbb0; --muted: #777d84; }
+.thumbnails img, .chosen img, .look img { image-rendering: pixelated; }
+.thumbnails .grid-container { grid-template-columns: repeat(8, minmax(0, 1fr)) !important; gap: 4px !important;
+  grid-auto-rows: auto !important; padding-top: 0 !important; }
+.thumbnails .thumbnail-item { width: 100% !important; height: auto !important; aspect-ratio: 1; border-radius: 3px; }
+.title h1 { font-size: 1.35rem; margin: 0; overflow-wrap: anywhere; }
+.title p { margin: 0.2rem 0 0; color: var(--body-text-color-subdued); }
+.status { min-height: 3.4rem; position: sticky !important; top: 0; z-index: 3; overflow: visible !important;
+  background: var(--body-background-fill); }
+.status p { margin: 0; padding: 0.7rem 0.9rem; border-radius: 6px; background: var(--background-fill-secondary);
+  border-left: 4px solid var(--clean); overflow-wrap: anywhere; }
+.status p.mistake { border-left-color: var(--attacked); }
+.chosen figure { display: flex; gap: 0.8rem; align-items: center; margin: 0; font-size: 0.85rem; }
+.chosen img { width: 64px; height: 64px; object-fit: contain; flex: none; }
+.chosen figcaption { overflow-wrap: anywhere; }
+.look { display: flex; flex-direction: column; gap: 0.9rem; color: var(--body-text-color); }
+.look h3 { margin: 0.4rem 0 -0.4rem; font-size: 0.95rem; font-weight: 600; }
+.look .images { display: flex; flex-wrap: wrap; gap: 0.9rem; }
+.look .images figure { margin: 0; width: 140px; }
+.look .images img { width: 140px; height: 140px; object-fit: contain; display: block; margin: 0;
+  outline: 1px solid var(--border-color-primary); }
+.look figcaption { font-size: 0.8rem; padding-top: 0.25rem; overflow-wrap: anywhere; }
+.look .scroll { overflow-x: auto; }
+.look table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; width: 100%;
+  border: none !important; margin: 0; }
+.look th, .look td { text-align: right !important; padding: 0.3rem 0.6rem; font-weight: 400; white-space: nowrap;
+  border: none !important; border-bottom: 1px solid var(--border-color-primary) !important; }
+.look tr { border: none !important; background: none !important; }
+.look th[scope=row] { text-align: left !important; }
+.look th[scope=col] { color: var(--body-text-color-subdued); }
+.look tr.wrong td:first-of-type { color: var(--attacked); font-weight: 600; }
+.look .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(280px, 100%), 1fr)); gap: 0.9rem;
+  align-items: end; }
+.look .chart { margin: 0; }
+.look .chart figcaption { padding: 0 0 0.15rem; }
+.look .chart svg { width: 100%; height: auto; display: block; font-size: 11px; }
+.look .chart text { fill: var(--body-text-color-subdued); font-family: inherit; }
+.look .grid { stroke: var(--border-color-primary); stroke-width: 1; }
+.look .chart .keys { gap: 0.1rem 0.9rem; padding-top: 0.2rem; }
+.look .keys { display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; font-size: 0.8rem; }
+.look .key { display: inline-flex; align-items: center; gap: 0.4rem; overflow-wrap: anywhere; }
+.look .key svg { width: 26px; height: 8px; flex: none; }
+.line polyline { fill: none; stroke: var(--colour); stroke-width: 2; stroke-linejoin: round; }
+.line circle { fill: var(--colour); }
+.line.clean, .line.label, .line.perturbation { --colour: var(--clean); }
+.line.attacked, .line.rival, .line.total { --colour: var(--attacked); }
+.line.accumulation { --colour: var(--third); }
+.line.other { --colour: var(--muted); }
+.line.other polyline { stroke-width: 1; }
+.line.other circle { r: 1.4px; }
+.line.defended polyline { stroke-dasharray: 5 4; }
+@media (max-width: 640px) { .look .images figure, .look .images img { width: 104px; }
+  .look .images img { height: 104px; } }
+"""
+"""In light and dark; the colours of curves are those of Okabe and Ito, which the colour-blind tell apart."""

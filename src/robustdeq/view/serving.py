@@ -17,7 +17,6 @@ from ..files import first_line, held, tidy, write_bytes, write_text
 from ..models import DEQClassifier, save_model, structure
 from ..text import printable, shown
 from .examples import save_images
-from .style import CSS, theme
 
 LOCAL = "127.0.0.1"
 LARGEST = "10mb"
@@ -58,13 +57,19 @@ def serve(
     closed with ``close()``. Raises a ValueError where gradio is missing, or the port is taken.
     """
     deq = check_viewed(model)
-    gr = _gradio()
-    page = importlib.import_module(".page", __package__).page(deq, images, name=name, eps=eps)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        importlib.import_module("gradio")
+    except ImportError as error:
+        why = f"gradio cannot be imported ({first_line(error)})"
+        raise ValueError(f"view: {why}; allowed: with pip install 'robustdeq[view]'.") from error
+    made = importlib.import_module(".page", __package__)  # which imports gradio at its head
+    page = made.page(deq, images, name=name, eps=eps)
     try:
         _, address, _ = page.queue(api_open=False).launch(
             server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True, quiet=True, share=False,
             max_file_size=LARGEST, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
-            strict_cors=True, footer_links=[], run_history=False, theme=theme(gr), css=CSS,
+            strict_cors=True, footer_links=[], run_history=False, theme=made.THEME, css=made.CSS,
         )  # fmt: skip
     except OSError as error:
         place = f"{host or LOCAL}, port {port or '7860 to 7959'}"
@@ -76,16 +81,6 @@ def serve(
         threading.Event().wait()
     except KeyboardInterrupt:
         page.close(verbose=False)
-
-
-def _gradio() -> Any:
-    """gradio, told to send nothing to anybody."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        return importlib.import_module("gradio")
-    except ImportError as error:
-        why = f"gradio cannot be imported ({first_line(error)})"
-        raise ValueError(f"view: {why}; allowed: with pip install 'robustdeq[view]'.") from error
 
 
 def write_space(
