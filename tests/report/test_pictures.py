@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from robustdeq.report.pictures import data_uri, magnified
+from robustdeq.data.pictures import data_uri, magnified
 from robustdeq.report.samples import BUDGET, _Pictures
 
 

@@ -11,3 +11,7 @@ from .readouts import Ensemble as Ensemble
 from .readouts import Readout as Readout
 from .smoothing import SmoothedClassifier as SmoothedClassifier
 from .smoothing import Smoothing as Smoothing
+
+METHODS = {RegulatedClassifier.__name__: EntropyReduction}
+"""By the class that a record names: the method that puts the defence on again, made of its settings there. Only of what
+has a ``trajectory``."""

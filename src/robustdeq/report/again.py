@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
 
-from ..attacks import L2, Linf
+from ..attacks import THREATS, Linf
 from ..evaluation import SUITES, suite
 from ..evaluation.record import Record
 from ..evaluation.robustbench import eps_of
@@ -59,14 +60,11 @@ def _suite(record: Record, deployed: nn.Module | None) -> str | None:
     if deployed is None:
         return None
     made = [name for name in record.columns if record.attacks[name].attack != "transfer"]
-    threat = {"Linf": Linf, "L2": L2}.get(record.identity.norm, Linf)(record.identity.eps)
+    threat: Any = THREATS.get(record.identity.norm, Linf)(record.identity.eps)
     for name in SUITES:
-        try:
-            entries = suite(name, deployed, threat)
-        except ValueError:
-            continue
-        if [entry.name for entry in entries] == made:
-            return name
+        with suppress(ValueError):
+            if [entry.name for entry in suite(name, deployed, threat)] == made:
+                return name
     return None
 
 

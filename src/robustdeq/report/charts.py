@@ -81,9 +81,7 @@ class Chart:
         low, high = self.x_range
         whole = not self.fine and (high - low >= 3 or float(low).is_integer())
         step = max(1.0, _step(high - low, 8)) if whole else _step(high - low)
-        first = math.ceil(low / step - 1e-9)
-        values = [step * k for k in range(first, math.floor(high / step + 1e-9) + 1)]
-        return [Tick(self._x(value), _number(value)) for value in values]
+        return [Tick(self._x(value), _number(value)) for value in _multiples(step, low, high)]
 
     @property
     def y_ticks(self) -> list[Tick]:
@@ -91,9 +89,9 @@ class Chart:
         if self.log:
             exponents = range(round(math.log10(low)), round(math.log10(high)) + 1)
             every = max(1, len(exponents) // 5)
-            return [Tick(self._y(10.0**e), _number(10.0**e)) for e in exponents[::every]]
-        step = _step(high - low)
-        values = [step * k for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+            values = [10.0**exponent for exponent in exponents[::every]]
+        else:
+            values = _multiples(_step(high - low), low, high)
         return [Tick(self._y(value), _number(value)) for value in values]
 
     def path(self, series: Series) -> str:
@@ -148,7 +146,13 @@ def _step(span: float, most: int = 5) -> float:
     """1, 2 or 5 times a power of ten, of which at most about ``most`` fit into the span."""
     rough = span / most
     power = 10 ** math.floor(math.log10(rough))
+    # A hair below the rough step will do: of a span of 1, rough may come out as 0.2000000001.
     return power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+
+
+def _multiples(step: float, low: float, high: float) -> list[float]:
+    """Of the step, from low to high."""
+    return [step * k for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _number(value: float) -> str:

@@ -12,54 +12,46 @@ from ..evaluation import Compared, Share
 from .charts import Chart, Series
 from .runs import Trained
 
-HELD = ("validation", "validation_ema")
-"""What the watch wrote down on held-out images: of the weights, and of their moving average."""
-
-ALONG = "t, of z[t]"
+WATCHED = {
+    "clean": ("clean", "clean"), "unrolled": ("PGD, unrolled gradient", "attacked"),
+    "phantom": ("PGD, phantom gradient", "third"), "exact": ("PGD, exact gradient", "attacked"),
+    "robust": ("stands all attacks", "muted"),
+}  # fmt: skip
+"""What the watch wrote down on held-out images: name of the curve, style."""
+ALONG, BANDS = "t, of z[t]", "accuracy (%), 95% bands"
 
 
 def training_charts(trained: Trained) -> list[Chart]:
     """Loss, accuracy, the two gradients of the watch, residual and learning rate; what was not logged is left out."""
-    epochs = [number(row, "epoch") or 0.0 for row in trained.epochs]
-    per_epoch = _steps_per_epoch(trained)
-    fine = [number(row, "step") / per_epoch for row in trained.steps]  # type: ignore[operator]
-
-    def of(*path: str) -> list[float | None]:
-        return [number(row, *path) for row in trained.epochs]
-
-    def along(*path: str) -> list[float | None]:
-        return [number(row, "train", *path) for row in trained.steps]
+    epochs, per_epoch = [number(row, "epoch") or 0.0 for row in trained.epochs], _steps_per_epoch(trained)
+    times = [number(row, "step") / per_epoch for row in trained.steps]  # type: ignore[operator]
 
     def line(name: str, style: str, *path: str) -> Series:
-        return Series(name, epochs, of(*path), style)
+        return Series(name, epochs, [number(row, *path) for row in trained.epochs], style)
 
-    percent = "accuracy (share)"
+    def fine(name: str, style: str, key: str) -> Series:
+        return Series(name, times, [number(row, "train", key) for row in trained.steps], style, faint=True)
+
+    def shares(title: str, *lines: Series) -> Chart:
+        return Chart(title, "epoch", "accuracy (share)", lines, floor=0.0, ceiling=1.0)
+
+    def watched(key: str) -> list[Series]:
+        lines = [line(name, style, key, kind) for kind, (name, style) in WATCHED.items()]
+        return [line for line in lines if any(y is not None for y in line.y)]
+
+    training = line("clean", "clean", "accuracy_clean"), line("attacked", "attacked", "accuracy_adv")
+    losses = fine("every tenth step", "muted", "loss"), line("mean of the epoch", "clean", "loss")
+    residual, rate = line("residual", "clean", "residual"), fine("learning rate", "clean", "learning_rate")
+    held = "Held-out images, two gradients"  # where they part, one of them is masked
     charts = [
-        Chart("Loss", "epoch", "loss (nats)", (
-            Series("every tenth step", fine, along("loss"), "muted", faint=True),
-            line("mean of the epoch", "clean", "loss"),
-        )),
-        Chart("Accuracy on training images", "epoch", percent, (
-            line("clean", "clean", "accuracy_clean"), line("attacked", "attacked", "accuracy_adv"),
-        ), floor=0.0, ceiling=1.0),
-        *(_watched(key, epochs, of, percent) for key in HELD),
-        Chart("Relative residual of the last state", "epoch", "residual (median)", (
-            line("residual", "clean", "residual"),), log=True),
-        Chart("Learning rate", "epoch", "learning rate", (
-            Series("learning rate", fine, along("learning_rate"), "clean", faint=True),), floor=0.0),
-    ]  # fmt: skip
+        Chart("Loss", "epoch", "loss (nats)", losses),
+        shares("Accuracy on training images", *training),
+        shares(held, *watched("validation")),
+        shares(f"{held}, average of the weights", *watched("validation_ema")),
+        Chart("Relative residual of the last state", "epoch", "residual (median)", (residual,), log=True),
+        Chart("Learning rate", "epoch", "learning rate", (rate,), floor=0.0),
+    ]
     return [chart for chart in charts if not chart.empty]
-
-
-def _watched(key: str, epochs: list[float], of: Any, label: str) -> Chart:
-    """Where the two gradients part, one of them is masked."""
-    names = {"clean": "clean", "unrolled": "attacked", "phantom": "third", "exact": "attacked", "robust": "muted"}
-    words = {"clean": "clean", "unrolled": "PGD, unrolled gradient", "phantom": "PGD, phantom gradient",
-             "exact": "PGD, exact gradient", "robust": "stands all attacks"}  # fmt: skip
-    lines = [Series(words[name], epochs, of(key, name), style) for name, style in names.items()]
-    lines = [line for line in lines if any(y is not None for y in line.y)]
-    average = ", average of the weights" if key == "validation_ema" else ""
-    return Chart(f"Held-out images, two gradients{average}", "epoch", label, tuple(lines), floor=0.0, ceiling=1.0)
 
 
 def _steps_per_epoch(trained: Trained) -> float:
@@ -75,52 +67,60 @@ def analysis_charts(analysis: Mapping[str, Any]) -> list[Chart]:
     ``residuals`` as ``reproduce`` writes them. A ValueError, TypeError or KeyError for what is not that."""
     charts = []
     if entropy := analysis.get("entropy"):
-        lines = [_quartiles(f"{kind} images", entropy[kind], kind) for kind in ("clean", "attacked")]
-        charts.append(Chart("Prediction entropy", ALONG, "entropy (nats), quartiles", tuple(lines), floor=0.0))
+        lines = tuple(quartiles(f"{kind} images", entropy[kind], kind) for kind in ("clean", "attacked"))
+        charts.append(Chart("Prediction entropy", ALONG, "entropy (nats), quartiles", lines, floor=0.0))
     if distance := analysis.get("distance"):
-        line = _quartiles("attacked images", distance, "attacked")
+        lines = (quartiles("attacked images", distance, "attacked"),)
         label = "relative distance, quartiles"
-        charts.append(Chart("Distance to the clean trajectory", ALONG, label, (line,), floor=0.0))
+        charts.append(Chart("Distance to the clean trajectory", ALONG, label, lines, floor=0.0))
     if states := (analysis.get("readouts") or {}).get("states"):
-        charts.append(_states_chart(states))
+        lines = state_lines(states)
+        charts.append(Chart("Accuracy of every state", ALONG, BANDS, lines, floor=0.0, ceiling=100.0))
     if residuals := analysis.get("residuals"):
         values = [value if isinstance(value, int | float) else None for value in residuals]
-        line = Series("clean images", list(range(len(values))), values)
-        charts.append(Chart("Relative residual", ALONG, "residual (median)", (line,), log=True))
+        lines = (Series("clean images", list(range(len(values))), values),)
+        charts.append(Chart("Relative residual", ALONG, "residual (median)", lines, log=True))
     return [chart for chart in charts if not chart.empty]
-
-
-def _quartiles(name: str, values: Sequence[Sequence[float]], style: str) -> Series:
-    """The median over the samples, in a band of the quartiles. values: (T, B)."""
-    table = np.asarray(values, dtype=float)
-    if table.ndim != 2 or not table.size:
-        raise ValueError(f"{name} of shape {table.shape}; allowed: (T, B)")
-    low, middle, high = np.percentile(table, [25, 50, 75], axis=1).tolist()
-    return Series(name, list(range(1, len(table) + 1)), middle, style, low, high)
-
-
-def _states_chart(states: Sequence[Mapping[str, Any]]) -> Chart:
-    kinds = {"clean": ("clean", "clean"), "transfer": ("attacked at z[N]", "muted")}
-    kinds["own"] = ("attacked at z[t]", "attacked")
-    lines, t = [], list(range(1, len(states) + 1))
-    for key, (name, style) in kinds.items():
-        shares = [Share(int(row[key]["count"]), int(row[key]["total"])) for row in states]
-        low, high = zip(*(share.interval for share in shares))
-        lines.append(Series(name, t, [share.percent for share in shares], style, low, high))
-    return Chart("Accuracy of every state", ALONG, "accuracy (%), 95% bands", tuple(lines), floor=0.0, ceiling=100.0)
 
 
 def certified_chart(compared: Compared) -> Chart:
     """Certified accuracy by radius, and what stands under attacks of that size, on the samples of each."""
-    rows, lines = compared.to_dict()["rows"], []
-    for key, style in {"certified": "clean", "attacked": "attacked"}.items():
-        shares = {row["radius"]: row[key] for row in rows if row[key] is not None}
-        if shares:
-            low, high = zip(*(share["interval95"] for share in shares.values()))
-            values = [share["percent"] for share in shares.values()]
-            lines.append(Series(key, list(shares), values, style, low, high))
-    label = "accuracy (%), 95% bands"
-    return Chart("Certified accuracy", "L2 radius", label, tuple(lines), floor=0.0, ceiling=100.0, fine=True)
+    lines = certified_lines(compared)
+    return Chart("Certified accuracy", "L2 radius", BANDS, lines, floor=0.0, ceiling=100.0, fine=True)
+
+
+def quartiles(name: str, values: Sequence[Sequence[float]], style: str, owner: str = "") -> Series:
+    """The median over the samples along t, in a band of the quartiles. values: (T, B). owner: of the values, for the
+    ValueError where they are not that."""
+    table = np.asarray(values, dtype=float)
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"{owner}{name} of shape {table.shape}; allowed: (T, B) numbers.")
+    low, middle, high = np.percentile(table, [25, 50, 75], axis=1).tolist()
+    return Series(name, list(range(1, len(table) + 1)), middle, style, low, high)
+
+
+def state_lines(
+    states: Sequence[Mapping[str, Any]], names: Sequence[str] = ("clean", "attacked at z[N]", "attacked at z[t]")
+) -> tuple[Series, ...]:  # fmt: skip
+    """Accuracy of every z[t]: clean, under the attack on the last state, and under its own."""
+    lines = []
+    for name, (key, style) in zip(names, (("clean", "clean"), ("transfer", "muted"), ("own", "attacked"))):
+        shares = [Share(int(row[key]["count"]), int(row[key]["total"])) for row in states]
+        lines.append(_accuracies(name, style, dict(enumerate(shares, start=1))))
+    return tuple(lines)
+
+
+def certified_lines(compared: Compared, names: Sequence[str] = ("certified", "attacked")) -> tuple[Series, ...]:
+    """Certified accuracy by radius, and what stands there where it was attacked."""
+    attacked = {radius: share for radius in compared.radii if (share := compared.standing_share(radius)) is not None}
+    shares = {"clean": compared.certificate.shares(compared.radii), "attacked": attacked}
+    return tuple(_accuracies(name, style, of) for name, (style, of) in zip(names, shares.items()) if of)
+
+
+def _accuracies(name: str, style: str, shares: Mapping[float, Share]) -> Series:
+    """Percent by x, in a band of the exact 95% intervals."""
+    low, high = zip(*(share.interval for share in shares.values()))
+    return Series(name, list(shares), [share.percent for share in shares.values()], style, low, high)
 
 
 def number(row: Any, *path: str) -> float | None:

@@ -6,13 +6,13 @@ The colours are those of Okabe and Ito, which the colour-blind tell apart; lines
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # before pyplot is there: no window, so a machine without a screen draws as well
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,19 +21,19 @@ from scipy.stats import binom
 
 from ..evaluation import Compared, Share
 from ..files import write_bytes
+from .charts import Series
+from .curves import BANDS, certified_lines, quartiles, state_lines
 
-CLEAN, ATTACKED, THIRD, MUTED = "#0072b2", "#d55e00", "#009e73", "#7a7f85"
-LINE = {"markersize": 3.5, "linewidth": 1.6}
-HELD_OUT = (
-    ("clean", CLEAN, "-o", "held out, clean"),
-    ("unrolled", ATTACKED, "--s", "held out, PGD unrolled"),
-    ("phantom", THIRD, ":^", "held out, PGD phantom"),
-    ("robust", MUTED, "-.d", "held out, every attack"),
-)
-TRAINING = (
-    ("accuracy_clean", CLEAN, "-o", "training images, clean"),
-    ("accuracy_adv", ATTACKED, "--s", "training images, attacked"),
-)
+STYLES = {"clean": ("#0072b2", "-o"), "attacked": ("#d55e00", "--s"), "third": ("#009e73", ":^"),
+          "muted": ("#7a7f85", "-.d")}  # fmt: skip
+"""Of a ``Series``: colour, dashes and mark."""
+HELD_OUT = {
+    "clean": ("held out, clean", "clean"), "unrolled": ("held out, PGD unrolled", "attacked"),
+    "phantom": ("held out, PGD phantom", "third"), "robust": ("held out, every attack", "muted"),
+}  # fmt: skip
+TRAINING = {
+    "accuracy_clean": ("training images, clean", "clean"), "accuracy_adv": ("training images, attacked", "attacked"),
+}  # fmt: skip
 
 Table = Sequence[Sequence[float]]
 """(T, B) numbers."""
@@ -42,21 +42,15 @@ Table = Sequence[Sequence[float]]
 def entropy_figure(path: Path, rows: Mapping[str, tuple[Table, Table]]) -> None:
     """Median of the prediction entropy along t with its exact 95% band, and the quartiles. rows: name -> (clean,
     attacked), each (T, B) in nats."""
-    figure, axes = _axes(rows)
-    kinds = (CLEAN, "-o", "clean images"), (ATTACKED, "--s", "attacked images")
-    for axis, (name, tables) in zip(axes[0], rows.items()):
-        for values, (colour, style, label) in zip(tables, kinds):
-            if (table := np.asarray(values)).ndim != 2 or not table.size:
-                raise ValueError(f"entropy_figure: {name} has {label} of shape {table.shape}; allowed: (T, B) numbers.")
-            low, middle, high = np.percentile(table, [25, 50, 75], axis=1)
-            t = np.arange(1, len(middle) + 1)
-            axis.fill_between(t, low, high, color=colour, alpha=0.12, linewidth=0)
-            axis.fill_between(t, *median_band(table), color=colour, alpha=0.28, linewidth=0)
-            axis.plot(t, middle, style, color=colour, label=label, **LINE)
-        _states_axis(axis, name, len(tables[0]))
-    axes[0, 0].set_ylabel("prediction entropy (nats)\nmedian, 95% band, quartiles")
-    axes[0, 0].legend(frameon=False, fontsize=9)
-    _write(figure, path)
+
+    def draw(axis: Any, name: str, tables: tuple[Table, Table]) -> None:
+        for values, style in zip(tables, ("clean", "attacked")):
+            line = quartiles(f"{style} images", values, style, f"entropy_figure: {name} has ")
+            _curve(axis, line, 0.12)
+            axis.fill_between(line.x, *median_band(np.asarray(values)), color=STYLES[style][0], alpha=0.28, linewidth=0)
+        _along_states(axis, len(tables[0]))
+
+    _panels(path, rows, draw, "prediction entropy (nats)\nmedian, 95% band, quartiles")
 
 
 def median_band(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,53 +65,34 @@ def median_band(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def state_figure(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Accuracy of every z^[t] with exact 95% bands. rows: name -> ``Readouts.to_dict()`` of ``evaluation.readouts``."""
-    figure, axes = _axes(rows)
-    curves = (
-        ("clean", CLEAN, "-o", "clean"),
-        ("transfer", MUTED, "-.d", "attacked at z$^{[N]}$"),
-        ("own", ATTACKED, "--s", "attacked at z$^{[t]}$ itself"),
-    )
-    for axis, (name, row) in zip(axes[0], rows.items()):
+    names = "clean", "attacked at z$^{[N]}$", "attacked at z$^{[t]}$ itself"
+
+    def draw(axis: Any, name: str, row: Mapping[str, Any]) -> None:
         if not isinstance(row, Mapping) or not row.get("states"):
             raise ValueError(f"state_figure: {name} is a {type(row).__name__}; allowed: the to_dict() of a Readouts.")
-        t = np.arange(1, len(row["states"]) + 1)
-        for key, colour, style, label in curves:
-            shares = [Share(of[key]["count"], of[key]["total"]) for of in row["states"]]
-            low, high = zip(*(share.interval for share in shares))
-            axis.fill_between(t, low, high, color=colour, alpha=0.14, linewidth=0)
-            axis.plot(t, [share.percent for share in shares], style, color=colour, label=label, **LINE)
-        _states_axis(axis, name, len(row["states"]))
+        for line in state_lines(row["states"], names):
+            _curve(axis, line)
+        _along_states(axis, len(row["states"]))
         axis.set_ylim(0, 102)
-    axes[0, 0].set_ylabel("accuracy (%), 95% bands")
-    axes[0, 0].legend(frameon=False, fontsize=9, loc="lower right")
-    _write(figure, path)
+
+    _panels(path, rows, draw, BANDS, loc="lower right")
 
 
 def certified_figure(path: Path, rows: Mapping[str, Compared]) -> None:
     """Certified accuracy by L2 radius with exact 95% bands, and what stands under attacks of that size."""
-    figure, axes = _axes(rows)
-    curves = ("certified", CLEAN, "-o", "certified"), ("attacked", ATTACKED, "--s", "attacked, stands")
-    for axis, (name, compared) in zip(axes[0], rows.items()):
-        for key, colour, style, label in curves:
-            shares = {row["radius"]: row[key] for row in compared.to_dict()["rows"] if row[key] is not None}
-            if shares:
-                low, high = zip(*(share["interval95"] for share in shares.values()))
-                axis.fill_between(list(shares), low, high, color=colour, alpha=0.14, linewidth=0)
-                percent = [share["percent"] for share in shares.values()]
-                axis.plot(list(shares), percent, style, color=colour, label=label, **LINE)
-        axis.set_title(_text(name), fontsize=10)
+
+    def draw(axis: Any, name: str, compared: Compared) -> None:
+        for line in certified_lines(compared, ("certified", "attacked, stands")):
+            _curve(axis, line)
         axis.set_xlabel("L2 radius, pixels in [0, 1]")
         axis.set_ylim(0, 102)
-        _bare(axis)
-    axes[0, 0].set_ylabel("accuracy (%), 95% bands")
-    axes[0, 0].legend(frameon=False, fontsize=9)
-    _write(figure, path)
+
+    _panels(path, rows, draw, BANDS)
 
 
 def accuracy_figure(path: Path, rows: Mapping[str, Mapping[str, Share]]) -> None:
     """Clean, every column and All as points with exact 95% intervals. rows: name -> ``Evaluation.shares()``."""
-    if not isinstance(rows, Mapping) or not rows:
-        raise ValueError(f"a figure of {rows!r:.80}; allowed: one or more rows by name.")
+    _check_rows(rows)
     lines: list[tuple[str, Share | None]] = []
     for name, shares in rows.items():
         lines += [(f"{_text(name)} ", None)] if len(rows) > 1 else []
@@ -125,11 +100,11 @@ def accuracy_figure(path: Path, rows: Mapping[str, Mapping[str, Share]]) -> None
     figure, axis = plt.subplots(figsize=(6.4, 0.9 + 0.25 * len(lines)))
     for place, (column, share) in enumerate(lines):
         if share is None:
-            axis.axhline(place, color=MUTED, linewidth=0.4)
+            axis.axhline(place, color=STYLES["muted"][0], linewidth=0.4)
             continue
-        colour, mark = {"clean": (CLEAN, "o"), "All": (ATTACKED, "s")}.get(column, (MUTED, "d"))
+        colour, dashed = STYLES[{"clean": "clean", "All": "attacked"}.get(column, "muted")]
         axis.plot(share.interval, (place, place), color=colour, linewidth=3, alpha=0.45, solid_capstyle="butt")
-        axis.plot(share.percent, place, mark, color=colour, markersize=5, clip_on=False)
+        axis.plot(share.percent, place, dashed[-1], color=colour, markersize=5, clip_on=False)
     axis.set_yticks(range(len(lines)), [label for label, _ in lines], fontsize=9)
     for label, (_, share) in zip(axis.get_yticklabels(), lines):
         label.set_fontweight("bold" if share is None else "normal")
@@ -146,15 +121,13 @@ def training_figure(path: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]])
     dict an epoch, as ``robustdeq train`` logs it. Where nothing was held out, accuracy on training images stands."""
     figure, axes = _axes(rows, 2)
     for (loss, accuracy), (name, history) in zip(axes.T, rows.items()):
-        epochs = [row["epoch"] for row in history]
-        loss.plot(epochs, [row["loss"] for row in history], "-o", color=CLEAN, **LINE)
+        _curve(loss, Series("", [row["epoch"] for row in history], [row["loss"] for row in history]))
         loss.set_title(_text(name), fontsize=10)
         judged = {row["epoch"]: row["validation"] for row in history if isinstance(row.get("validation"), Mapping)}
-        of_training = {row["epoch"]: row for row in history}
-        shares, curves = (judged, HELD_OUT) if judged else (of_training, TRAINING)
-        for key, colour, style, label in curves:
-            if known := [(epoch, 100 * row[key]) for epoch, row in shares.items() if key in row]:
-                accuracy.plot(*zip(*known), style, color=colour, label=label, **LINE)
+        shares, curves = (judged, HELD_OUT) if judged else ({row["epoch"]: row for row in history}, TRAINING)
+        for key, (label, style) in curves.items():
+            if known := {epoch: 100 * row[key] for epoch, row in shares.items() if key in row}:
+                _curve(accuracy, Series(label, list(known), list(known.values()), style))
         accuracy.set_ylim(0, 102)
         accuracy.set_xlabel("epoch")
         accuracy.legend(frameon=False, fontsize=7.5)
@@ -166,22 +139,46 @@ def training_figure(path: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]])
     _write(figure, path)
 
 
-def _axes(rows: Any, lines: int = 1) -> tuple[Figure, Any]:
-    """A figure with a column of axes for each row."""
+def _panels(
+    path: Path, rows: Mapping[str, Any], draw: Callable[[Any, str, Any], None], label: str, loc: str = "best"
+) -> None:  # fmt: skip
+    """A panel for each row, under its name. label: of the y axis that they share."""
+    figure, axes = _axes(rows)
+    for axis, (name, row) in zip(axes[0], rows.items()):
+        draw(axis, name, row)
+        axis.set_title(_text(name), fontsize=10)
+        _bare(axis)
+    axes[0, 0].set_ylabel(label)
+    axes[0, 0].legend(frameon=False, fontsize=9, loc=loc)
+    _write(figure, path)
+
+
+def _check_rows(rows: Any) -> None:
     if not isinstance(rows, Mapping) or not rows:
         raise ValueError(f"a figure of {rows!r:.80}; allowed: one or more rows by name.")
+
+
+def _axes(rows: Any, lines: int = 1) -> tuple[Figure, Any]:
+    """A figure with a column of axes for each row."""
+    _check_rows(rows)
     size = (3.6 * len(rows) + 0.8, 2.6 * lines + 0.8)
     return plt.subplots(lines, len(rows), figsize=size, sharex="col", sharey="row", squeeze=False)
 
 
-def _states_axis(axis, name: str, steps: int) -> None:
-    axis.set_title(_text(name), fontsize=10)
+def _curve(axis: Any, series: Series, alpha: float = 0.14) -> None:
+    """A line with its band. alpha: of the band."""
+    colour, dashed = STYLES[series.style]
+    if series.low is not None and series.high is not None:
+        axis.fill_between(series.x, series.low, series.high, color=colour, alpha=alpha, linewidth=0)
+    axis.plot(series.x, series.y, dashed, color=colour, label=series.name, markersize=3.5, linewidth=1.6)
+
+
+def _along_states(axis: Any, steps: int) -> None:
     axis.set_xlabel("state z$^{[t]}$, t =")
     axis.set_xticks(range(1, steps + 1, max(1, steps // 10)))
-    _bare(axis)
 
 
-def _bare(axis, grid: str = "both") -> None:
+def _bare(axis: Any, grid: str = "both") -> None:
     axis.grid(alpha=0.25, axis=grid)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from ..checks import check_images
 from ..data import load
-from ..defences import EntropyReduction
-from ..evaluation.record import Identity
+from ..defences import METHODS
+from ..evaluation.recordfile import Described, Identity
 from ..files import first_line, read_json
 from ..models import load_model
 from ..models.modes import evaluating
@@ -33,16 +34,15 @@ class Kept:
 
     def __init__(self, models: Iterable[str | Path], data: str | None, plans: Iterable[Mapping[str, Any]]) -> None:
         self.models, self.data, self.plans = [*models], data, [*plans]
-        self._loaded: dict[str, nn.Module | ValueError] = {}
-        self._sets: dict[str, Any] = {}  # None: cannot be read
+        self._models: dict[str, nn.Module | None] = {}  # None: cannot be read
+        self._sets: dict[str, Any] = {}  # an ImageSet, or why it cannot be read
 
     @classmethod
     def beside(cls, runs: Iterable[Run], models: Iterable[str | Path], data: str | None) -> Kept:
         """What the user named, which must be readable, and what the trainings among the runs made and came from."""
         models, trained = [*models], [training for run in runs for training in run.trainings]
         kept = cls([*models, *(one.folder / "model" for one in trained)], data, [one.plan for one in trained])
-        for place in models:
-            kept._loaded[str(place)] = load_model(place)
+        kept._models = {str(place): load_model(place) for place in models}
         if data is not None:
             kept._sets[_key(data, {})] = load(data).test
         return kept
@@ -51,26 +51,33 @@ class Kept:
         """The test images that were judged, an ``ImageSet``, and their source; a Missing where no source holds them."""
         identity, tried = assessed.evaluation.record.identity, []
         for source, options in self._sources(assessed):
-            key = _key(source, options)
-            if key not in self._sets:
+            if (key := _key(source, options)) not in self._sets:
                 try:
                     self._sets[key] = load(source, **options).test
                 except (ValueError, TypeError, OSError) as error:
-                    self._sets[key] = None
-                    tried.append(first_line(error))
+                    self._sets[key] = first_line(error)
             images = self._sets[key]
-            if images is not None and len(images) >= identity.points:
+            if isinstance(images, str):
+                tried.append(images)
+            elif len(images) >= identity.points:
                 taken = images.take(slice(identity.points))
                 if taken.digest() == identity.images:
                     return taken, source
                 tried.append(f"those of {source} are others")
+        why = "; ".join(dict.fromkeys(tried)) or "no source known"
         todo = "give --data with the source they were taken from"
-        raise Missing(f"the images that were judged were not found ({'; '.join(tried) or 'no source known'}); {todo}.")
+        raise Missing(f"the images that were judged were not found ({why}); {todo}.")
 
     def _sources(self, assessed: Assessed) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Any that the user named, and those of the plans that need no network."""
-        for plan in [*self.plans, *_plans(assessed)]:
-            source = plan.get("data")
+        """Any that the user named, and those of the plans that need no network: of all trainings, and of the runs that
+        the model may come from."""
+        plans = [*self.plans]
+        for place in dict.fromkeys(folder for near in assessed.near for folder in (near, near.parent)):
+            if (file := place / "config.json").exists():
+                with suppress(ValueError):
+                    plans.append(read_json(file, ""))
+        for plan in plans:
+            source = plan.get("data") if isinstance(plan, dict) else None
             if isinstance(source, str) and (source in ("digits", self.data) or Path(source).is_dir()):
                 options = {name: plan[name] for name in OPTIONS if plan.get(name) is not None}
                 yield source, {**options, "seed": plan.get("data_seed", 0)}
@@ -93,36 +100,22 @@ class Kept:
             bare = self._load(place)
             tried += bare is not None
             if bare is not None and _same(bare, x, identity):
-                return _defended(bare, identity), str(place)
+                return _defended(bare, identity.defence), str(place)
         others = f"; {tried} others were" if tried else ""
         raise Missing(f"the model that was judged was not found{others}; give --model with its folder.")
 
     def _load(self, place: str | Path) -> nn.Module | None:
         if isinstance(place, Path) and not (place / "model.safetensors").exists():
             return None
-        if (key := str(place)) not in self._loaded:
-            try:
-                self._loaded[key] = load_model(place)
-            except (ValueError, OSError) as error:
-                self._loaded[key] = ValueError(first_line(error))
-        loaded = self._loaded[key]
-        return None if isinstance(loaded, ValueError) else loaded
+        if (key := str(place)) not in self._models:
+            self._models[key] = None
+            with suppress(ValueError, OSError):
+                self._models[key] = load_model(place)
+        return self._models[key]
 
 
 def _key(source: str, options: Mapping[str, Any]) -> str:
     return repr((source, sorted(options.items())))
-
-
-def _plans(assessed: Assessed) -> Iterator[dict[str, Any]]:
-    """Of the runs that the model may come from."""
-    for place in dict.fromkeys(folder for near in assessed.near for folder in (near, near.parent)):
-        if (file := place / "config.json").exists():
-            try:
-                plan = read_json(file, "")
-            except ValueError:
-                continue
-            if isinstance(plan, dict):
-                yield plan
 
 
 @torch.no_grad()
@@ -134,15 +127,15 @@ def _same(model: nn.Module, x: Tensor, identity: Identity) -> bool:
             logits = model(x)[0].double().nan_to_num(0, 0, 0)
     except (ValueError, RuntimeError):
         return False
+    # As a record is gone on with: another machine or number of threads may have rounded the logits otherwise.
     wanted = torch.tensor(identity.logits, dtype=torch.float64)
     scale = float(wanted.abs().max()) if len(wanted) else 0.0
     return logits.shape == wanted.shape and bool(((logits - wanted).abs() <= 1e-3 * scale).all())
 
 
-def _defended(bare: nn.Module, identity: Identity) -> nn.Module:
-    defence = identity.defence
+def _defended(bare: nn.Module, defence: Described | None) -> nn.Module:
     if defence is None:
         return bare
-    if defence.name != "RegulatedClassifier":
+    if defence.name not in METHODS:
         raise Missing(f"its defence, {defence.name}, is put on in Python only.")
-    return make(EntropyReduction, defence.settings)(bare)
+    return make(METHODS[defence.name], defence.settings)(bare)

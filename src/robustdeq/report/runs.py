@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,18 @@ class Run:
     tables: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
-    @property
-    def empty(self) -> bool:
-        return not (self.evaluations or self.trainings or self.certified or self.analyses or self.tables)
+    @classmethod
+    def joined(cls, runs: Iterable[Run]) -> Run:
+        """What several hold, as that of one."""
+        whole = cls(" · ".join(run.name for run in runs), Path())
+        for run in runs:
+            whole.evaluations += run.evaluations
+            whole.trainings += run.trainings
+            whole.certified |= run.certified
+            whole.analyses |= run.analyses
+            whole.tables |= run.tables
+            whole.missing += run.missing
+        return whole
 
 
 def read_runs(folders: Iterable[str | Path]) -> list[Run]:
@@ -76,7 +86,7 @@ def read_runs(folders: Iterable[str | Path]) -> list[Run]:
             raise ValueError(f"report: {shown(str(place))} is no folder; allowed: {ALLOWED}.")
     runs = [_read(place, name, len(places) > 1) for place, name in zip(places, names(places))]
     for run in runs:
-        if run.empty and not run.missing:
+        if run == Run(run.name, run.folder):
             raise ValueError(f"report: {shown(str(run.folder))} holds no run; allowed: {ALLOWED}.")
     return runs
 
@@ -95,10 +105,10 @@ def _read(folder: Path, name: str, several: bool) -> Run:
         _reproduction(run, f"{name}: " if several else "")
     elif (folder / "log.jsonl").exists():
         _training(run, name, folder)
-        for record in sorted(folder.glob(f"*/{RECORD}")):
-            _evaluation(run, f"{name}/{printable(record.parent.name)}", record.parent, (folder / "model",))
-        for record in sorted(folder.glob(f"*/{CERTIFICATE}")):
-            _certificate(run, f"{name}/{printable(record.parent.name)}", record.parent)
+        for file in sorted(folder.glob(f"*/{RECORD}")):
+            _evaluation(run, f"{name}/{printable(file.parent.name)}", file.parent, (folder / "model",))
+        for file in sorted(folder.glob(f"*/{CERTIFICATE}")):
+            _certificate(run, f"{name}/{printable(file.parent.name)}", file.parent)
     elif (folder / RECORD).exists() or list(folder.glob(SHARES)):
         above = folder.absolute().parent
         _evaluation(run, name, folder, (folder / "model", above / "model", above, above.parent / "model"))
@@ -114,31 +124,28 @@ def _read(folder: Path, name: str, several: bool) -> Run:
 def _reproduction(run: Run, prefix: str) -> None:
     """A row is a training, an evaluation of the model and, of most rows, one of the defended model. prefix: of the
     rows' names, where another run may have the same."""
-    folder = run.folder
+    folder, rows = run.folder, []
     try:
-        plan = read_json(folder / "recipe.json", ANEW)
-        rows = list(plan["rows"])
+        rows = list(read_json(folder / "recipe.json", ANEW)["rows"])
     except (ValueError, TypeError, KeyError):
-        plan, rows = {}, []
         run.missing.append(f"{run.name}: recipe.json cannot be read, so rows that were never begun are not known.")
     planned = ["-".join("".join(c if c.isalnum() else " " for c in str(row)).split()) for row in rows]
     begun = [path.name for where in ("training", "evaluation") for path in sorted((folder / where).glob("*"))]
-    slugs = dict.fromkeys([*planned, *(name.removesuffix(REDUCED) for name in begun)])
-    for slug in slugs:
+    for slug in dict.fromkeys([*planned, *(name.removesuffix(REDUCED) for name in begun)]):
         row = prefix + printable(slug).replace("-", " ")
-        if (folder / "training" / slug).is_dir():
-            _training(run, row, folder / "training" / slug)
+        model, evaluation = folder / "models" / slug, folder / "evaluation" / slug
+        if (training := folder / "training" / slug).is_dir():
+            _training(run, row, training)
         else:
             run.missing.append(f"{row}: not trained yet.")
-        for name, end in ((row, ""), (f"{row} + entropy reduction", REDUCED)):
-            place = folder / "evaluation" / (slug + end)
-            if place.is_dir():
-                _evaluation(run, name, place, (folder / "models" / slug,))
-            elif not end:
-                run.missing.append(f"{row}: not evaluated yet.")
-        file = folder / "analysis" / f"{slug}.json"
-        if file.exists():
-            _analysis(run, row, file, dict)
+        if evaluation.is_dir():
+            _evaluation(run, row, evaluation, (model,))
+        else:
+            run.missing.append(f"{row}: not evaluated yet.")
+        if (defended := folder / "evaluation" / (slug + REDUCED)).is_dir():
+            _evaluation(run, f"{row} + entropy reduction", defended, (model,))
+        if (analysis := folder / "analysis" / f"{slug}.json").exists():
+            _analysis(run, row, analysis, dict)
         else:
             run.missing.append(f"{row}: no analysis along the states yet.")
 
@@ -151,7 +158,7 @@ def _analysis(run: Run, name: str, file: Path, take: Callable[[Any], dict[str, A
 
 
 def _evaluation(run: Run, name: str, folder: Path, near: tuple[Path, ...]) -> None:
-    try:
+    with _else_table(run, name, folder):
         record = Record.united(folder)
         if record is None:
             run.missing.append(f"{name}: no {RECORD}; the evaluation has not begun.")
@@ -159,29 +166,27 @@ def _evaluation(run: Run, name: str, folder: Path, near: tuple[Path, ...]) -> No
         record, undone = _finished(record)
         assessed = Assessed(name, folder, Evaluation(record, folder), near, not undone)
         assessed.evaluation.shares()  # what cannot be counted is missed here
-    except (ValueError, OSError, RuntimeError, IndexError) as error:
-        run.missing.append(f"{name}: {first_line(error)}")
-        _table(run, name, folder)
-        return
-    if undone:
-        run.missing.append(f"{name} is unfinished: {', '.join(undone)}. The attacks that ended are shown.")
-    run.evaluations.append(assessed)
+        if undone:
+            run.missing.append(f"{name} is unfinished: {', '.join(undone)}. The attacks that ended are shown.")
+        run.evaluations.append(assessed)
 
 
 def _certificate(run: Run, name: str, folder: Path) -> None:
-    try:
+    with _else_table(run, name, folder):
         run.certified[name] = Compared.read(folder)
+
+
+@contextmanager
+def _else_table(run: Run, name: str, folder: Path) -> Iterator[None]:
+    """Of what cannot be read inside, as of another version, the table that was printed stands as it is."""
+    try:
+        yield
     except (ValueError, OSError, RuntimeError, IndexError) as error:
         run.missing.append(f"{name}: {first_line(error)}")
-        _table(run, name, folder)
-
-
-def _table(run: Run, name: str, folder: Path) -> None:
-    """The table that an evaluation of another version printed, as it stands."""
-    try:
-        run.tables[name] = (folder / "table.md").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        run.missing.append(f"{name}: no table.md either.")
+        try:
+            run.tables[name] = (folder / "table.md").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            run.missing.append(f"{name}: no table.md either.")
 
 
 def _finished(record: Record) -> tuple[Record, list[str]]:
@@ -203,7 +208,7 @@ def _finished(record: Record) -> tuple[Record, list[str]]:
 
 
 def _training(run: Run, name: str, folder: Path) -> None:
-    plan, lines, cut = {}, [], 0
+    plan, lines, text = {}, [], ""
     try:
         plan = dict(read_json(folder / "config.json", "give --out of the run"))
     except (ValueError, TypeError) as error:
@@ -211,31 +216,22 @@ def _training(run: Run, name: str, folder: Path) -> None:
     try:
         text = (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        text = ""
         run.missing.append(f"{name}: no log.jsonl, so no training curves.")
     for line in text.splitlines():
-        try:
+        with suppress(ValueError, RecursionError):
             value = json.loads(line)
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, dict) and isinstance(value.get("step"), int):
-            lines.append(value)
-        else:
-            cut += 1
-    epochs, steps = [row for row in lines if "epoch" in row], [row for row in lines if "train" in row]
-    if cut:
+            if isinstance(value, dict) and isinstance(value.get("step"), int):
+                lines.append(value)
+    if cut := len(text.splitlines()) - len(lines):
         run.missing.append(f"{name}: {cut} lines of log.jsonl cannot be read.")
-    if len(epochs) < (planned := _epochs(plan)):
+    epochs, steps = [row for row in lines if "epoch" in row], [row for row in lines if "train" in row]
+    planned = 0
+    with suppress(KeyError, TypeError, ValueError):
+        planned = sum(int(phase["epochs"]) for phase in plan["training"]["phases"])
+    if len(epochs) < planned:
         run.missing.append(f"{name} is unfinished: {len(epochs)} of {planned} epochs.")
     if lines or plan:
         run.trainings.append(Trained(name, folder, epochs, steps, plan, _environment(folder / "last.safetensors")))
-
-
-def _epochs(plan: Mapping[str, Any]) -> int:
-    try:
-        return sum(int(phase["epochs"]) for phase in plan["training"]["phases"])
-    except (KeyError, TypeError, ValueError):
-        return 0
 
 
 def _environment(checkpoint: Path) -> dict[str, Any] | None:

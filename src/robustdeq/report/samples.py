@@ -5,18 +5,20 @@ Legend of shapes: B samples, T steps, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..data.pictures import data_uri, magnified
+from ..evaluation.images import batches
 from ..files import first_line
 from ..models import structure
+from ..models.deq import ClassifierTrajectory
 from ..models.modes import evaluating
 from .kept import Kept
-from .pictures import data_uri, magnified
 from .runs import Assessed
 
 Progress = Callable[[int, int, str], None]
@@ -29,18 +31,10 @@ CLASSES = 10
 """Class probabilities that are shown of a sample: those that are the largest somewhere along t, and its label."""
 
 
-class Found(NamedTuple):
-    """The model that was judged and where it lay, and the source of the images; None and empty where not found."""
-
-    deployed: nn.Module | None
-    place: str
-    source: str | None
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """The first B samples of one evaluation. chosen: the attack whose image is shown, None for none; x, x_adv:
-    (B, C, H, W), None where they were not found. labels: (B,)"""
+@dataclass
+class Shown:
+    """The first B samples of one evaluation, and what was found of them. chosen: the attack whose image is shown, None
+    for none. x, x_adv: (B, C, H, W); source: where x is from. deployed, place: the model, and where it lay."""
 
     assessed: Assessed
     labels: list[int]
@@ -48,25 +42,24 @@ class _Shown:
     x: Tensor | None = None
     x_adv: Tensor | None = None
     classes: tuple[str, ...] = ()
+    source: str | None = None
     deployed: nn.Module | None = None
     place: str = ""
-    source: str | None = None
 
 
 def samples(
     evaluations: list[Assessed], kept: Kept, count: int, progress: Progress
-) -> tuple[dict[str, Any], list[str], dict[str, Found]]:
+) -> tuple[dict[str, Any], list[str], dict[str, Shown]]:
     """The first ``count`` samples of every evaluation, as JSON; what is missing; and what was found, by name."""
     missing: list[str] = []
-    found: dict[str, Found] = {}
+    found: dict[str, Shown] = {}
     groups, pictures = [], _Pictures()
     for done, assessed in enumerate(evaluations):
         progress(done, len(evaluations), assessed.name)
-        shown = _found(assessed, kept, count, missing)
-        found[assessed.name] = Found(shown.deployed, shown.place, shown.source)
-        groups.append(_group(shown, pictures, missing))
+        shown = found[assessed.name] = _found(assessed, kept, count, missing)
+        if shown.labels:
+            groups.append(_group(shown, pictures, missing))
     progress(len(evaluations), len(evaluations), "done")
-    groups = [group for group in groups if group["samples"]]
     return {"groups": groups, "pictures": pictures.encoded(missing)}, missing, found
 
 
@@ -104,22 +97,21 @@ class _Pictures:
         return uris
 
 
-def _found(assessed: Assessed, kept: Kept, count: int, missing: list[str]) -> _Shown:
-    evaluation, name = assessed.evaluation, assessed.name
+def _found(assessed: Assessed, kept: Kept, count: int, missing: list[str]) -> Shown:
+    evaluation = assessed.evaluation
     labels = [label for _, batch in sorted(evaluation.record.clean.items()) for label in batch.labels][:count]
-    chosen = [_chosen(evaluation, sample) for sample in range(len(labels))]
-    shown = _Shown(assessed, labels, chosen)
+    shown = Shown(assessed, labels, [_chosen(evaluation, sample) for sample in range(len(labels))])
     if not labels:
         return shown
     try:
-        images, source = kept.images(assessed)
-        x, classes = images.take(slice(len(labels))).images(), tuple(map(str, getattr(images, "classes", ())))
-        shown = replace(shown, x=x, classes=classes, source=source)
-        deployed, place = kept.model(assessed, x[:1])
-        shown = replace(shown, deployed=deployed, place=place)
+        images, shown.source = kept.images(assessed)
+        shown.x = x = images.take(slice(len(labels))).images()
+        shown.classes = tuple(map(str, getattr(images, "classes", ())))
+        shown.deployed, shown.place = kept.model(assessed, x[:1])
     except (ValueError, RuntimeError, OSError) as error:
-        missing.append(f"{name}: {error}")
-    return replace(shown, x_adv=_attacked(assessed, shown, missing))
+        missing.append(f"{assessed.name}: {error}")
+    shown.x_adv = _attacked(assessed, shown, missing)
+    return shown
 
 
 def _chosen(evaluation: Any, sample: int) -> str | None:
@@ -134,7 +126,7 @@ def _chosen(evaluation: Any, sample: int) -> str | None:
     return tried
 
 
-def _attacked(assessed: Assessed, shown: _Shown, missing: list[str]) -> Tensor | None:
+def _attacked(assessed: Assessed, shown: Shown, missing: list[str]) -> Tensor | None:
     """The kept images (B, C, H, W), of every sample those of the attack that is shown; its own where there is none."""
     images, names = assessed.evaluation.images, sorted({name for name in shown.chosen if name is not None})
     if not images:
@@ -156,7 +148,7 @@ def _attacked(assessed: Assessed, shown: _Shown, missing: list[str]) -> Tensor |
     return x_adv
 
 
-def _moved(assessed: Assessed, shown: _Shown, x_adv: Tensor) -> None:
+def _moved(assessed: Assessed, shown: Shown, x_adv: Tensor) -> None:
     """Where an attack that failed gave the sample itself back, the image of another one that failed on it."""
     assert shown.x is not None
     for name in assessed.evaluation.columns:
@@ -168,22 +160,21 @@ def _moved(assessed: Assessed, shown: _Shown, x_adv: Tensor) -> None:
                 x_adv[row], shown.chosen[row] = made, name
 
 
-def _group(shown: _Shown, pictures: _Pictures, missing: list[str]) -> dict[str, Any]:
+def _group(shown: Shown, pictures: _Pictures, missing: list[str]) -> dict[str, Any]:
     evaluation, name = shown.assessed.evaluation, shown.assessed.name
     outcomes = {attack: evaluation.record.attacks[attack].outcomes.tolist() for attack in evaluation.columns}
-    predictions, single = evaluation.predictions.tolist(), evaluation.alone()
+    predictions, alone = evaluation.predictions.tolist(), evaluation.alone()
     entries: list[dict[str, Any]] = []
     for row, label in enumerate(shown.labels):
         tried = {attack: rows[row] for attack, rows in outcomes.items() if row < len(rows) and rows[row] >= 0}
-        entry: dict[str, Any] = {
+        entries.append({
             "sample": row, "label": label, "predicted": predictions[row], "attack": shown.chosen[row],
-            "tried": tried, "alone": single.get(row),
-        }  # fmt: skip
-        entry["outcome"] = _outcome(predictions[row] == label, tried)
-        _add_pictures(entry, shown, row, pictures)
-        entries.append(entry)
-    dynamics = "" if shown.deployed is None else _add_dynamics(entries, shown, pictures, missing)
-    return {"name": name, "classes": list(shown.classes), "samples": entries, "dynamics": dynamics}
+            "tried": tried, "alone": alone.get(row), "outcome": _outcome(predictions[row] == label, tried),
+        })  # fmt: skip
+        _add_pictures(entries[-1], shown, row, pictures)
+    if shown.deployed is not None:
+        _add_dynamics(entries, shown, pictures, missing)
+    return {"name": name, "classes": list(shown.classes), "samples": entries}
 
 
 def _outcome(right: bool, tried: dict[str, int]) -> str:
@@ -194,55 +185,47 @@ def _outcome(right: bool, tried: dict[str, int]) -> str:
     return "broken" if 0 in tried.values() else "stands"
 
 
-def _add_pictures(entry: dict[str, Any], shown: _Shown, row: int, pictures: _Pictures) -> None:
+def _add_pictures(entry: dict[str, Any], shown: Shown, row: int, pictures: _Pictures) -> None:
     if shown.x is not None:
         entry["original"] = pictures.add(shown.x[row], row)
     if shown.x_adv is not None and entry["attack"] is not None and not shown.x_adv[row].isnan().any():
         entry["attacked"] = pictures.add(shown.x_adv[row], row)
         if shown.x is not None:
-            change, factor = magnified(shown.x_adv[row] - shown.x[row])
+            shift = shown.x_adv[row] - shown.x[row]
+            change, factor = magnified(shift)
             entry["change"], entry["factor"] = pictures.add(change, row), round(factor, 1)
-            entry["largest"] = round(float((shown.x_adv[row] - shown.x[row]).abs().max()), 4)
+            entry["largest"] = round(float(shift.abs().max()), 4)
 
 
 @torch.no_grad()
-def _add_dynamics(entries: list[dict[str, Any]], shown: _Shown, pictures: _Pictures, missing: list[str]) -> str:
-    """Probabilities, entropy and distance along t into every entry; what computed them, in words."""
+def _add_dynamics(entries: list[dict[str, Any]], shown: Shown, pictures: _Pictures, missing: list[str]) -> None:
+    """Probabilities, entropy and distance along t into every entry."""
     deployed, x = shown.deployed, shown.x
     assert deployed is not None and x is not None
     if structure(deployed).deq is None:
         missing.append(f"{shown.assessed.name}: the model is a {type(deployed).__name__}, which has no states along t.")
-        return ""
+        return
     x_adv = x if shown.x_adv is None else shown.x_adv
-    for rows in _batches(len(x)):
-        clean, attacked = (_dynamics(deployed, images[rows]) for images in (x, x_adv))
+    for rows in batches(len(x), BATCH):
+        (clean, clean_p), (attacked, attacked_p) = (_dynamics(deployed, images[rows]) for images in (x, x_adv))
         for at, entry in enumerate(entries[rows]):
-            both = (clean, attacked) if "attacked" in entry else (clean,)
-            entry |= _curves(entry["label"], tuple(of.probabilities[:, at] for of in both))
-            if "attacked" in entry:
+            moved = "attacked" in entry
+            entry |= _curves(entry["label"], (clean_p[:, at], attacked_p[:, at]) if moved else (clean_p[:, at],))
+            if moved:
                 apart = [(z_adv[at] - z[at]).norm() / z[at].norm() for z, z_adv in zip(clean.states, attacked.states)]
                 entry["distance"] = _rounded(torch.stack(apart))
-            if (inputs := both[-1].inputs) is not None:
-                image = (x_adv if "attacked" in entry else x)[rows][at]
-                entry["reduced"] = pictures.add(inputs[-1][at], rows.start + at)
-                entry["moved"] = round(float((inputs[-1][at] - image).abs().max()), 4)
-    return "behind the defence" if structure(deployed).defence is not None else "of the model"
+            image, last = (x_adv, attacked) if moved else (x, clean)
+            if last.inputs is not None:
+                entry["reduced"] = pictures.add(last.inputs[-1][at], rows.start + at)
+                entry["moved"] = round(float((last.inputs[-1][at] - image[rows][at]).abs().max()), 4)
 
 
-class _Dynamics(NamedTuple):
-    """probabilities: (T, B, K). states: T of (B, D). inputs: T of (B, C, H, W), where a defence changes them."""
-
-    probabilities: Tensor
-    states: Sequence[Tensor]
-    inputs: Sequence[Tensor] | None
-
-
-def _dynamics(deployed: Any, x: Tensor) -> _Dynamics:
-    """All that is drawn, of one solve."""
+def _dynamics(deployed: Any, x: Tensor) -> tuple[ClassifierTrajectory, Tensor]:
+    """A solve, and the probabilities (T, B, K) of its states."""
     with evaluating(deployed):
         trajectory = deployed.trajectory(x)
         logits = [trajectory.logits(t) for t in range(1, len(trajectory.states) + 1)]
-    return _Dynamics(torch.stack(logits).softmax(2), trajectory.states, trajectory.inputs)
+    return trajectory, torch.stack(logits).softmax(2)
 
 
 def _curves(label: int, both: tuple[Tensor, ...]) -> dict[str, Any]:
@@ -259,10 +242,6 @@ def _curves(label: int, both: tuple[Tensor, ...]) -> dict[str, Any]:
 
 def _rounded(values: Tensor) -> list[float | None]:
     return [round(value, 4) if abs(value) < float("inf") else None for value in values.tolist()]
-
-
-def _batches(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
 
 
 def group_analysis(group: dict[str, Any]) -> dict[str, Any]:
