@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 TINY = 1e-300
@@ -54,13 +55,13 @@ class Chart:
     def empty(self) -> bool:
         return not any(self._finite(y) for series in self.series for y in series.y)
 
-    @property
+    @cached_property  # every point asks
     def x_range(self) -> tuple[float, float]:
         xs = [x for series in self.series for x in series.x]
         low, high = min(xs, default=0.0), max(xs, default=1.0)
         return (low, high) if high > low else (low - 0.5, high + 0.5)
 
-    @property
+    @cached_property  # every point asks
     def y_range(self) -> tuple[float, float]:
         values = [y for s in self.series for ys in (s.y, s.low or (), s.high or ()) for y in ys if self._finite(y)]
         ends = [y for y in (*values, self.floor, self.ceiling) if y is not None]

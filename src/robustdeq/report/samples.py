@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.pictures import data_uri, magnified
+from ..evaluation import Evaluation
 from ..evaluation.images import batches
 from ..files import first_line
 from ..models import structure
@@ -100,7 +101,7 @@ class _Pictures:
 def _found(assessed: Assessed, kept: Kept, count: int, missing: list[str]) -> Shown:
     evaluation = assessed.evaluation
     labels = [label for _, batch in sorted(evaluation.record.clean.items()) for label in batch.labels][:count]
-    shown = Shown(assessed, labels, [_chosen(evaluation, sample) for sample in range(len(labels))])
+    shown = Shown(assessed, labels, _chosen(evaluation, len(labels)))
     if not labels:
         return shown
     try:
@@ -114,16 +115,17 @@ def _found(assessed: Assessed, kept: Kept, count: int, missing: list[str]) -> Sh
     return shown
 
 
-def _chosen(evaluation: Any, sample: int) -> str | None:
-    """The first attack that broke the sample; else the last that tried."""
-    tried = None
+def _chosen(evaluation: Evaluation, count: int) -> list[str | None]:
+    """Of each sample the first attack that broke it; else the last that tried."""
+    chosen: list[str | None] = [None] * count
+    broken = set()
     for name in evaluation.columns:
-        outcomes = evaluation.record.attacks[name].outcomes
-        if sample < len(outcomes) and outcomes[sample] == 0:
-            return name
-        if sample < len(outcomes) and outcomes[sample] == 1:
-            tried = name
-    return tried
+        for sample, outcome in enumerate(evaluation.record.attacks[name].outcomes[:count].tolist()):
+            if outcome >= 0 and sample not in broken:
+                chosen[sample] = name
+            if outcome == 0:
+                broken.add(sample)
+    return chosen
 
 
 def _attacked(assessed: Assessed, shown: Shown, missing: list[str]) -> Tensor | None:
