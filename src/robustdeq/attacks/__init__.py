@@ -3,12 +3,12 @@
 from .apgd import APGD as APGD
 from .art_attacks import ART as ART
 from .autoattack import AutoAttack as AutoAttack
-from .calls import Calls as Calls
 from .foolbox_attacks import Foolbox as Foolbox
 from .joint import JointOptimisation as JointOptimisation
 from .losses import LOSSES as LOSSES
 from .losses import predictions as predictions
 from .pgd import PGD as PGD
+from .starts import Calls as Calls
 from .threat import L2 as L2
 from .threat import THREATS as THREATS
 from .threat import Linf as Linf

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ..checks import Count, Seed, Share
 from ..options import OneOf, checked
-from .calls import Calls, aims, looks
-from .door import at_the_door, logits_of
-from .losses import LOSSES, Goal, predictions
-from .starts import ORDERS, goals, numbered, slope_of
+from .door import at_the_door
+from .losses import LOSSES, Goal
+from .starts import ORDERS, Calls, fallen, goal_calls, goals, numbered, slope_calls, slope_of
 from .threat import OfThreat, Threat
-from .views import View, summands
 
 
-@dataclass(frozen=True)
-class Runs:
+class Runs(NamedTuple):
     """The runs of every sample, one for each restart and target, side by side; a row for each run of each sample.
 
     Ordered by restart, target, sample. Legend of shapes: P rows. rows: (P,) the row's sample. at, before: (P, C, H, W)
@@ -57,21 +55,20 @@ class Runs:
 
     def only(self, keep: Tensor) -> Runs:
         """The kept rows."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "goal"}
-        return Runs(goal=self.goal.rows(keep), **{name: part[keep] for name, part in parts.items()})
+        return tree_map_only(Tensor, lambda column: column[keep], self)
 
     def moved(self, threat: Threat, share: float) -> Runs:
         """Moved by ``share`` of a projected step up the slope, and by the rest of the last move again."""
         up = threat.ascend(torch.zeros_like(self.at), self.slope, 1.0)
         aim = threat.project(self.x, self.at + self.size * up)
         at = self.at + (aim - self.at) * share + (self.at - self.before) * (1 - share)
-        return replace(self, at=threat.project(self.x, at), before=self.at)
+        return self._replace(at=threat.project(self.x, at), before=self.at)
 
     def seen(self, loss: Tensor, slope: Tensor) -> Runs:
         """With the loss and the slope at this point. A loss that is NaN is above none, and none is above it."""
         better = loss > self.best_loss
-        return replace(
-            self, loss=loss, slope=slope, rises=self.rises + (loss > self.loss),
+        return self._replace(
+            loss=loss, slope=slope, rises=self.rises + (loss > self.loss),
             best=_choose(better, self.at, self.best), best_slope=_choose(better, slope, self.best_slope),
             best_loss=torch.where(better, loss, self.best_loss),
         )  # fmt: skip
@@ -80,8 +77,8 @@ class Runs:
         """Back to the best point with half the step where at most ``enough`` steps have raised the loss, or where after
         a whole stretch at the same step size none was better than all before."""
         halve = (self.rises <= enough) | (~self.halved & (self.best_loss <= self.checked))
-        return replace(
-            self, at=_choose(halve, self.best, self.at), slope=_choose(halve, self.best_slope, self.slope),
+        return self._replace(
+            at=_choose(halve, self.best, self.at), slope=_choose(halve, self.best_slope, self.slope),
             size=_choose(halve, self.size / 2, self.size), rises=torch.zeros_like(self.rises), checked=self.best_loss,
             halved=halve,
         )  # fmt: skip
@@ -149,21 +146,18 @@ class APGD:
 
     def calls(self, model: nn.Module, classes: int) -> list[Calls]:
         """What it asks at most, for each image; see ``Calls``."""
-        goals, chosen = aims(self, model, classes)
-        runs = self.restarts * goals
-        return [*chosen, *looks(model, runs * self.iterations, runs, runs * (self.iterations + 1))]
+        count, chosen = goal_calls(self, model, classes)
+        runs = self.restarts * count
+        return [*chosen, *slope_calls(model, runs * self.iterations, runs, runs * (self.iterations + 1))]
 
     def _look(self, model: nn.Module, runs: Runs, batch: int, first: bool, wanted: bool) -> tuple[Tensor, ...]:
         """Of every row whether it is misclassified, its loss and its slope; at most ``stack * batch`` at a time."""
-        view, looks = summands(model)[0], []  # the view whose logits they are
-        for part in torch.arange(len(runs.rows), device=runs.rows.device).split(self.stack * batch):
-            x_adv, goal = runs.at[part], runs.goal.rows(part)
+        looks = []
+        for some in torch.arange(len(runs.rows), device=runs.rows.device).split(self.stack * batch):
+            x_adv, goal = runs.at[some], runs.goal.rows(some)
             logits, loss, slope = slope_of(self, model, x_adv, goal, first, wanted)
-            if isinstance(view, View) and not view.faithful:
-                with torch.no_grad():
-                    logits = logits_of(self, view.deployed, x_adv)
-            looks.append((predictions(logits) != goal.y, loss, slope))
-        return tuple(torch.cat(parts) for parts in zip(*looks))
+            looks.append((fallen(self, model, x_adv, logits, goal.y), loss, slope))
+        return tuple(map(torch.cat, zip(*looks)))
 
     def _checks(self) -> dict[int, int]:
         """The iterations after which the step size is looked at, each with the number since the look before. Shares of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 
 from ..checks import Length, Seed, Whole, check_labels
 from ..options import OneOf, checked
-from .calls import Calls
 from .door import at_the_door, logits_of
+from .starts import Calls
 from .threat import OfThreat, Threat
-from .views import Summed, View
+from .views import as_one
+from .wrapped import process_as_it_was
 
 LOGGER = "auto-attack"
 VERSIONS = {
@@ -71,16 +71,16 @@ class AutoAttack:
         reference computes in nothing else. y: (B,) int64. indices: not used."""
         self.check_taken(x)
         x = x.contiguous()
-        with _process_as_it_was():
+        with process_as_it_was(), _silent():
             check_labels(x, y, self._classes(model, x))
             return self.reference(model, x).run_standard_evaluation(x, y, batch_size=self.batch_size)[0].detach()
 
     def reference(self, model: nn.Module, x: Tensor) -> Reference:
         """The pyautoattack object that is run, for images like x. model: in eval mode."""
-        whole = _whole(model)
+        one = as_one(model)
 
         def seen(x: Tensor) -> Tensor:
-            return logits_of(self, whole, x).float()  # in autocast, for one, they may be of another dtype
+            return logits_of(self, one, x).float()  # in autocast, for one, they may be of another dtype
 
         options: dict[str, Any] = {"norm": self.threat.name, "version": self.version}
         if self.attacks is not None:
@@ -89,27 +89,27 @@ class AutoAttack:
         apgd, targeted, fab = reference.apgd, reference.apgd_targeted, reference.fab
         if self.attacks is not None:
             apgd.n_restarts = fab.n_restarts = targeted.n_restarts = 1
-        reference.verbose, reference.square.n_queries = False, self.queries
+        reference.verbose, reference.square.n_queries, fab.n_iter = False, self.queries, FAB
         shares = {"n_iter": 1, "n_iter_orig": 1, "n_iter_2": 0.22, "n_iter_min": 0.06, "size_decr": 0.03}
         for name, share in shares.items():  # what APGD's constructor derives from the number of iterations
             for attack in (apgd, targeted):
                 setattr(attack, name, max(int(share * self.iterations), 1))
-        targeted.n_target_classes = fab.n_target_classes = min(9, self.fitting(self._classes(whole, x)) - 1)
+        targeted.n_target_classes = fab.n_target_classes = min(9, self.fitting(self._classes(one, x)) - 1)
         return reference
 
     def calls(self, model: nn.Module, classes: int) -> list[Calls]:
         """What it asks at most, for each image; see ``Calls``. The numbers are those of pyautoattack 0.2.0."""
         restarts, targets, iterations = (5 if self.version == "plus" else 1), min(9, classes - 1), self.iterations + 1
-        whole, ascents = _whole(model), restarts * iterations * (20 if self.version == "rand" else 1)
+        one, ascents = as_one(model), restarts * iterations * (20 if self.version == "rand" else 1)
         asked = {  # an image is looked at before an attack, and what came out of it afterwards
-            "apgd-ce": Calls(whole, 2, ascents),
-            "apgd-dlr": Calls(whole, 2, ascents),
-            "apgd-t": Calls(whole, 2 + targets, targets * iterations),
-            "fab": Calls(whole, 2 + restarts * (FAB + 2), restarts * FAB, restarts * FAB * (classes - 1)),
-            "fab-t": Calls(whole, 2 + targets * (FAB + 3), targets * FAB),
-            "square": Calls(whole, 4 + self.queries),
+            "apgd-ce": Calls(one, 2, ascents),
+            "apgd-dlr": Calls(one, 2, ascents),
+            "apgd-t": Calls(one, 2 + targets, targets * iterations),
+            "fab": Calls(one, 2 + restarts * (FAB + 2), restarts * FAB, restarts * FAB * (classes - 1)),
+            "fab-t": Calls(one, 2 + targets * (FAB + 3), targets * FAB),
+            "square": Calls(one, 4 + self.queries),
         }
-        return [Calls(whole, forwards=9, gradients=1), *(asked[name] for name in self.names)]  # checks of the defence
+        return [Calls(one, forwards=9, gradients=1), *(asked[name] for name in self.names)]  # checks of the defence
 
     def check_taken(self, x: Tensor) -> None:
         """A ValueError for images that an attack cannot take."""
@@ -133,29 +133,17 @@ class AutoAttack:
             return logits_of(self, model, x[:1]).shape[1]
 
 
-def _whole(model: nn.Module) -> nn.Module:
-    """What the reference sees: of a view with other logits than the deployed ones, those with the view's gradient."""
-    return Summed([model]) if isinstance(model, View) and not model.faithful else model
-
-
 @contextmanager
-def _process_as_it_was() -> Iterator[None]:
-    """Put back what the reference changes beyond its own objects. It seeds torch's generators on every device, and
-    removes the process's tracer (a debugger's, a coverage tool's) after it has counted calls with its own. Its log is
-    not shown meanwhile: a run of ours reports for itself, and hears the warnings on ``LOGGER``. It makes tensors of the
-    default dtype, which is float32 meanwhile."""
+def _silent() -> Iterator[None]:
+    """The reference's log is not shown: a run of ours reports for itself, and hears the warnings on ``LOGGER``."""
     logger, silent = logging.getLogger(LOGGER), logging.NullHandler()  # without a handler they go to stderr
-    level, propagate, tracer, dtype = logger.level, logger.propagate, sys.gettrace(), torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
+    level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.WARNING)
     logger.propagate = False
     logger.addHandler(silent)
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield
+        yield
     finally:
         logger.setLevel(level)
         logger.propagate = propagate
         logger.removeHandler(silent)
-        sys.settrace(tracer)
-        torch.set_default_dtype(dtype)

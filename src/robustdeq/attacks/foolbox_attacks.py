@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ..options import checked
@@ -46,23 +47,21 @@ class Foolbox(Wrapped):
         model, attack = foolbox.PyTorchModel(seen, bounds=(0, 1), device=x.device), self._made()
         minimal = isinstance(getattr(attack, "attack", attack), foolbox.attacks.base.MinimizationAttack)
 
-        def run(rows: slice) -> Tensor:
+        def run(rows: slice) -> Tensor | None:
+            """None where one of the images has no start, which fails its whole batch."""
             criterion = foolbox.criteria.Misclassification(y[rows])
-            return attack(model, x[rows], criterion, epsilons=None if minimal else self.threat.eps)[0]
-
-        try:
-            return run(slice(None))
-        except ValueError as error:
-            if "init_attack failed" not in str(error):
-                raise
-        images, failed = x.clone(), 0  # one image without a start fails its whole batch
-        for row in range(len(x)):
             try:
-                images[row] = run(slice(row, row + 1))[0]
+                return attack(model, x[rows], criterion, epsilons=None if minimal else self.threat.eps)[0]
             except ValueError as error:
                 if "init_attack failed" not in str(error):
                     raise
-                failed += 1
+                return None
+
+        if (together := run(slice(None))) is not None:
+            return together
+        alone = [run(slice(row, row + 1)) for row in range(len(x))]
+        images = torch.cat([x[[row]] if one is None else one for row, one in enumerate(alone)])
+        failed = sum(one is None for one in alone)
         text = "%s found no start for %d of %d samples; they count as standing."
         logging.getLogger(LOGGER).warning(text, type(attack).__name__, failed, len(x))
         return images

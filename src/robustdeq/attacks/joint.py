@@ -17,11 +17,10 @@ from ..models.cell import CellMap
 from ..models.deq import DEQClassifier
 from ..models.structure import structure
 from ..options import OneOf, checked
-from .calls import Calls, aims, looks
 from .door import at_the_door, logits_of
 from .losses import LOSSES, Goal, predictions
 from .pgd import PGD
-from .starts import ORDERS, goals, numbered
+from .starts import ORDERS, Calls, goal_calls, goals, numbered, slope_calls
 from .threat import OfThreat, Threat
 from .views import ThroughGradient
 
@@ -102,7 +101,7 @@ class JointOptimisation:
         constants, iteration, last = deq.cell.constants(zeros), itertools.count(), max(self.iterations - 1, 1)
 
         def f(pair: Tensor) -> Tensor:
-            """The map of (z, mu), packed in (B, 2 D), at the images of now, which take a step of their own meanwhile."""
+            """The map of (z, mu), packed in (B, 2 D), at the images of now, which take a step of their own."""
             nonlocal images
             z, mu = pair.detach().chunk(2, dim=1)
             at, x_at = z.requires_grad_(), images.detach().requires_grad_()
@@ -132,8 +131,8 @@ class JointOptimisation:
         def iteration(x: Tensor) -> Tensor:
             return deq(x, steps=1, start=deq.zeros(x).clone(), solver=Picard(), gradient=Unrolled())
 
-        goals, chosen = aims(self, model, classes)
-        runs = self.restarts * goals  # every restart chooses its goals anew
+        count, chosen = goal_calls(self, model, classes)
+        runs = self.restarts * count  # every restart chooses its goals anew
         moved = [Calls(iteration, gradients=runs * self.iterations), Calls(model, forwards=runs)]
-        finish = looks(ThroughGradient(deq, "unrolled"), self.finish, 1) if self.finish else []
+        finish = slope_calls(ThroughGradient(deq, "unrolled"), self.finish, 1) if self.finish else []
         return [*self.restarts * chosen, *moved, *finish]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from ..checks import described
 
 
-@dataclass(frozen=True)
-class Goal:
+class Goal(NamedTuple):
     """What a loss is about. y: (B,) true labels. target: (B,) wrong labels, of a targeted loss alone. clean: (B, K)
     log-probabilities of the image, of the KL alone."""
 
@@ -25,17 +24,11 @@ class Goal:
     @classmethod
     def stacked(cls, goals: Sequence[Goal]) -> Goal:
         """Of the samples of all goals, one after the other; all are of one kind."""
-        columns = [[getattr(goal, part.name) for goal in goals] for part in fields(cls)]
-        joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
-        return cls(*joined)
-
-    def replaced(self, rows: Tensor, other: Goal) -> Goal:
-        """With ``other``'s target in some rows."""
-        return self if self.target is None else replace(self, target=self.target.index_put((rows,), other.target[rows]))
+        return cls(*(None if column[0] is None else torch.cat(column) for column in zip(*goals)))
 
     def rows(self, keep: Tensor) -> Goal:
         """The goal of the kept samples."""
-        return Goal(self.y[keep], *(None if part is None else part[keep] for part in (self.target, self.clean)))
+        return tree_map_only(Tensor, lambda column: column[keep], self)
 
 
 def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:

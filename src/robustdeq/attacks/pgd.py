@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from ..checks import Count, Distance, Natural, Seed
 from ..options import OneOf, checked
-from .calls import Calls, aims, looks
-from .door import at_the_door, logits_of
-from .losses import LOSSES, Goal, predictions
-from .starts import ORDERS, goals, numbered, slope_of
+from .door import at_the_door
+from .losses import LOSSES, Goal
+from .starts import ORDERS, Calls, fallen, goal_calls, goals, numbered, slope_calls, slope_of
 from .threat import OfThreat, Threat
-from .views import View, summands
 
 STARTS = {"uniform": "see Threat.spread", "gaussian": "x + 0.001 N(0, 1), as TRADES", "clean": "the image itself"}
 KEEPS = {
@@ -82,13 +80,12 @@ class PGD:
     def run(self, model: nn.Module, x: Tensor, goal: Goal, x_adv: Tensor) -> tuple[Tensor, Tensor]:
         """One run from ``x_adv``: the kept images and their losses (B,), infinite where the sample is broken."""
         kept, kept_loss = x_adv.clone(), x.new_full((len(x),), -torch.inf)
-        rows, view = torch.arange(len(x), device=x.device), summands(model)[0]  # the view whose logits they are
+        rows = torch.arange(len(x), device=x.device)
         for step in range(self.steps + 1):
             logits, loss, slope = slope_of(self, model, x_adv, goal, first=step == 0, wanted=step < self.steps)
-            if self.keep == "worst" and isinstance(view, View) and not view.faithful:
-                with torch.no_grad():
-                    logits = logits_of(self, view.deployed, x_adv)
-            broken = (predictions(logits) != goal.y) & (self.keep == "worst")  # "highest" is never done with a sample
+            broken = torch.zeros_like(goal.y, dtype=torch.bool)
+            if self.keep == "worst":  # "highest" is never done with a sample
+                broken = fallen(self, model, x_adv, logits, goal.y)
             loss = loss.nan_to_num(-torch.inf).masked_fill(broken, torch.inf)
             better = loss > kept_loss[rows]
             kept[rows[better]], kept_loss[rows[better]] = x_adv[better], loss[better]
@@ -102,11 +99,11 @@ class PGD:
 
     def calls(self, model: nn.Module, classes: int) -> list[Calls]:
         """What it asks at most, for each image; see ``Calls``."""
-        goals, chosen = aims(self, model, classes)
+        count, chosen = goal_calls(self, model, classes)
         if self.keep == "last":
-            return [*chosen, *looks(model, gradients=self.steps, forwards=0)]
-        runs, judged = self.restarts * goals, (self.steps + 1) * (self.keep == "worst")
-        return [*chosen, *looks(model, runs * self.steps, runs, runs * judged)]
+            return [*chosen, *slope_calls(model, gradients=self.steps, forwards=0)]
+        runs, judged = self.restarts * count, (self.steps + 1) * (self.keep == "worst")
+        return [*chosen, *slope_calls(model, runs * self.steps, runs, runs * judged)]
 
     def _start(self, x: Tensor, restart: int, indices: Tensor | None) -> Tensor:
         if self.start == "clean":

@@ -1,4 +1,5 @@
-"""What attacks by gradients share: where a sample's run starts, what it is after, and the slope there.
+"""What attacks by gradients share: where a sample's run starts, what it is after, the slope there, who has fallen; and
+how often all of that asks a model, which is known before it begins: the bound that an evaluation's forecast is made of.
 
 attack: the attack itself, of which ``threat``, ``loss``, ``targets`` and ``order`` are looked at, and whose name stands
 in messages.
@@ -7,6 +8,7 @@ in messages.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +17,9 @@ from torch import Tensor, nn
 from ..checks import check_labels
 from ..seeds import generator
 from .door import logits_of
-from .losses import LOSSES, Goal
+from .losses import LOSSES, Goal, predictions
 from .threat import Threat
-from .views import summands
+from .views import judge, summands
 
 ORDERS = {"likeliest": "by their logits", "nearest": "by their linearised distance, which costs a backward pass each"}
 """In which a targeted loss aims at the wrong classes."""
@@ -87,3 +89,45 @@ def slope_of(
         losses.append(loss.detach().to(x_adv.dtype))  # in autocast the logits may be of another
         slopes.append(slope.nan_to_num(0, 0, 0))
     return logits[0], torch.stack(losses).sum(0), torch.stack(slopes).sum(0)
+
+
+def fallen(attack: Any, model: nn.Module, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+    """Which samples are misclassified as they are deployed, (B,) bool. logits: what ``slope_of`` has seen of x_adv."""
+    view = summands(model)[0]  # the one whose logits they are
+    if judge(view) is not view:
+        with torch.no_grad():
+            logits = logits_of(attack, judge(view), x_adv)
+    return predictions(logits) != y
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Of one module, logits = module(images), for each image, at most. forwards: without a graph; gradients: with one,
+    and a backward pass to the images; backward: further passes back through these graphs.
+
+    An attack of this package has a method ``calls(model, classes)``, which gives a list of them. What one such call
+    costs depends on model and view alone, and is measured.
+    """
+
+    module: Callable[[Tensor], Tensor]
+    forwards: int = 0
+    gradients: int = 0
+    backward: int = 0
+
+
+def slope_calls(model: nn.Module, gradients: int, forwards: int, judged: int = 0) -> list[Calls]:
+    """Of so many ``slope_of``, with a slope wanted or without, and of so many ``fallen``."""
+    views = summands(model)
+    calls = [Calls(view, forwards, gradients) for view in views]
+    return calls if judge(views[0]) is views[0] else [*calls, Calls(judge(views[0]), judged)]
+
+
+def goal_calls(attack: Any, model: nn.Module, classes: int) -> tuple[int, list[Calls]]:
+    """How many goals ``goals`` gives, and what they cost."""
+    if attack.loss == "kl":
+        return 1, [Calls(model, forwards=1)]
+    if not attack.loss.endswith("targeted"):
+        return 1, []
+    near = min(classes - 1, CANDIDATES) if attack.order == "nearest" else 0
+    calls = Calls(model, gradients=1, backward=near - 1) if near else Calls(model, forwards=1)
+    return min(attack.targets, classes - 1), [calls]

@@ -166,3 +166,13 @@ class Summed(View):
 def summands(module: nn.Module) -> list[nn.Module]:
     """The modules at whose logits an attack takes its loss: the views that are summed up, or the module itself."""
     return list(module.views) if isinstance(module, Summed) else [module]
+
+
+def judge(module: nn.Module) -> nn.Module:
+    """The module whose logits say what is misclassified: of a view with other logits than the deployed ones not it."""
+    return module.deployed if isinstance(module, View) and not module.faithful else module
+
+
+def as_one(module: nn.Module) -> nn.Module:
+    """For a library that asks one module for one tensor: the logits that are judged, with the module's gradient."""
+    return module if judge(module) is module else Summed([module])

@@ -7,6 +7,7 @@ import inspect
 import logging
 import random
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from ..text import shown
 from .door import at_the_door, logits_of
 from .losses import predictions
 from .threat import OfThreat, Threat
-from .views import Summed, View
+from .views import as_one
 
 
 class Given(str):
@@ -96,10 +97,10 @@ class Wrapped(ABC):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:
         """Images (B, C, H, W) inside the ball and the box: what the library found, projected. x: in [0, 1]. y: (B,)
         int64. indices: (B,) the samples' numbers in their data set; without them their places in the batch."""
-        whole = Summed([model]) if isinstance(model, View) and not model.faithful else model
+        one = as_one(model)
 
         def seen(images: Tensor) -> Tensor:
-            return logits_of(self, whole, images.to(x)).to(images)
+            return logits_of(self, one, images.to(x)).to(images)
 
         with torch.no_grad():
             clean = seen(x.float())
@@ -109,7 +110,11 @@ class Wrapped(ABC):
         # Of an image that is wrong already some make NaN, or never come back.
         for rows in torch.nonzero(correct).flatten().split(self.batch_size):
             at = x[rows]
-            with _seeded(mix(self.seed, int(numbers[rows[0]]))):
+            seed = mix(self.seed, int(numbers[rows[0]]))
+            with process_as_it_was():
+                torch.manual_seed(seed)
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
                 found = self._asked(Seen(seen), at.float().clamp(0, 1), y[rows], clean[rows]).detach().to(x)
             x_adv[rows] = self.threat.project(at, torch.where(found.isfinite(), found, at))
         with torch.no_grad():
@@ -163,20 +168,19 @@ class Wrapped(ABC):
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """The process's generators seeded inside, and as they were afterwards; so are torch's default dtype and the root
-    log, to which one message of foolbox adds a handler."""
-    python, numpy = random.getstate(), np.random.get_state()
+def process_as_it_was() -> Iterator[None]:
+    """Put back what a library changes beyond its own objects: the generators of Python, numpy and torch, torch's default
+    dtype, which is float32 meanwhile, the handlers of the root log, to which one message of foolbox adds one, and the
+    tracer (a debugger's, a coverage tool's), which pyautoattack removes after it has counted calls with its own."""
+    python, numpy, tracer = random.getstate(), np.random.get_state(), sys.gettrace()
     dtype, handlers = torch.get_default_dtype(), logging.root.handlers[:]
+    torch.set_default_dtype(torch.float32)
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.set_default_dtype(torch.float32)
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
         logging.root.handlers[:] = handlers
+        sys.settrace(tracer)
         torch.set_default_dtype(dtype)
