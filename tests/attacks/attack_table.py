@@ -1,8 +1,18 @@
 """Every attack and every view, once: a new one is a line here, and is put through what all of them must keep."""
 
 from robustdeq import L2, EntropyReduction, Linf
-from robustdeq.attacks import APGD, PGD, AutoAttack, EndToEnd, Frozen, IntermediateState, JointOptimisation, Static
-from robustdeq.attacks import Summed, ThroughGradient
+from robustdeq.attacks import (
+    APGD,
+    PGD,
+    AutoAttack,
+    EndToEnd,
+    Frozen,
+    IntermediateState,
+    JointOptimisation,
+    Static,
+    Summed,
+    ThroughGradient,
+)
 from robustdeq.defences import EarlyState, Ensemble
 
 LINF, L_2 = Linf(0.2), L2(0.4)

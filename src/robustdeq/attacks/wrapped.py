@@ -169,9 +169,10 @@ class Wrapped(ABC):
 
 @contextmanager
 def process_as_it_was() -> Iterator[None]:
-    """Put back what a library changes beyond its own objects: the generators of Python, numpy and torch, torch's default
-    dtype, which is float32 meanwhile, the handlers of the root log, to which one message of foolbox adds one, and the
-    tracer (a debugger's, a coverage tool's), which pyautoattack removes after it has counted calls with its own."""
+    """Put back what a library changes beyond its own objects: the generators of Python, numpy and torch, torch's
+    default dtype, which is float32 meanwhile, the handlers of the root log, to which one message of foolbox adds one,
+    and the tracer (a debugger's, a coverage tool's), which pyautoattack removes after it has counted calls with its
+    own."""
     python, numpy, tracer = random.getstate(), np.random.get_state(), sys.gettrace()
     dtype, handlers = torch.get_default_dtype(), logging.root.handlers[:]
     torch.set_default_dtype(torch.float32)

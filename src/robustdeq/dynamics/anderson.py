@@ -56,21 +56,22 @@ class Anderson(Solver[AndersonState]):
             dg = _newest(dg, g - (state.f_prev - state.z_prev), self.memory)
         moved = z + self.mixing * g
         if dg.shape[1]:
-            unit, scale, gram, usable = self._system(dg)
-            gamma = scale * _solve(gram, torch.where(usable, _products(unit, g), 0.0))
-            moved = moved - _combine(gamma, dz + self.mixing * dg)
+            with own_precision(z):
+                unit, scale, gram, usable = self._system(dg)
+                gamma = scale * _solve(gram, torch.where(usable, _products(unit, g), 0.0))
+                moved = moved - _combine(gamma, dz + self.mixing * dg)
         return AndersonState(moved, state.t + 1, z, f_z, dz=dz, dg=dg)
 
     def transposed_inverse(self, state: AndersonState, w: Tensor) -> Tensor:
         """B = -mixing I + (dZ + mixing dG) (dG^T dG)^-1 dG^T, transposed (the ridge included)."""
         out = -self.mixing * w
         if state.dg.shape[1]:
-            unit, scale, gram, usable = self._system(state.dg)
-            small = scale * _products(state.dz + self.mixing * state.dg, w)
-            out = out + _combine(_solve(gram, torch.where(usable, small, 0.0)), unit).to(w.dtype)
+            with own_precision(w):
+                unit, scale, gram, usable = self._system(state.dg)
+                small = scale * _products(state.dz + self.mixing * state.dg, w)
+                out = out + _combine(_solve(gram, torch.where(usable, small, 0.0)), unit).to(w.dtype)
         return out
 
-    @own_precision
     def _system(self, dg: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Unit columns, their scales, their Gram matrix plus the ridge, and which samples can use it (B, 1)."""
         work = torch.promote_types(dg.dtype, torch.float32)
@@ -89,20 +90,17 @@ class Anderson(Solver[AndersonState]):
         return unit, scale, torch.where(usable[:, None, None], gram, eye), usable[:, None]
 
 
-@own_precision
 def _products(columns: Tensor, w: Tensor) -> Tensor:
     """(B, M, D), (B, D) to (B, M), at least in float32: the products of short columns would underflow in half."""
     dtype = torch.promote_types(columns.dtype, torch.float32)
     return torch.einsum("bmd,bd->bm", columns.to(dtype), w.to(dtype))
 
 
-@own_precision
 def _combine(weights: Tensor, columns: Tensor) -> Tensor:
     """(B, M), (B, M, D) to (B, D), in the columns' dtype."""
     return torch.einsum("bm,bmd->bd", weights, columns.to(weights.dtype)).to(columns.dtype)
 
 
-@own_precision
 def _solve(gram: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right.unsqueeze(2), torch.linalg.cholesky_ex(gram).L).squeeze(2)
 

@@ -22,19 +22,6 @@ class BroydenState(SolverState):
     left: Columns = ()
     right: Columns = ()
 
-    @property
-    def u(self) -> Tensor:
-        """(B, M, D): the columns ``left``."""
-        return self._stacked(self.left)
-
-    @property
-    def v(self) -> Tensor:
-        """(B, M, D): the columns ``right``."""
-        return self._stacked(self.right)
-
-    def _stacked(self, columns: Columns) -> Tensor:
-        return torch.stack(columns, dim=1) if columns else self.z.new_zeros(len(self.z), 0, self.z.shape[1])
-
 
 @SOLVERS.register
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ Legend of shapes: B batch, D packed state size, M stored columns.
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -38,7 +38,6 @@ class SolverState:
 
 
 S = TypeVar("S", bound=SolverState)
-A = TypeVar("A", bound=Callable[..., Any])
 
 
 class Solver(ABC, Generic[S]):
@@ -102,15 +101,7 @@ def length(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-def own_precision(algebra: A) -> A:
-    """A function of tensors in their own dtype: autocast is for f; a solver's small systems need the digits."""
-
-    @functools.wraps(algebra)
-    def inside(*arguments: Any) -> Any:
-        device = next(argument.device.type for argument in arguments if isinstance(argument, Tensor))
-        if not torch.amp.is_autocast_available(device):
-            return algebra(*arguments)
-        with torch.autocast(device, enabled=False):
-            return algebra(*arguments)
-
-    return inside  # type: ignore[return-value]
+def own_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Inside, tensors keep their own dtype: autocast is for f; a solver's small systems need the digits."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
