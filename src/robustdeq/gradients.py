@@ -116,7 +116,7 @@ class Phantom(Gradient):
         with torch.no_grad():
             final = reached(solver, f, z, steps)
         h = phantom_state(f, final, self.unroll, self.damping)
-        return h if training else _Reroute.apply(h, final, None)
+        return h if training else _Reroute.apply(h, final, lambda grad: grad)
 
 
 @GRADIENTS.register
@@ -199,11 +199,12 @@ class SimultaneousAdjoint(Gradient):
                 with torch.enable_grad(), same_precision():
                     at = move.z_prev.detach().requires_grad_()
                     h = f(at)
-                transported = torch.autograd.grad(h, at, w, materialize_grads=True)[0] - w
+                transported = torch.autograd.grad(h, at, w, materialize_grads=True)[0] - w  # J_g = J_f - I
                 moved = w - solver.transposed_inverse(move, transported + grad)
                 w = torch.where((t < steps)[:, None].to(w.device), moved, w) if isinstance(steps, Tensor) else moved
             return w
 
+        # One evaluation at z^[N] carries the gradient to what f closes over; the walk above has only made its w.
         return _Reroute.apply(f(final), final, adjoint)
 
 
@@ -244,14 +245,14 @@ class _Reroute(torch.autograd.Function):
     """The value of ``value``, the graph of ``h``; the gradient is passed through ``transform`` on its way."""
 
     @staticmethod
-    def forward(ctx, h: Tensor, value: Tensor, transform: Callable[[Tensor], Tensor] | None) -> Tensor:
+    def forward(ctx, h: Tensor, value: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.transform = transform
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return (grad if ctx.transform is None else ctx.transform(grad)), None, None
+        return ctx.transform(grad), None, None
 
 
 class _ReversibleSolve(torch.autograd.Function):
@@ -282,6 +283,7 @@ class _ReversibleSolve(torch.autograd.Function):
         tensors = ctx.f.tensors
         wanted = [i for i in range(len(tensors)) if ctx.needs_input_grad[4 + i]]
         sums: list[Tensor | None] = [None] * len(tensors)
+        # z^[t] acts on z^[t+1] through f and on z^[t+2] directly, so two adjoints are carried: of z^[t+1] and of z^[t].
         a_next, a_here = grad, torch.zeros_like(grad)
         for t in reversed(range(ctx.steps)):  # undo the step z^[t] -> z^[t+1]
             with torch.enable_grad(), ctx.same_precision():
@@ -293,6 +295,6 @@ class _ReversibleSolve(torch.autograd.Function):
             for i, term in zip(wanted, pulled[1:]):
                 sums[i] = term if (before := sums[i]) is None else before + term
             a_next, a_here = a_here + pulled[0], (1 - b) * a_next
-            if t:
+            if t:  # from (z^[t], z^[t+1]) to (z^[t-1], z^[t]), of which z^[0] was kept
                 z, z_prev = z_prev, (ctx.solver.undo(z, f_z.detach()) if t > 1 else start)
         return None, None, None, a_next + a_here, *sums

@@ -1,10 +1,10 @@
 """Threat models, attacks, and the views an attack looks through."""
 
 from .apgd import APGD as APGD
-from .art_attacks import ART as ART
 from .autoattack import AutoAttack as AutoAttack
-from .foolbox_attacks import Foolbox as Foolbox
 from .joint import JointOptimisation as JointOptimisation
+from .libraries import ART as ART
+from .libraries import Foolbox as Foolbox
 from .losses import LOSSES as LOSSES
 from .losses import predictions as predictions
 from .pgd import PGD as PGD

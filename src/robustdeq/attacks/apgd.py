@@ -46,6 +46,7 @@ class Runs(NamedTuple):
         count = len(starts) * len(aims)
         at = torch.cat([start for start in starts for _ in aims])
         low, high = at.new_full((len(at),), -torch.inf), at.new_full((len(at),), torch.inf)
+        # loss high and halved true: the start raises nothing, and the first check asks for the number of rises alone.
         return cls(
             rows=torch.arange(len(x), device=x.device).repeat(count), x=x.repeat(count, 1, 1, 1),
             goal=Goal.stacked(aims * len(starts)), at=at, before=at, slope=torch.zeros_like(at), loss=high,
@@ -121,28 +122,27 @@ class APGD:
 
     @at_the_door
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:
-        """Adversarial images (B, C, H, W) for images x in [0, 1] and labels y (B,) int64; no gradient is left behind.
-        indices: (B,) the samples' numbers in their data set, by which they draw their starts, as in ``PGD``."""
+        """As of ``PGD``."""
         starts = [self.threat.spread(x, numbered(x, self.seed, r, indices)) for r in range(self.restarts)]
         runs = Runs.begin(x, starts, goals(self, model, x, y), 2 * self.threat.eps)
-        found, checks = x.clone(), self._checks()
+        best, checks = x.clone(), self._checks()
         for step in range(self.iterations + 1):
-            if step:
+            if step:  # there is no last move yet to go on with in the first step
                 runs = runs.moved(self.threat, 1.0 if step == 1 else 0.75)
             wrong, loss, slope = self._look(model, runs, len(x), first=step == 0, wanted=step < self.iterations)
             runs = runs.seen(loss, slope)
             if wrong.any():
-                fallen, rows = runs.first(wrong, len(x))
-                found[fallen] = runs.at[rows]
-                runs = runs.only(~fallen[runs.rows])
+                broken, rows = runs.first(wrong, len(x))
+                best[broken] = runs.at[rows]
+                runs = runs.only(~broken[runs.rows])
                 if not len(runs.rows):
-                    return found
+                    return best
             if step in checks:
                 runs = runs.adjusted(self.rho * checks[step])
-        highest = torch.full_like(found[:, 0, 0, 0], -torch.inf).scatter_reduce(0, runs.rows, runs.best_loss, "amax")
+        highest = torch.full_like(best[:, 0, 0, 0], -torch.inf).scatter_reduce(0, runs.rows, runs.best_loss, "amax")
         standing, rows = runs.first((runs.best_loss == highest[runs.rows]) & (runs.best_loss > -torch.inf), len(x))
-        found[standing] = runs.best[rows]
-        return found
+        best[standing] = runs.best[rows]
+        return best
 
     def calls(self, model: nn.Module, classes: int) -> list[Calls]:
         """What it asks at most, for each image; see ``Calls``."""

@@ -24,7 +24,8 @@ class Goal(NamedTuple):
     @classmethod
     def stacked(cls, goals: Sequence[Goal]) -> Goal:
         """Of the samples of all goals, one after the other; all are of one kind."""
-        return cls(*(None if column[0] is None else torch.cat(column) for column in zip(*goals)))
+        columns: Any = zip(*goals)
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
 
     def rows(self, keep: Tensor) -> Goal:
         """The goal of the kept samples."""

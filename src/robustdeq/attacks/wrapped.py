@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import pkgutil
 import random
 import re
 import sys
@@ -30,18 +31,18 @@ from .threat import OfThreat, Threat
 from .views import as_one
 
 
-class Given(str):
+class AttackObject(str):
     """An attack object of a library, written down as its own description."""
 
-    made: Any
+    object: Any
 
-    def __new__(cls, made: Any) -> Given:
-        text = super().__new__(cls, re.sub(r" at 0x[0-9a-f]+", "", repr(made)))  # no address, which no two runs share
-        text.made = made
+    def __new__(cls, attack: Any) -> AttackObject:
+        text = super().__new__(cls, re.sub(r" at 0x[0-9a-f]+", "", repr(attack)))  # no address, no two runs share it
+        text.object = attack
         return text
 
     def __getnewargs__(self) -> tuple[Any]:  # a copy is made of the object, not of its description
-        return (self.made,)
+        return (self.object,)
 
 
 class Seen(nn.Module):
@@ -71,8 +72,8 @@ class Wrapped(ABC):
 
     package: ClassVar[tuple[str, str, str]]
     """The library as it is imported, as it is installed, and the extra of this package that installs it."""
-    base: ClassVar[tuple[str, str]]
-    """The class of all attacks of the library: its module and name."""
+    base: ClassVar[str]
+    """The class of all attacks of the library, module:name."""
 
     def __post_init__(self) -> None:
         owner, (module, distribution, extra) = type(self).__name__, self.package
@@ -83,14 +84,14 @@ class Wrapped(ABC):
             why = f"{distribution} cannot be imported ({first_line(error)})"
             raise ValueError(f"{owner}: {why}; allowed: with pip install 'robustdeq[{extra}]'.") from error
         if not isinstance(self.attack, str):
-            if not isinstance(self.attack, self._base) or self.options:
+            if not isinstance(self.attack, pkgutil.resolve_name(self.base)) or self.options:
                 given = f"attack={shown(self.attack)} with options={shown(dict(self.options))}"
                 wanted = f"the name of an attack of {distribution} and its options, or an object and none"
                 raise ValueError(f"{owner}: {given}; allowed: {wanted}.")
-            object.__setattr__(self, "attack", Given(self.attack))
+            object.__setattr__(self, "attack", AttackObject(self.attack))
 
     @abstractmethod
-    def found(self, seen: Seen, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
+    def generate(self, seen: Seen, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
         """What the library makes of x (B, C, H, W), float32 in [0, 1], which ``seen`` classifies correctly as y."""
 
     @at_the_door
@@ -115,7 +116,7 @@ class Wrapped(ABC):
                 torch.manual_seed(seed)
                 random.seed(seed)
                 np.random.seed(seed % 2**32)
-                found = self._asked(Seen(seen), at.float().clamp(0, 1), y[rows], clean[rows]).detach().to(x)
+                found = self._generate(Seen(seen), at.float().clamp(0, 1), y[rows], clean[rows]).detach().to(x)
             x_adv[rows] = self.threat.project(at, torch.where(found.isfinite(), found, at))
         with torch.no_grad():
             stands = correct & (predictions(seen(x_adv.float())) == y)
@@ -123,11 +124,11 @@ class Wrapped(ABC):
         x_adv[stands] = self.threat.project(x[stands], x[stands] + 1.01 * (x_adv[stands] - x[stands]))
         return x_adv
 
-    def _asked(self, seen: Seen, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
+    def _generate(self, seen: Seen, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
         """What is found; some libraries look outside of the box on their way, and some at their options only now."""
         try:
             with beyond_the_box():
-                return self.found(seen, x, y, logits)
+                return self.generate(seen, x, y, logits)
         except (TypeError, IndexError) as error:
             given = f"{self.attack} with options={shown(dict(self.options))} on {logits.shape[1]} classes"
             wanted = f"what {self.package[1]} {self.version} takes"
@@ -136,28 +137,24 @@ class Wrapped(ABC):
     def kind(self, names: tuple[str, ...] = ("{}",)) -> type:
         """The class that ``attack`` names, in whatever case; names: longer forms of a short name, the first one that
         exists is taken."""
-        if isinstance(self.attack, Given):
-            return type(self.attack.made)
-        library, base = vars(importlib.import_module(self.package[0])), self._base
+        if isinstance(self.attack, AttackObject):
+            return type(self.attack.object)
+        library, base = vars(importlib.import_module(self.package[0])), pkgutil.resolve_name(self.base)
         classes = {n: c for n, c in library.items() if isinstance(c, type) and issubclass(c, base) and c != base}
         lower = {name.lower(): name for name in classes}
         long = [lower.get(name.format(self.attack).lower()) for name in names]
         return choose(f"attack of {self.package[1]}", next(filter(None, long), self.attack), classes, "an object")
 
-    @property
-    def _base(self) -> type:
-        return getattr(importlib.import_module(self.base[0]), self.base[1])
-
-    def make(self, cls: type, *given: Any, **own: Any) -> Any:
-        """An attack object with ``options``, and with those of ``own`` that it has and that are not given."""
-        allowed = list(inspect.signature(cls).parameters)[len(given) :]
+    def make(self, cls: type, *args: Any, **defaults: Any) -> Any:
+        """An attack object with ``options``, and with those of the defaults that it has and that are not given."""
+        allowed = list(inspect.signature(cls).parameters)[len(args) :]
         check_options(cls.__name__, self.options, allowed)
-        own = {name: value for name, value in own.items() if name in allowed}
+        options = {**{name: value for name, value in defaults.items() if name in allowed}, **self.options}
         try:
-            return cls(*given, **{**own, **self.options})
+            return cls(*args, **options)
         except (TypeError, ValueError, AssertionError, NotImplementedError, ImportError) as error:
-            given_options = f"options={shown({**own, **self.options})} ({first_line(error)})"
-            raise ValueError(f"{cls.__name__}: {given_options}; allowed: what {self.package[1]} takes.") from error
+            given = f"options={shown(options)} ({first_line(error)})"
+            raise ValueError(f"{cls.__name__}: {given}; allowed: what {self.package[1]} takes.") from error
 
     def check_norm(self, name: str, norm: Any) -> None:
         """``norm``, of an attack of this name, is the threat's, or unknown."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -64,22 +65,16 @@ class SmoothedClassifier(Defended):
         1906.04584, eq. 5): votes have none.
         """
         check_images(x, getattr(self.model, "image_shape", None))
-        x, votes, soft = trackable(x), [], []
-        wanted = torch.is_grad_enabled()
+        x, read = trackable(x), self._piece
         pieces = list(self._noise(x))
-        for noise in pieces:
-            if wanted and len(pieces) > 1:  # the graph of one piece at a time
-                hard, mean = checkpoint(self._piece, x, noise, use_reentrant=False, preserve_rng_state=False)
-            else:
-                hard, mean = self._piece(x, noise)
-            votes.append(hard)
-            soft.append(mean)
-        counts = torch.stack(votes).sum(0)
-        shares = torch.where(counts.sum(1, keepdim=True) > 0, counts / self.method.draws, torch.nan)
-        if not wanted:
+        if torch.is_grad_enabled() and len(pieces) > 1:  # the graph of one piece at a time
+            read = functools.partial(checkpoint, read, use_reentrant=False, preserve_rng_state=False)
+        votes, probabilities = (torch.stack(sums).sum(0) for sums in zip(*(read(x, noise) for noise in pieces)))
+        shares = torch.where(votes.sum(1, keepdim=True) > 0, votes / self.method.draws, torch.nan)
+        if not torch.is_grad_enabled():
             return shares
-        mean = torch.stack(soft).sum(0) / self.method.draws
-        return shares + (mean - mean.detach())
+        mean = probabilities / self.method.draws
+        return shares + (mean - mean.detach())  # the value of the votes, the gradient of the mean
 
     def respond(self, noisy: Tensor) -> Tensor:
         """Logits (n, K) that the model below gives copies (n, C, H, W) with noise, wherever their pixels lie."""

@@ -58,6 +58,7 @@ class Anderson(Solver[AndersonState]):
         if dg.shape[1]:
             with own_precision(z):
                 unit, scale, gram, usable = self._system(dg)
+                # The weights of the unit columns, times the scales, are those of dG; none where the system is singular.
                 gamma = scale * _solve(gram, torch.where(usable, _products(unit, g), 0.0))
                 moved = moved - _combine(gamma, dz + self.mixing * dg)
         return AndersonState(moved, state.t + 1, z, f_z, dz=dz, dg=dg)

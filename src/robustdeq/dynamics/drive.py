@@ -101,29 +101,28 @@ def _looked_at(f: Map) -> Map:
 
 def _stepped(solver: Solver, f: Map, state: SolverState) -> SolverState:
     """One step, which must give the next state and the f(z) that it paid for."""
-    given: Any = solver.step(f, state)
+    after: Any = solver.step(f, state)
     owner, wanted = type(solver).__name__, "a SolverState with z, t one more than before, z_prev and f_prev"
-    if not isinstance(given, SolverState):
-        raise ValueError(f"drive: {owner}.step gives {described(given)}; allowed: {wanted}.")
-    for name in ("z", "f_prev"):
-        part = getattr(given, name)
-        if not isinstance(part, Tensor) or part.shape != state.z.shape:
-            raise ValueError(f"drive: {owner}.step gives a state whose {name} is {described(part)}; allowed: {wanted}.")
-    if given.t != state.t + 1:
-        raise ValueError(f"drive: {owner}.step gives t={given.t} after t={state.t}; allowed: {wanted}.")
-    return given
+    if not isinstance(after, SolverState):
+        raise ValueError(f"drive: {owner}.step gives {described(after)}; allowed: {wanted}.")
+    for name, z in (("z", after.z), ("f_prev", after.f_prev)):
+        if not isinstance(z, Tensor) or z.shape != state.z.shape:
+            raise ValueError(f"drive: {owner}.step gives a state whose {name} is {described(z)}; allowed: {wanted}.")
+    if after.t != state.t + 1:
+        raise ValueError(f"drive: {owner}.step gives t={after.t} after t={state.t}; allowed: {wanted}.")
+    return after
 
 
 def _of_running(f: Any, running: Tensor, f_prev: Tensor | None) -> Map:
     """``f`` on the samples that have not stopped, (B,) bool, where it can be cut down to them; one that has stopped was
     evaluated where it is, and keeps that f(z)."""
-    if f_prev is None or not hasattr(f, "rows") or bool(running.all()):
+    rows, fewer = running.nonzero().squeeze(1), None
+    if f_prev is not None and hasattr(f, "rows") and len(rows) < len(running):
+        fewer = f.rows(rows, len(running))
+    if f_prev is None or fewer is None:
         return _looked_at(f)
-    rows = running.nonzero().squeeze(1)
-    if (part := f.rows(rows, len(running))) is None:
-        return _looked_at(f)
-    part = _looked_at(part)
-    return lambda z: f_prev.index_copy(0, rows, part(z[rows]))
+    fewer = _looked_at(fewer)
+    return lambda z: f_prev.index_copy(0, rows, fewer(z[rows]))
 
 
 def _check_calls(regulate: Any, observers: Any) -> None:
@@ -138,13 +137,12 @@ def _state(solver: Solver, start: Tensor | SolverState | Trajectory) -> SolverSt
     state = start.state if isinstance(start, Trajectory) else start
     if not isinstance(state, SolverState):
         return solver.init(state)
-    own = type(solver.init(state.z))
-    for name in ("z_prev", "f_prev"):
-        part: Any = getattr(state, name)
-        if part is not None and getattr(part, "shape", None) != state.z.shape:
+    kind = type(solver.init(state.z))
+    for name, z in (("z_prev", state.z_prev), ("f_prev", state.f_prev)):
+        if z is not None and getattr(z, "shape", None) != state.z.shape:
             raise ValueError(f"drive: the start's {name} has not the shape of its z; allowed: {tuple(state.z.shape)}.")
-    if type(state) is not own:
-        raise ValueError(f"drive: {type(solver).__name__} from a {type(state).__name__}; allowed: a {own.__name__}.")
+    if type(state) is not kind:
+        raise ValueError(f"drive: {type(solver).__name__} from a {type(state).__name__}; allowed: a {kind.__name__}.")
     return state
 
 
