@@ -24,8 +24,8 @@ class Goal(NamedTuple):
     @classmethod
     def stacked(cls, goals: Sequence[Goal]) -> Goal:
         """Of the samples of all goals, one after the other; all are of one kind."""
-        columns: Any = zip(*goals)
-        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+        columns: list[Any] = [None if column[0] is None else torch.cat(column) for column in zip(*goals)]
+        return cls(*columns)
 
     def rows(self, keep: Tensor) -> Goal:
         """The goal of the kept samples."""
