@@ -9,6 +9,7 @@ from small_models import images_for, own
 
 import robustdeq as rd
 from robustdeq.attacks import PGD, AutoAttack, JointOptimisation, autoattack
+from robustdeq.attacks.views import summands
 from robustdeq.evaluation.forecast import Prices
 
 CLASSES, FAR, NEAR = 4, 0.3, 1e-6
@@ -40,8 +41,11 @@ def test_an_attack_asks_no_more_than_it_says(name, view, monkeypatch):
         attack = replace(attack, iterations=9, queries=40)
         monkeypatch.setattr(autoattack, "FAB", 20)
     model = own(CLASSES, side=5, sharpness=8.0, steps=3, solver=SOLVERS.get(view, "picard"))
-    x, seen = images_for(model, 4), VIEWS[view](model)
-    y = getattr(seen, "deployed", seen)(x).argmax(1)
+    x, seen = images_for(model, 40), VIEWS[view](model)
+    labels = torch.stack([module(x).argmax(1) for module in (getattr(seen, "deployed", seen), *summands(seen))])
+    agreed = torch.nonzero((labels == labels[0]).all(0)).flatten()[:4]  # none has fallen before an attack begins
+    x, y = x[agreed], labels[0, agreed]
+    assert len(x) == 4
     for eps in (FAR, NEAR):
         told, counted = _counted(replace(attack, threat=replace(attack.threat, eps=eps)), seen, model, x, y)
         assert all(now <= most for now, most in zip(counted, told)), (eps, counted, told)
