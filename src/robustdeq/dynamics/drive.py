@@ -53,26 +53,26 @@ def drive(
     if record and past.residuals is not None and len(past.states) != len(past.residuals):
         raise ValueError("drive: record=True, but this trajectory's states were not kept; allowed: record it all.")
 
-    states, monitor = list(past.states), _Monitor(past, tolerance, divergence) if watched else None
-    record = record or bool(states)
+    states, record = list(past.states), record or bool(past.states)
+    # What a subclass of Trajectory knows beside the dynamics stays with it.
+    trajectory = _begun(replace(past, state=state), tolerance) if watched else replace(past, state=state)
     for taken in range(steps):
-        if monitor is not None and tolerance is not None:
-            if not bool(monitor.running.any()):
+        if tolerance is not None:
+            running = _running(trajectory.status)
+            if not bool(running.any()):
                 break
-            looked_at = _of_running(f, monitor.running, state.f_prev)
-        state_next = _stepped(solver, looked_at, state)
-        state = state_next if monitor is None else monitor.judge(state, state_next)
+            looked_at = _of_running(f, running, trajectory.state.f_prev)
+        after = _stepped(solver, looked_at, trajectory.state)
+        trajectory = _judged(trajectory, after, tolerance, divergence) if watched else replace(trajectory, state=after)
         if record:
-            states.append(state.z)
+            states.append(trajectory.z)
         for observer in observers:
-            observer(state)
+            observer(trajectory.state)
         if regulate is not None and taken + 1 < steps:
-            other = regulate(state)
+            other = regulate(trajectory.state)
             f = f if other is None else other
             looked_at = _looked_at(f)
-    # What a subclass of Trajectory knows beside the dynamics stays with it.
-    verdict = {} if monitor is None else monitor.verdict()
-    trajectory = replace(past, state=state, states=tuple(states), **verdict)
+    trajectory = replace(trajectory, states=tuple(states))
     if throw:
         trajectory.check()
     return trajectory
@@ -146,59 +146,51 @@ def _state(solver: Solver, start: Tensor | SolverState | Trajectory) -> SolverSt
     return state
 
 
-class _Monitor:
-    """Per-sample bookkeeping of one solve: what a ``Trajectory`` says of it, with the residuals still in a list.
+def _running(status: Any) -> Tensor:
+    """(B,) which samples have not stopped. (int: a compiler does not know how to compare a tensor with an enum.)"""
+    return status == int(Status.BUDGET_SPENT)
 
-    Nothing here carries a graph or mixes samples.
-    """
 
-    def __init__(self, past: Trajectory, tolerance: float | None, divergence: float) -> None:
-        self.tolerance, self.divergence, self.scale = tolerance, divergence, past.scale
-        if past.status is None:
-            z = past.z.detach()
-            self.status = torch.full((len(z),), int(Status.BUDGET_SPENT), device=z.device)
-            self.evaluations, self.residuals = torch.zeros_like(self.status), []
-            self.best, self.best_residual = z, torch.full_like(length(z), torch.inf)
-            return
-        self.evaluations, self.residuals = monitored(past.evaluations), list(monitored(past.residuals))
-        self.best, self.best_residual = monitored(past.best), monitored(past.best_residual)
-        # A sample that converged by another tolerance runs again; one that failed stays failed.
-        missed = self.best_residual > (-1.0 if tolerance is None else tolerance)
+def _begun(past: Trajectory, tolerance: float | None) -> Trajectory:
+    """The record of a solve to go on with: an empty one, or that of a solve before, where a sample that converged by
+    another tolerance runs again; one that failed stays failed."""
+    if past.status is not None:
+        missed = monitored(past.best_residual) > (-1.0 if tolerance is None else tolerance)
         again = (past.status == int(Status.CONVERGED)) & missed
-        self.status = torch.where(again, int(Status.BUDGET_SPENT), past.status)
+        return replace(past, status=torch.where(again, int(Status.BUDGET_SPENT), past.status))
+    z = past.z.detach()
+    status = torch.full((len(z),), int(Status.BUDGET_SPENT), device=z.device)
+    unknown = torch.full_like(length(z), torch.inf)
+    return replace(
+        past, residuals=unknown.new_zeros(0, len(z)), status=status, evaluations=torch.zeros_like(status), best=z,
+        best_residual=unknown,
+    )  # fmt: skip
 
-    @property
-    def running(self) -> Tensor:
-        """(B,) which samples have not stopped. (int: a compiler does not know how to compare a tensor with an enum.)"""
-        return self.status == int(Status.BUDGET_SPENT)
 
-    def judge(self, old: SolverState, new: SolverState) -> SolverState:
-        """Judge the state the step started from; the state to go on with, where a stopped sample stays."""
-        assert new.f_prev is not None  # every step pays for one evaluation
-        z, f_z, running = old.z.detach(), new.f_prev.detach(), self.running
-        self.evaluations = self.evaluations + (running if self.tolerance is not None else 1)
-        r = residual(f_z, z)
-        self.residuals.append(r)
-        # Accelerated residuals do not fall monotonically: the last state may be worse than an earlier one. So the best
-        # is kept, of those whose residual is known; the last state's would cost one more evaluation.
-        better = r < self.best_residual
-        self.best = torch.where(better[:, None], z, self.best)
-        self.best_residual = torch.where(better, r, self.best_residual)
-        if self.scale is None:  # ||z^[0]|| alone would be no yardstick: it is usually zero
-            self.scale = length(z) + length(f_z)
+def _judged(past: Any, after: SolverState, tolerance: float | None, divergence: float) -> Trajectory:
+    """The record with one step more: the state that the step started from is judged, of every sample by itself and
+    without a graph, and a stopped sample stays there."""
+    assert after.f_prev is not None  # every step pays for one evaluation
+    before, running = past.state, _running(past.status)
+    z, f_z = before.z.detach(), after.f_prev.detach()
+    r = residual(f_z, z)
+    # Accelerated residuals do not fall monotonically: the last state may be worse than an earlier one. So the best is
+    # kept, of those whose residual is known; the last state's would cost one more evaluation.
+    better = r < past.best_residual
+    # ||z^[0]|| alone would be no yardstick: it is usually zero.
+    scale = length(z) + length(f_z) if past.scale is None else past.scale
 
-        diverged = length(f_z - z) > self.divergence * (self.scale + 1e-9)
-        finite = f_z.isfinite().all(dim=1) & new.z.detach().isfinite().all(dim=1)
-        status = torch.where(diverged, int(Status.DIVERGED), self.status)
-        status = torch.where(finite, status, int(Status.NON_FINITE))
-        if self.tolerance is not None:
-            status = torch.where(r <= self.tolerance, int(Status.CONVERGED), status)
-        self.status = torch.where(running, status, self.status)
-        if self.tolerance is None:
-            return new
-        return replace(new, z=torch.where(self.running[:, None], new.z, old.z))
-
-    def verdict(self) -> dict[str, Any]:
-        residuals = torch.stack(self.residuals) if self.residuals else self.best_residual.new_zeros(0, len(self.status))
-        names = ("status", "evaluations", "best", "best_residual", "scale")
-        return {"residuals": residuals, **{name: getattr(self, name) for name in names}}
+    diverged = length(f_z - z) > divergence * (scale + 1e-9)
+    finite = f_z.isfinite().all(dim=1) & after.z.detach().isfinite().all(dim=1)
+    status = torch.where(diverged, int(Status.DIVERGED), past.status)
+    status = torch.where(finite, status, int(Status.NON_FINITE))
+    if tolerance is not None:
+        status = torch.where(r <= tolerance, int(Status.CONVERGED), status)
+    status = torch.where(running, status, past.status)
+    if tolerance is not None:
+        after = replace(after, z=torch.where(_running(status)[:, None], after.z, before.z))
+    return replace(
+        past, state=after, residuals=torch.cat([past.residuals, r[None]]), status=status, scale=scale,
+        evaluations=past.evaluations + (running if tolerance is not None else 1),
+        best=torch.where(better[:, None], z, past.best), best_residual=torch.where(better, r, past.best_residual),
+    )  # fmt: skip
