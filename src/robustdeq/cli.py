@@ -23,13 +23,10 @@ from .commands import COMMANDS
 from .environment import keep_freed_memory
 from .options import check_options, choose, convert, parsed
 from .reproduction import JobError
-from .text import printable, shown
+from .text import shortened, shown
 
 FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 """Errors of the machine, not of what was given."""
-
-LONGEST = 1000
-"""Characters of a line that is said."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,9 +78,7 @@ def _told(error: Exception) -> tuple[int, str]:
 
 
 def _say(text: str) -> None:
-    text = printable(text)
-    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} ... {text[-300:]}"
-    print(f"robustdeq: {text}", file=sys.stderr)
+    print(f"robustdeq: {shortened(text)}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
+LONGEST = 1000
+"""Signs of a message: a thousand names of classes leave its end readable."""
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, 100, 100, 60
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = 12
@@ -23,6 +25,12 @@ def printable(text: str) -> str:
     """With an escape for every sign that would move a cursor, end a line or colour a terminal."""
     shown = (s if s.isprintable() else s.encode("unicode_escape", "surrogatepass").decode() for s in text)
     return "".join(shown)
+
+
+def shortened(text: str) -> str:
+    """As one printable line, of about ``LONGEST`` signs at most: its beginning and its end."""
+    text = printable(text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} ... {text[-300:]}"
 
 
 def markdown(text: str) -> str:

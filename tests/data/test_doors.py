@@ -9,7 +9,8 @@ from image_files import parquet_set
 
 import robustdeq as rd
 from robustdeq.data import ImageSet, crop_and_flip, cut, digits, load
-from robustdeq.data.doors import MAX_LINE, one_line
+from robustdeq.data.images import one_line
+from robustdeq.text import LONGEST
 
 
 @pytest.fixture(params=["memory", "stream"])
@@ -122,6 +123,6 @@ def test_errors_leave_as_one_line():
     for error in (ValueError("a\nb\x1b\udcff" + 2000 * "x" + "the end"), OSError(13, "Permission\ndenied", "/a\nb")):
         with pytest.raises(ValueError, match=r"the end|cannot be read") as caught, one_line():
             raise error
-        assert str(caught.value).isprintable() and len(str(caught.value)) <= MAX_LINE + 5
+        assert str(caught.value).isprintable() and len(str(caught.value)) <= LONGEST + 5
     with pytest.raises(ZeroDivisionError), one_line():
         raise ZeroDivisionError

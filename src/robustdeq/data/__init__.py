@@ -1,7 +1,6 @@
 """Image sets, their splits, batches and augmentation."""
 
-from .augment import crop_and_flip
-from .images import ImageSet, Splits, cut, digits
+from .sets import ImageSet, Splits, crop_and_flip, cut, digits
 from .sources import load
 from .streams import StreamedSet
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..files import first_line
-from .doors import say
+from .images import say
 from .stored import Stored, in_order
 
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}

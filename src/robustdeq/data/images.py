@@ -1,28 +1,25 @@
-"""Labelled images in memory, cutting and batching them, and decoding image files to uint8 pixels with Pillow."""
+"""From stored image files to uint8 pixels, decoded with Pillow; and how what is wrong with them is told."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
+import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, replace
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from typing_extensions import TypeVar
 
-from ..checks import check_count
 from ..files import first_line
-from .doors import check_device, check_epoch, check_rows
+from ..text import printable, shortened
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is opened, whatever a file's ending says: not EPS, which Pillow hands to Ghostscript. PPM includes PGM."""
@@ -33,13 +30,30 @@ RANDOM_SIDE = 7 / 8
 """The side of a random crop, of the shorter side of the image: the usual 224 of 256."""
 MAX_BYTES = 16 * 2**30
 """A larger set is not held in memory."""
+ON_WHITE = "transparent pixels are shown on white."
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode: Pillow lets the others run while it decodes and resizes."""
 CHUNK = 16
 """Images that a thread decodes at a time: handing over one by one costs as much as a small image."""
 
 
-Batches = Iterator[tuple[Tensor, Tensor]]
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Inside, what is wrong with a source leaves as a ValueError of one printable line."""
+    try:
+        yield
+    except OSError as error:
+        text = f"{error.filename or 'the source'}: cannot be read ({first_line(error)}); allowed: what can."
+        raise ValueError(shortened(text)) from error
+    except ValueError as error:
+        if type(error) is ValueError and str(error) == shortened(str(error)):
+            raise
+        raise ValueError(shortened(str(error))) from error
+
+
+def say(text: str, kind: type[Warning] = UserWarning) -> None:
+    """Warn, of the line that called ``load`` or nearly so."""
+    warnings.warn(printable(text), kind, stacklevel=5)
 
 
 class Row(NamedTuple):
@@ -52,111 +66,6 @@ class Row(NamedTuple):
     data: bytes | None
     label: int
     place: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """pixels: (N, C, H, W) uint8, 0..white. labels: (N,) int64. classes: their names. source: where it comes from."""
-
-    pixels: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-    source: str
-    white: int = 255
-
-    def __post_init__(self) -> None:
-        check_count("ImageSet", "white", self.white, 1, 255)
-        kinds = [(getattr(t, "dtype", None), len(getattr(t, "shape", ()))) for t in (self.pixels, self.labels)]
-        if kinds != [(torch.uint8, 4), (torch.int64, 1)] or len(self.pixels) != len(self.labels):
-            raise ValueError(f"ImageSet: (dtype, dim) {kinds}; allowed: pixels (N, C, H, W) uint8, labels (N,) int64.")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def digest(self) -> str:
-        """SHA-256 of pixels and labels."""
-        total = hashlib.sha256()
-        for tensor in (self.pixels, self.labels):
-            total.update(tensor.cpu().contiguous().numpy().data)
-        return total.hexdigest()
-
-    def images(self, rows: Tensor | slice = slice(None)) -> Tensor:
-        """(n, C, H, W) float32 in [0, 1]."""
-        return self._shown(check_rows("images", rows, len(self)))
-
-    def _shown(self, rows: Tensor | slice) -> Tensor:
-        return self.pixels[rows].float() / self.white
-
-    def take(self, rows: Tensor | slice) -> ImageSet:
-        """These rows, a slice or (n,) int64, as a set. Raises a ValueError for a row that is not there."""
-        rows = check_rows("take", rows, len(self))
-        return replace(self, pixels=self.pixels[rows], labels=self.labels[rows])
-
-    def to(self, device: torch.device | str) -> ImageSet:
-        """The same set with its pixels and labels on a device."""
-        check_device(device)
-        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
-
-    def batches(self, size: int, generator: torch.Generator, part: slice = slice(None), skip: int = 0) -> Batches:
-        """One epoch of shuffled batches: float32 (size, C, H, W) in [0, 1] and int64 (size,).
-
-        A last batch smaller than ``size`` is left out. part: which rows of every batch are wanted (the rows of one
-        process). skip: how many batches are passed over.
-        """
-        check_epoch(size, generator, part, skip, len(self))
-        return self._batches(size, generator, part, skip)
-
-    def _batches(self, size: int, generator: torch.Generator, part: slice, skip: int) -> Batches:
-        order = torch.randperm(len(self), generator=generator)
-        for start in range(skip * size, len(self) - size + 1, size):
-            rows = order[start : start + size][part].to(self.labels.device)
-            yield self._shown(rows), self.labels[rows]
-
-
-S = TypeVar("S", default=ImageSet)
-
-
-@dataclass(frozen=True)
-class Splits(Generic[S]):
-    """train, validation and test, each an ``ImageSet`` (or a ``StreamedSet``); seed: of the cut of the validation set.
-
-    Validation images come from what may be trained on, never from the test set.
-    """
-
-    train: S
-    validation: S
-    test: S
-    seed: int
-
-
-def cut(images: ImageSet, sizes: tuple[int, ...], seed: int) -> tuple[ImageSet, ...]:
-    """Disjoint random subsets of these sizes, and the rest as the last. Raises a ValueError if no rest is left."""
-    if not isinstance(images, ImageSet) or not isinstance(sizes, Sequence):
-        pair = f"{type(images).__name__} into {sizes!r:.80}"
-        raise ValueError(f"cut: a {pair}; allowed: an ImageSet into a list of sizes.")
-    for size in sizes:
-        check_count("cut", "sizes", size, 0)
-    check_count("cut", "seed", seed, 0, 2**63 - 1)
-    if sum(sizes) >= len(images):
-        raise ValueError(f"cut: sizes {sizes} of {len(images)} images; allowed: a sum below {len(images)}.")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return tuple(images.take(rows) for rows in order.split([*sizes, len(images) - sum(sizes)]))
-
-
-def digits(*, test: int = 360, validation: int = 100, seed: int = 0) -> Splits:
-    """The 1,797 real handwritten digits that ship with scikit-learn (UCI, Alpaydin and Kaynak 1998).
-
-    Grey images (N, 1, 8, 8) of 17 levels, cut at random with ``seed``. Raises a ValueError when no image is left.
-    """
-    from sklearn.datasets import load_digits
-
-    check_count("digits", "test", test, 0)
-    check_count("digits", "validation", validation, 0)
-    pixels, labels = load_digits(return_X_y=True)
-    images, numbers = torch.as_tensor(pixels).to(torch.uint8).reshape(-1, 1, 8, 8), torch.as_tensor(labels).long()
-    whole = ImageSet(images, numbers, tuple("0123456789"), "scikit-learn digits (8x8, 17 grey levels)", white=16)
-    tested, held, rest = cut(whole, (test, validation), seed)
-    return Splits(rest, held, tested, seed)
 
 
 def open_image(row: Row) -> tuple[Image.Image, bool, bool]:

@@ -16,9 +16,9 @@ from ..files import first_line, looks_local
 from ..options import convert, suggestion
 from ..text import printable
 from . import images
-from .doors import ON_WHITE, one_line, say
 from .folders import SPLITS, image_folders, parquet_files, tree
-from .images import ImageSet, Splits, check_memory, cut, digits, open_image, read
+from .images import ON_WHITE, check_memory, one_line, open_image, read, say
+from .sets import ImageSet, Splits, cut, digits
 from .stored import Stored, columns_of, named, parquet
 from .streams import StreamedSet
 

@@ -14,8 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ..files import first_line
-from .doors import say
-from .images import Row
+from .images import Row, say
 
 BATCH = 128
 """Rows that are read at a time."""
@@ -92,17 +91,17 @@ def parquet(where: str, splits: Mapping[str, list[str]], wanted: Mapping[str, st
     from datasets import Dataset, Features
 
     def look(split: str, file: str) -> tuple[Any, int, list[Any]]:
-        with _readable(file, "not a whole parquet file", "fetch it again"):
+        with _readable(file):
             stream = fsspec.open(file, "rb").open()  # type: ignore[attr-defined]
         with stream:
-            with _readable(file, "not a whole parquet file", "fetch it again"):
+            with _readable(file):
                 whole = pq.ParquetFile(stream)
             with _readable(file, "what it notes of its columns cannot be read", "write it again"):
                 features = Features.from_arrow_schema(whole.schema_arrow)
             columns = columns_of(features, file, wanted)
             if twice := [name for name in columns[:2] if whole.schema_arrow.names.count(name) > 1]:
                 raise ValueError(f"{file}: several columns are called {twice[0]!r}; allowed: one.")
-            with _readable(file, "not a whole parquet file", "fetch it again"):
+            with _readable(file):
                 asked = split == "test" or not columns[2]
                 labels = whole.read([columns[1]]).column(0).unique().to_pylist() if asked else []
             return columns, whole.metadata.num_rows, labels
@@ -118,7 +117,7 @@ def parquet(where: str, splits: Mapping[str, list[str]], wanted: Mapping[str, st
                 raise ValueError(f"{file}: {shown}, as in {every[0][1]}; write both alike.")
     stored = {}
     for split, files in splits.items():
-        paths: Any = [glob.escape(file) for file in files]
+        paths: Any = [glob.escape(file) for file in files]  # `datasets` takes a name for a pattern
         data = Dataset.from_parquet(paths, streaming=True, columns=list(columns[:2]), batch_size=BATCH)
         names, (_, sizes, labels) = [PurePath(file).name for file in files], zip(*(looks[split, f] for f in files))
         stored[split] = Stored(f"{where} {split}", data, tuple(names), sizes, frozenset(chain(*labels)), *columns[:3])
@@ -126,7 +125,7 @@ def parquet(where: str, splits: Mapping[str, list[str]], wanted: Mapping[str, st
 
 
 @contextmanager
-def _readable(file: str, problem: str, todo: str) -> Iterator[None]:
+def _readable(file: str, problem: str = "not a whole parquet file", todo: str = "fetch it again") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # arrow, the file system and the network have a class for each
@@ -167,22 +166,23 @@ def columns_of(features: Any, where: str, wanted: Mapping[str, str]) -> tuple[st
 
 def named(where: str, splits: dict[str, Stored]) -> dict[str, Stored]:
     """With the names of classes that no file names: the training set's texts, or numbers up to the largest label."""
-    if not next(iter(splits.values())).classes:
+    one, total = next(iter(splits.values())), sum(map(len, splits.values()))
+    classes, column = one.classes, f"{where}: column {one.label!r}"
+    if not classes:
         labels = {split: stored.labels - {None, -1} for split, stored in splits.items()}
         names, every = set(labels.get("train", ())), set().union(*labels.values())
         if not any(isinstance(label, str) for label in every):
-            column, total = next(iter(splits.values())).label, sum(map(len, splits.values()))
             if (largest := max(every, default=0)) >= max(total, 1):
-                raise ValueError(f"{where}: column {column!r} holds {largest}; allowed: less than the {total} images.")
+                raise ValueError(f"{column} holds {largest}; allowed: less than the {total} images.")
             if every and (unused := sorted(set(range(largest + 1)) - every)):
                 some = f"{str(unused[:5])[1:-1]}{', ...' if len(unused) > 5 else ''}"
-                say(f"{where}: column {column!r} goes up to {largest}, but no image has the label {some}.")
+                say(f"{column} goes up to {largest}, but no image has the label {some}.")
             names = {str(number) for number in range(largest + 1)}
-        splits = {split: replace(stored, classes=in_order(names)) for split, stored in splits.items()}
-    for name in next(iter(splits.values())).classes:  # they go into tables and figures
+        classes = in_order(names)
+    for name in classes:  # they go into tables and figures
         if not name.isprintable() or not name.strip():
             raise ValueError(f"{where}: a class is called {name!r}; allowed: text that can be printed; rename it.")
-    return splits
+    return {split: replace(stored, classes=classes) for split, stored in splits.items()}
 
 
 def in_order(names: set[str]) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..checks import check_count
 from ..seeds import generator as seeded
-from .doors import ON_WHITE, check_device, check_epoch, check_rows, one_line, say
-from .images import Batches, ImageSet, Row, check_memory, decode, read, stack
+from .images import ON_WHITE, Row, check_memory, decode, one_line, read, say, stack
+from .sets import Batches, ImageSet, check_device, check_epoch, check_rows
 from .stored import Stored
 
 
