@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robustdeq.training import OPTIMIZERS, Phase, TrainConfig
-from robustdeq.training.muon import Muon
+from robustdeq.training.optim import Muon
 
 
 def weights():

@@ -10,7 +10,7 @@ from small_models import SOLVERS, images, nano, own
 import robustdeq as rd
 from robustdeq.gradients import GRADIENTS
 from robustdeq.training import MART, PGDAT, TRADES, Phase, TrainConfig
-from robustdeq.training.reader import Reader
+from robustdeq.training.piece import Reader
 from robustdeq.training.states import SeveralStates
 from robustdeq.training.step import TrainStep
 

@@ -12,7 +12,7 @@ from robustdeq.attacks import PGD, Linf
 from robustdeq.recipes import recipe
 from robustdeq.training import PGDAT, TRADES, JacobianPenalty, Phase, TrainConfig, Trainer
 from robustdeq.training.optim import OneCycle
-from robustdeq.training.reader import Reader
+from robustdeq.training.piece import Reader
 
 EPS = 0.15
 SHORT = TrainConfig(

@@ -13,7 +13,7 @@ from robustdeq.attacks.starts import numbered
 from robustdeq.gradients import Implicit, Resumed
 from robustdeq.training import Phase, TrainConfig
 from robustdeq.training import attacks as training_attacks
-from robustdeq.training.reader import Reader
+from robustdeq.training.piece import Reader
 from robustdeq.training.step import TrainStep
 
 EPS, BATCH, STEPS = 0.15, 8, 6

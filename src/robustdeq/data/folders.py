@@ -91,10 +91,7 @@ def image_folders(folder: Path, files: Mapping[Path, list[Path]], wanted: Mappin
 
     (`imagefolder` takes the innermost folder for the class, and drops dangling links.)
     """
-    below: dict[tuple[str, ...], list[Path]] = {}
-    for place, those in files.items():  # by split and class
-        below.setdefault(place.relative_to(folder).parts[:2], []).extend(those)
-    tops = sorted(names[0] for names in below if len(names) == 1)
+    tops = sorted(place.name for place in files if place.parent == folder)
     splits = {SPLITS[name.lower()]: name for name in tops if name.lower() in SPLITS}
     if not splits:
         raise ValueError(
@@ -108,29 +105,31 @@ def image_folders(folder: Path, files: Mapping[Path, list[Path]], wanted: Mappin
         say(f"{folder / name}: not read; its name tells no split.")
     if wanted:
         raise ValueError(f"{folder}: image_column and label_column do not apply; there is no parquet file.")
-    inside = [file for names, those in below.items() if names and names[0] in splits.values() for file in those]
-    if others := [file for file in inside if not _image(file)]:
+    images: dict[tuple[str, ...], list[Path]] = {}  # by split and class
+    others: list[Path] = []
+    for place, those in files.items():
+        names = place.relative_to(folder).parts[:2]
+        if names and names[0] in splits.values():
+            fitting = images.setdefault(names, [])
+            for file in those:
+                (fitting if file.suffix.lower() in ENDINGS else others).append(file)
+    if others:
         say(f"{folder}: {len(others)} files are not read, since no image ends so, such as {others[0]}.")
     classes: tuple[str, ...] = ()
     stored: dict[str, Stored] = {}
     for split in sorted(splits, key="train".__ne__):  # the training set first: it says what the classes are
         place = folder / splits[split]
-        if loose := [file for file in below[place.name,] if _image(file)]:
+        if loose := images[place.name,]:
             raise ValueError(f"{loose[0]}: an image in no class folder; allowed: {place}/CLASS/{loose[0].name}.")
-        folders = {names[1] for names in below if len(names) == 2 and names[0] == place.name}
+        folders = {names[1] for names in images if len(names) == 2 and names[0] == place.name}
         classes = in_order(folders) if split == "train" else classes
         if strange := sorted(folders - set(classes)) if "train" in splits else []:
             raise ValueError(f"{place / strange[0]}: no class of the training set; allowed: {', '.join(classes)}.")
-        files_of = {name: sorted(below[place.name, name]) for name in classes if name in folders}
-        images = {name: list(filter(_image, those)) for name, those in files_of.items()}
-        if empty := [name for name, those in images.items() if not those]:
+        images_of = {name: sorted(images[place.name, name]) for name in classes if name in folders}
+        if empty := [name for name, those in images_of.items() if not those]:
             raise ValueError(f"{place / empty[0]}: no image; allowed: at least one for each class folder.")
-        stored[split] = _stored(place, images, classes)
+        stored[split] = _stored(place, images_of, classes)
     return stored
-
-
-def _image(file: Path) -> bool:
-    return file.suffix.lower() in ENDINGS
 
 
 def _stored(place: Path, images: Mapping[str, list[Path]], classes: tuple[str, ...]) -> Stored:

@@ -148,7 +148,7 @@ def decode(rows: Iterator[Row], size: int | None) -> Generator[Decoded]:
     first, chunks = None, iter(lambda: list(islice(rows, CHUNK)), [])
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="decode") as pool:
         futures = (pool.submit(lambda chunk: [work(row) for row in chunk], chunk) for chunk in chunks)
-        ahead = deque(islice(futures, 4 * WORKERS))
+        ahead = deque(islice(futures, 4 * WORKERS))  # Executor.map would read all rows at once
         try:
             while ahead:
                 decoded = ahead.popleft().result()

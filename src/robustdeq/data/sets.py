@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
@@ -127,13 +128,15 @@ def crop_and_flip(
     check_count("crop_and_flip", "pad", pad, 0)
     check_generator("crop_and_flip", generator)
     batch, channels, height, width = x.shape
+    total = batch if total is None else total
     check_count("crop_and_flip", "first", first, 0)
-    check_count("crop_and_flip", "total", batch if total is None else total, first + batch)
-    rows, total = slice(first, first + batch), batch if total is None else total
+    check_count("crop_and_flip", "total", total, first + batch)
+    rows = slice(first, first + batch)
     if pad:
         shift = torch.randint(0, 2 * pad + 1, (2, total), generator=generator)[:, rows].to(x.device)
         down = (torch.arange(height, device=x.device) + shift[0, :, None])[:, None, :, None]
         across = (torch.arange(width, device=x.device) + shift[1, :, None])[:, None, None, :]
+        # Every image has a window of its own: its rows and columns are gathered, which no slice could do at once.
         samples = torch.arange(batch, device=x.device)[:, None, None, None]
         planes = torch.arange(channels, device=x.device)[None, :, None, None]
         x = F.pad(x, (pad, pad, pad, pad))[samples, planes, down, across]
@@ -145,7 +148,7 @@ def crop_and_flip(
 
 def check_rows(owner: str, rows: Any, count: int) -> Tensor | slice:
     """A slice as it is; a tensor, an array or a list of row numbers, or (count,) bool, as a tensor."""
-    try:
+    with suppress(TypeError, ValueError, RuntimeError):  # torch has one for each thing that is no tensor
         if isinstance(rows, slice):
             if rows.indices(count)[2] > 0:
                 return rows
@@ -157,8 +160,6 @@ def check_rows(owner: str, rows: Any, count: int) -> Tensor | slice:
                 numbers = numbers.long()
                 if ((numbers >= -count) & (numbers < count)).all():
                     return numbers
-    except (TypeError, ValueError, RuntimeError):  # torch has one for each thing that is no tensor
-        pass
     allowed = f"a slice forwards, or (n,) whole numbers in {-count}..{count - 1}"
     raise ValueError(f"{owner}: rows {printable(str(rows))[:80]}; allowed: {allowed}.")
 

@@ -89,6 +89,7 @@ class StreamedSet:
 
     def _shuffled(self, draw: random.Random) -> Iterator[Row]:
         """Shards in random order; then each row changes places with a random one of the buffer."""
+        # A shard is read from end to end, never at random places: on a network that would be one request a row.
         pieces, buffer = [piece for span in self.spans for piece in self.stored.pieces(span)], []
         draw.shuffle(pieces)
         for row in chain.from_iterable(map(self.stored.rows, pieces)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -62,6 +62,17 @@ def statistics_kept(module: nn.Module) -> AbstractContextManager[None]:
     norms = (inner for inner in module.modules() if isinstance(inner, _BatchNorm))
     # With a momentum of 0 the running statistics take nothing in, and without its counter a norm counts no batches.
     return _borrowed(norms, momentum=0.0, num_batches_tracked=None)
+
+
+def buffers_of(module: nn.Module) -> Callable[[], None]:
+    """What puts the module's buffers, such as BatchNorm's statistics, back to what they are now."""
+    kept = [buffer.clone() for buffer in module.buffers()]
+
+    def put_back() -> None:
+        for buffer, value in zip(module.buffers(), kept):
+            buffer.copy_(value)
+
+    return put_back
 
 
 @contextmanager

@@ -99,6 +99,7 @@ class NoiseFGSM(TrainingAttack):
         with images_only(model):
             (goal,) = goals(pgd, model, x, y)
             slope = slope_of(pgd, model, start, goal, first=False, wanted=True)[2]
+        # Not projected: cut back to the ball, one step from so far away would be shortened by the noise.
         return Attacked(pgd.threat.ascend(start, slope, pgd.step_size).clamp(0, 1))
 
 

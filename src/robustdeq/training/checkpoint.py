@@ -44,18 +44,19 @@ def load_checkpoint(
     if differing := ", ".join(differences(header.get("identity"), plain(identity))):
         raise ValueError(f"{path} is of a run with another {differing}; give another folder, or the same options.")
     check_count(str(path), "step", header.get("step", -1), 0)
-    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    weights: dict[str, dict[str, torch.Tensor]] = {"model": {}, "average": {}}
+    slots: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
-        parts[kind][name] = value
+        if kind == "optimizer":
+            index, _, slot = name.partition(".")
+            slots.setdefault(int(index), {})[slot] = value
+        else:
+            weights[kind][name] = value
     modules = {"model": model} | ({} if averaged is None else {"average": averaged})
     for name, module in modules.items():  # all of them, before the first is changed
-        check_keys(module.state_dict(), parts[name], str(path))
+        check_keys(module.state_dict(), weights[name], str(path))
     for name, module in modules.items():
-        module.load_state_dict(parts[name])
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in parts["optimizer"].items():
-        index, _, slot = key.partition(".")
-        state.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        module.load_state_dict(weights[name])
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     return header

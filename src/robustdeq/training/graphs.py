@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..models.cell import Tally
+from ..models.modes import buffers_of
 from ..models.structure import structure
 
 RECORDED = 4
@@ -63,17 +63,16 @@ class _Recording:
     """waits: from a forward to its backward pass, between which what the one kept for the other must stay."""
 
     def __init__(self, model: nn.Module, x: Tensor, options: dict[str, Any]) -> None:
-        self.waits, self.tally = False, structure(model).tally or Tally()
+        self.waits, self.tally = False, structure(model).tally
         before = self.tally.evaluations, self.tally.backward
-        buffers = [buffer.clone() for buffer in model.buffers()]
+        put_back = buffers_of(model)  # BatchNorm sees the images once a pass
         sample = torch.empty_like(x).copy_(x.detach()).requires_grad_(x.requires_grad)
         half, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
         with torch.autocast("cuda", dtype, enabled=half, cache_enabled=False):
             self.replay: Any = torch.cuda.make_graphed_callables(
                 _Fixed(model, options), (sample,), num_warmup_iters=RECORDED - 1, allow_unused_input=True
             )
-        for buffer, kept in zip(model.buffers(), buffers):  # BatchNorm has seen the images so often
-            buffer.copy_(kept)
+        put_back()
         self.evaluations = (self.tally.evaluations - before[0]) // RECORDED
         self.backward = (self.tally.backward - before[1]) // RECORDED
         self.tally.evaluations, self.tally.backward = before

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +103,6 @@ def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float):
             numbers[prefix + name] = float(value)
     return numbers
-
-
-def check_wandb() -> None:
-    """Raise a ValueError where Weights & Biases is not installed."""
-    if find_spec("wandb") is None:
-        raise ValueError("wandb is not installed; allowed: pip install wandb, or a run without it.")
 
 
 def _wandb(folder: Path, config: dict[str, Any]):

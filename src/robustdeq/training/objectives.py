@@ -38,8 +38,8 @@ class Objective(ABC):
     name: ClassVar[str]
 
     def attack(self, threat: Threat, steps: int, step_size: float, seed: int) -> PGD:
-        """The attack of one training step: from a uniform start, up the cross-entropy."""
-        return PGD(threat, step_size, steps, seed=seed, start="uniform" if steps else "clean", keep="last")
+        """The attack of a training step that has one: from a uniform start, up the cross-entropy."""
+        return PGD(threat, step_size, steps, seed=seed, start="uniform", keep="last")
 
     @abstractmethod
     def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
@@ -75,10 +75,11 @@ class TRADES(Objective):
     label_smoothing: Decay = 0.0
 
     def attack(self, threat: Threat, steps: int, step_size: float, seed: int) -> PGD:
-        return PGD(threat, step_size, steps, seed=seed, loss="kl", start="gaussian" if steps else "clean", keep="last")
+        return PGD(threat, step_size, steps, seed=seed, loss="kl", start="gaussian", keep="last")
 
     def losses(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
         logits, logits_adv = model(x), model(x_adv)
+        # The gradient passes both: p(x) is drawn to p(x_adv), too, as in the authors' code.
         divergence = F.kl_div(logits_adv.log_softmax(1), logits.log_softmax(1), reduction="batchmean", log_target=True)
         total = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing) + self.weight * divergence
         return Losses(total, logits_adv.detach().argmax(1) == y)
@@ -137,13 +138,13 @@ class JacobianPenalty:
         instead of the model's. BatchNorm's statistics are left as they are."""
         with statistics_kept(model):
             f = model.map(x)
-        with torch.no_grad():
+        with torch.no_grad():  # what is penalised is f at this state, not the way to it
             z = drive(solver or model.solver, f, model.zeros(x), steps).z
         z.requires_grad_()
         f_z = f(z)
         total = x.new_zeros(())
         for _ in range(self.probes):
-            probe = torch.randn(z.shape, generator=generator).to(z)
+            probe = torch.randn(z.shape, generator=generator).to(z)  # E ||v^T J||^2 = ||J||_F^2
             (pulled,) = torch.autograd.grad(f_z, z, probe, create_graph=True)
             total = total + pulled.square().sum() / z.numel()
         return self.weight * total / self.probes
@@ -163,7 +164,7 @@ def state_deviation(
     z, states = model.zeros(x) if start is None else start, ([], [])
     with statistics_kept(model):
         f = model.map(x)
-        f_adv = CellMap(model.cell, model.inject(x_adv), f.constants, model.tally)
+        f_adv = CellMap(model.cell, model.inject(x_adv), f.constants, model.tally)  # the same masks of dropout
     for moved, kept in zip((f, f_adv), states):
         drive(solver or model.solver, moved, z, steps, observers=[lambda state, kept=kept: kept.append(state.z)])
     ratios = [length(z_adv - z) / (length(z) + 1e-9) for z, z_adv in zip(*states)]

@@ -1,22 +1,76 @@
-"""What moves the weights: optimizers, with the options of their signatures, and the learning rate by step."""
+"""What moves the weights: optimizers, with the options of their signatures, the learning rate by step; the average of
+the weights, which follows them."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import Annotated, Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..checks import Number, PositiveShare, Share
 from ..files import first_line
 from ..options import Registry, check_options, choose, convert, describe
 from ..text import shown
-from .muon import Muon
+
+
+class Muon(torch.optim.Optimizer):
+    """``torch.optim.Muon`` on every weight that is a matrix, or one (filters, inputs of a filter) when it is flattened;
+    ``torch.optim.AdamW`` on gains, biases and whatever else is a vector (Jordan et al. 2024; Liu et al. 2025,
+    arXiv 2502.16982).
+
+    One learning rate does for both: an update of a matrix is scaled to the size that AdamW's would have. lr,
+    weight_decay: of both. momentum, ns_steps: of Muon. beta1, beta2: of AdamW.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float = 1e-3, weight_decay: float = 0.0, momentum: float = 0.95,
+        ns_steps: int = 5, beta1: float = 0.9, beta2: float = 0.999,
+    ) -> None:  # fmt: skip
+        if ns_steps < 1:
+            raise ValueError(f"ns_steps={ns_steps}; allowed: a whole number > 0")
+        weights = {True: [], False: []}
+        for weight in params:
+            weights[weight.dim() > 1 and min(_flat(weight).shape) > 1].append(weight)
+        groups = [{"params": those, "matrix": matrix} for matrix, those in weights.items() if those]
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+        matrices = {"momentum": momentum, "ns_steps": ns_steps, "adjust_lr_fn": "match_rms_adamw"}
+        self.inner: dict[bool, Any] = {
+            True: partial(torch.optim.Muon, **matrices), False: partial(torch.optim.AdamW, betas=(beta1, beta2)),
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            flats = [nn.Parameter(_flat(weight.detach())) for weight in weights]
+            # Made anew at every step, since the gradients lie in other memory; all that it remembers is the state.
+            inner = self.inner[group["matrix"]](flats, lr=group["lr"], weight_decay=group["weight_decay"])
+            for flat, weight in zip(flats, weights):  # what is remembered of a weight is its own, also in a checkpoint
+                flat.grad = _flat(weight.grad)
+                inner.state[flat] = self.state[weight]
+            inner.step()
+            for flat, weight in zip(flats, weights):
+                if flat.data_ptr() != weight.data_ptr():  # channels innermost: flattening copies
+                    weight.copy_(flat.view_as(weight))
+        return loss
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """A matrix (filters, inputs of a filter) of a weight of more than two dimensions; else the weight."""
+    return weight.flatten(1) if weight.dim() > 2 else weight
+
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {}),
@@ -124,3 +178,24 @@ class MultiStep(Schedule):
 
     def share(self, done: float) -> float:
         return self.factor ** sum(done > milestone for milestone in self.milestones)
+
+
+def average_of(model: nn.Module, decay: float) -> nn.Module:
+    """A copy of the model for the moving average of its weights, which begins at them (see ``follow``)."""
+    try:
+        return copy.deepcopy(model).eval().requires_grad_(False)
+    except RuntimeError as error:  # a weight that is made anew from others, as the old weight_norm leaves it
+        why = f"ema={decay} of a model that cannot be copied ({first_line(error)})"
+        raise ValueError(f"{why}; allowed: 0, or weights of torch.nn.utils.parametrizations.") from error
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """w <- decay w + (1 - decay) w', weights and BatchNorm statistics alike, after update ``step``, from 1."""
+    decay = min(decay, step / (9 + step))  # smaller early on: the first random weights are soon forgotten
+    mine, theirs = (chain(module.parameters(), module.buffers()) for module in (average, model))
+    for value, new in zip(mine, theirs):
+        if value.is_floating_point():
+            value.lerp_(new, 1 - decay)
+        else:  # BatchNorm's number of batches
+            value.copy_(new)

@@ -1,26 +1,104 @@
-"""A piece of a batch on its way through an update: what its samples draw, and the model as they see it."""
+"""A piece of a batch on its way through an update: what its samples draw, and the model as its forwards see it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..attacks.starts import numbered
-from ..checks import check_images
+from ..checks import beyond_the_box, check_images
 from ..defences import RegulatedClassifier
 from ..distributed import Distributed
-from ..gradients import Steps
+from ..gradients import Implicit, Resumed, Steps
 from ..models.deq import DEQClassifier
 from ..seeds import generator, mix
 from .attacks import Attacked
 from .config import TrainConfig
-from .objectives import state_deviation
-from .reader import Reader, noisy
+from .objectives import Losses, Objective, state_deviation
 
 DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN, START, NOISE = range(8)
 """Places where a run draws random numbers (see ``seeds``)."""
+
+
+class Reader(nn.Module):
+    """A model, perhaps wrapped (DDP), as the forwards of training see it: which states, of which images.
+
+    draw: gives the number of solver steps of one forward; None where the model has no states. shares: see
+    ``StateSampler.shares``; a forward gives the logits of all these states, the first one's first. seen: what the model
+    is shown of the images. options: of every forward. steps: of the last one, of several states the last.
+    """
+
+    def __init__(
+        self, model: nn.Module, draw: Callable[[], Steps] | None = None, shares: Mapping[int, float] | None = None,
+        seen: Callable[[Tensor], AbstractContextManager[Tensor]] = nullcontext, **options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.model, self.draw, self.shares, self.seen, self.options = model, draw, shares or {}, seen, options
+        self.steps: Steps = 0
+        self.resumed: tuple[Tensor | None, dict[str, Any]] = (None, {})
+
+    def resume(self, attacked: Attacked, steps: int) -> None:
+        """A forward of the attacked images begins at their state, with so many steps; an implicit one at mu."""
+        gradient, options = self.options["gradient"], {"start": attacked.z, "steps": steps}
+        if isinstance(gradient, Implicit):  # its adjoint solve goes on as well
+            options["gradient"] = Resumed(gradient.solver, gradient.steps, mu=attacked.mu)
+        self.resumed = (attacked.images, options)
+
+    @contextmanager
+    def carrying(self, deq: DEQClassifier | None) -> Iterator[None]:
+        """Inside, every forward begins at the state that the one before it read. deq: the DEQ in the model."""
+        if deq is None:
+            raise ValueError("carried=True of a model without states; allowed: carried=False.")
+
+        def keep(readout: nn.Module, read: tuple[Tensor]) -> None:
+            self.options["start"] = read[0].detach()
+
+        handle, before = deq.readout.register_forward_pre_hook(keep), dict(self.options)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self.options = before
+
+    def forward(self, x: Tensor) -> Tensor:
+        options = self.options
+        if self.draw is not None:
+            images, resumed = self.resumed
+            options = {"steps": tuple(self.shares) or self.draw(), **options, **(resumed if x is images else {})}
+            steps = options["steps"]
+            self.steps = steps[-1] if isinstance(steps, tuple) else steps
+        with self.seen(x) as shown:
+            return self.model(shown, **options)
+
+    def losses(self, objective: Objective, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+        """The objective's; of several states their weighted mean, where every forward is made once."""
+        if not self.shares:
+            return objective.losses(self, x, x_adv, y)
+        forwards: list[Tensor] = []
+        places = range(len(self.shares))
+        each = [objective.losses(_AtState(self, forwards, place), x, x_adv, y) for place in places]
+        weighted = [share * losses.total for share, losses in zip(self.shares.values(), each)]
+        return Losses(torch.stack(weighted).sum(), each[-1].correct_adv)
+
+
+class _AtState(nn.Module):
+    """The logits of one of the reader's states, by its place among them. forwards: those that an objective has made
+    before, of which it makes the same ones for every state, in the same order."""
+
+    def __init__(self, reader: Reader, forwards: list[Tensor], place: int) -> None:
+        super().__init__()
+        self.reader, self.forwards, self.place, self.number = reader, forwards, place, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.number == len(self.forwards):
+            self.forwards.append(self.reader(x))
+        self.number += 1
+        return self.forwards[self.number - 1].chunk(len(self.reader.shares))[self.place]
 
 
 class Piece:
@@ -39,8 +117,7 @@ class Piece:
     ) -> None:  # fmt: skip
         self.config, self.model, self.deq, self.defended, self.x, self.y = config, model, deq, defended, x, y
         self.phase, self.step, seed, rank = config.phase(epoch), step, config.seed, distributed.rank
-        self.first = (rank * config.accumulate + number) * len(x)
-        self.places = self.first + torch.arange(len(x))
+        self.places = (rank * config.accumulate + number) * len(x) + torch.arange(len(x))
         self.states = generator(seed, STATES, step, number)
         self.probes = generator(seed, JACOBIAN, step, number, 1 + rank)
         pays = generator(seed, JACOBIAN, step, number)  # the same in every process, unlike the probes
@@ -53,40 +130,43 @@ class Piece:
         if config.noise:
             check_images(x)  # here, since noise leaves the box
             self.noise = config.noise * numbered(x, mix(seed, NOISE, step), 0, self.places, torch.randn)
-        self._left: dict[int, tuple[Tensor, Tensor]] = {}
+        self.left: dict[Tensor, Tensor] = {}
+
+    @contextmanager
+    def seen(self, x: Tensor, *, update: bool = True) -> Iterator[Tensor]:
+        """Images (B, C, H, W) as the update, or its attack, sees them: as its defence leaves them after its last step,
+        with the gradient of x (BPDA), and noise on them, which may leave the box inside."""
+        left = self.left.get(x) if update else None
+        if left is None:
+            defended = self.defended[update]
+            left = x if defended is None else (defended.trajectory(x).inputs or (x,))[-1] + (x - x.detach())
+        if update:  # perturbed weights and penalties see the same images again
+            self.left[x] = left
+        with nullcontext() if self.noise is None else beyond_the_box():
+            yield left if self.noise is None else left + self.noise
 
     def reader(self, model: nn.Module, *, update: bool, steps: int | None = None) -> Reader:
         """``model`` as the forwards of the update, or those of its attack, see it. steps: instead of the phase's."""
-        config, phase, deq = self.config, self.phase, self.deq
-        if deq is None:
-            return Reader(model, noise=self.noise)
-        most = steps or phase.solver_steps or deq.steps
-        options = {"solver": phase.solver, **self.start}
-        options["gradient"] = phase.gradient or (config.gradient if update else config.attack_gradient)
-        shares, left = (config.states.shares(most), self.left) if update else (None, self.left_to_attack)
-        return Reader(model, lambda: self._draw(most), shares, left, self.noise, **options)
+        config, phase, seen = self.config, self.phase, partial(self.seen, update=update)
+        if self.deq is None:
+            return Reader(model, seen=seen)
+        most = steps or phase.solver_steps or self.deq.steps
 
-    def _draw(self, steps: int) -> Steps:
-        drawn = self.config.states.draw(steps, self.states, self.config.batch_size)
-        return drawn[self.first : self.first + len(self.x)] if isinstance(drawn, Tensor) else drawn
+        def draw() -> Steps:
+            drawn = config.states.draw(most, self.states, config.batch_size)
+            return drawn[self.places] if isinstance(drawn, Tensor) else drawn
 
-    def left(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) as the defence of the update leaves them, with the gradient of x. Once for each images:
-        they are the same when the weights are perturbed, and in the penalties."""
-        if id(x) not in self._left:
-            self._left[id(x)] = (x, _behind(self.defended[True], x))
-        return self._left[id(x)][1]
-
-    def left_to_attack(self, x: Tensor) -> Tensor:
-        return _behind(self.defended[False], x)
+        gradient = phase.gradient or (config.gradient if update else config.attack_gradient)
+        shares = config.states.shares(most) if update else None
+        return Reader(model, draw, shares, seen, solver=phase.solver, gradient=gradient, **self.start)
 
     def attacked(self) -> Attacked:
         """The images of the update."""
         phase, config = self.phase, self.config
-        seed = mix(config.seed, ATTACK, self.step)
-        pgd = config.objective.attack(config.threat, phase.attack_steps, phase.step_size, seed)
         if not phase.attack_steps:
             return Attacked(self.x)
+        seed = mix(config.seed, ATTACK, self.step)
+        pgd = config.objective.attack(config.threat, phase.attack_steps, phase.step_size, seed)
         reader = self.reader(self.model, update=False, steps=phase.attack.solver_steps)
         return phase.attack(pgd, reader, self.deq, self.x, self.y, self.places)
 
@@ -96,15 +176,9 @@ class Piece:
         total: Tensor | float = 0.0
         if deq is not None and config.consistency and x_adv is not self.x:
             steps = self.phase.solver_steps or deq.steps
-            with noisy(self.left(self.x), self.noise) as x, noisy(self.left(x_adv), self.noise) as other:
-                apart = state_deviation(deq, x, other, steps, solver, **self.start)
-            total = total + config.consistency * apart
+            with self.seen(self.x) as x, self.seen(x_adv) as other:
+                total = total + config.consistency * state_deviation(deq, x, other, steps, solver, **self.start)
         if deq is not None and self.jacobian_steps is not None:
-            with noisy(self.left(x_adv), self.noise) as other:
+            with self.seen(x_adv) as other:
                 total = total + config.jacobian(deq, other, self.jacobian_steps, self.probes, solver)
         return total
-
-
-def _behind(defended: RegulatedClassifier | None, x: Tensor) -> Tensor:
-    """Images as a defence leaves them after its last step, with the gradient of x."""
-    return x if defended is None else (defended.trajectory(x).inputs or (x,))[-1] + (x - x.detach())

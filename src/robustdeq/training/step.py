@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
 
 from ..distributed import SINGLE, Distributed
 from ..dynamics.trajectory import monitored
-from ..models.modes import evaluating
+from ..models.modes import buffers_of, evaluating
 from ..models.structure import structure
 from ..seeds import mix
 from .config import TrainConfig
@@ -59,38 +58,29 @@ class TrainStep:
             raise ValueError(f"{kind}; allowed: weight=0.")
         defences = {True: config.entropy_reduction, False: config.attack_entropy_reduction}
         self.defended = {update: defence and defence(model) for update, defence in defences.items()}
-        self.wrapped: Any = model  # what the update goes through
-        self.graphed = Graphed(model, config.batch_size) if graphs else None
+        self.graphed, self.epoch = Graphed(model, config.batch_size) if graphs else None, 0
         self.seen: nn.Module = self.graphed or model  # what attacks look at, never through DDP
-        if self.graphed is not None:
+        self.wrapped: Any = self.seen  # what the update goes through
+        if graphs:
             device = next(model.parameters()).device
             if config.accumulate > 1 or distributed.world_size > 1 or device.type != "cuda":
                 given = f"accumulate={config.accumulate} in {distributed.world_size} processes on {device}"
                 raise ValueError(f"CUDA graphs of {given}; allowed: accumulate=1 in one process on a CUDA device.")
-            self.wrapped, self.epoch = self.graphed, 0
         if distributed.world_size > 1:
             ids = [distributed.device] if distributed.device.type == "cuda" else None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 renames the option
                 self.wrapped = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
-        self.rate = self._scheduler(0)
-
-    def _scheduler(self, step: int) -> LambdaLR:
-        for group in self.optimizer.param_groups:
-            group["initial_lr"] = self.config.learning_rate
-        share, total = self.config.schedule.share, self.total  # not self: a cycle would outlive the process group
-        return LambdaLR(self.optimizer, lambda done: share((done + 1) / total), last_epoch=step - 1)
-
     def __call__(self, x: Tensor, y: Tensor, step: int, epoch: int) -> StepResult:
         """x (B, C, H, W) in [0, 1], y (B,) int64; step: of the run, from 0."""
         config, pieces, world_size = self.config, self.config.accumulate, self.distributed.world_size
-        if self.rate.last_epoch != step:  # a resumed run; the rate follows from the step's number alone
-            self.rate = self._scheduler(step)
-        rate = float(self.rate.get_last_lr()[0])
+        rate = float(config.learning_rate * config.schedule.share((step + 1) / self.total))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         self.model.train()
         self.optimizer.zero_grad()
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        put_back = buffers_of(self.model)
         means = torch.zeros(3, dtype=torch.float64)
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             torch.manual_seed(mix(config.seed, DROPOUT, step, self.distributed.rank))
@@ -102,18 +92,16 @@ class TrainStep:
         loss, accuracy, solver_steps = (self.distributed.all_reduce(means) / world_size).tolist()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            for buffer, before in zip(self.model.buffers(), buffers):
-                buffer.copy_(before)
+            put_back()
             raise FloatingPointError(self._complaint(loss, norm, x, step))
         self.optimizer.step()
-        self.rate.step()
         if world_size > 1:
             self._share_buffers()
         return StepResult(loss, accuracy, solver_steps, rate)
 
     def rehearse(self, x: Tensor, y: Tensor) -> None:
         """The first attack and backward pass of every phase on these images, which leave no trace."""
-        buffers, wrapped = [buffer.clone() for buffer in self.model.buffers()], self.wrapped
+        put_back, wrapped = buffers_of(self.model), self.wrapped
         self.wrapped = self.seen  # the processes exchange nothing
         starts = [0, *accumulate(phase.epochs for phase in self.config.phases)][:-1]
         self.model.train()
@@ -124,8 +112,7 @@ class TrainStep:
         finally:
             self.wrapped = wrapped
             self.optimizer.zero_grad()
-            for buffer, before in zip(self.model.buffers(), buffers):
-                buffer.copy_(before)
+            put_back()
 
     def _backward(self, x: Tensor, y: Tensor, step: int, epoch: int, number: int) -> Tensor:
         """Add the gradient of a piece of the batch to the parameters' own; its loss, accuracy, solver steps, (3,)."""

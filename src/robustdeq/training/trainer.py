@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from ..data import ImageSet, StreamedSet, crop_and_flip
 from ..distributed import SINGLE, Distributed
-from ..dynamics.trajectory import monitored
 from ..environment import environment
-from ..files import claim, differences, first_line, held, plain, read_json, read_tensors, tidy
+from ..files import claim, differences, held, plain, read_json, read_tensors, tidy
 from ..models.modes import evaluating
 from ..models.structure import structure
 from ..models.zoo import CONFIG, WEIGHTS, check_keys, save_model, stored_config
 from ..seeds import generator, mix
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
-from .log import Log, beginning, check_wandb, judgement, pace
+from .log import Log, beginning, judgement, pace
+from .optim import average_of, follow
 from .piece import AUGMENT, DATA
-from .process import interrupts, memory_gib
 from .states import FinalState
 from .step import TrainStep
-from .watch import judge, warnings
+from .watch import judge, unattacked, warnings
 
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and a short text. One with a method ``note``, such as ``progress.Lines``, also
@@ -83,16 +87,15 @@ class Trainer:
             raise ValueError("Trainer: every parameter is frozen; allowed: some that require a gradient.")
         if config.awp and all(weight.dim() < 2 for weight in asking):
             raise ValueError(f"awp={config.awp} moves weights of two dimensions, which are all frozen; allowed: 0.")
-        if wandb:
-            check_wandb()
+        if wandb and find_spec("wandb") is None:
+            raise ValueError("wandb is not installed; allowed: pip install wandb, or a run without it.")
         if world_size > 1 and distributed.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model, self.deq, self.images, self.config, self.folder = model, deq, images, config, Path(folder)
         self.checkpoint, self.best = self.folder / CHECKPOINT, self.folder / "best"
         self.wandb, self.distributed = wandb, distributed
         self.optimizer = config.optimizer(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.average = moving_average(model, config.ema) if config.ema else None
-        self.averaged: nn.Module | None = self.average.module if self.average else None
+        self.averaged = average_of(model, config.ema) if config.ema else None
         self.tally, self.held = kind.tally, None
         if validation is not None and config.validation_points:
             self.held = validation.take(slice(config.validation_points))
@@ -112,9 +115,19 @@ class Trainer:
         plan: what the folder's config.json says that it is for. Raises a ValueError before anything is written if it is
         for something else, or if another process works there.
         """
+        plan_file, main_first = self.folder / "config.json", self.distributed.main_first
         with held(self.folder, self.distributed.main):
-            self.distributed.main_first(lambda: take_up(self.folder / "config.json", plan))
-            return self._run(progress)
+            main_first(lambda: tidy(self.folder) if plan is None else claim(plan_file, plan))
+            if self.checkpoint.exists():
+                self._resume()
+            if not self.distributed.agree(self.step):
+                differs = f"{self.checkpoint} is not the same file for every process"
+                raise ValueError(f"{differs}; give a folder they all reach.")
+            self._train(progress)
+            self.distributed.barrier()
+        if self.averaged is not None:
+            self.model.load_state_dict(self.averaged.state_dict())
+        return self.model.eval()
 
     def rehearse(self) -> None:
         """Attack and update of every phase on a few images, of which no trace is left; raises what does not fit."""
@@ -152,19 +165,17 @@ class Trainer:
         first = self.images.take(slice(min(2, size)))
         return first.images(), first.labels
 
-    def _run(self, progress: Progress | None) -> nn.Module:
-        if self.checkpoint.exists():
-            header = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.identity, self.averaged)
-            self.step, self.history, self.sums = (header[name] for name in ("step", "history", "sums"))
-            if any("best" in row for row in self.history):  # it is needed at the end, so now is the time to miss it
-                if differing := differences(read_json(self.best / CONFIG, ANEW), plain(stored_config(self.model))):
-                    raise ValueError(f"{self.best / CONFIG} has another {', '.join(differing)}; {ANEW}.")
-                weights = self.best / WEIGHTS
-                check_keys(self.model.state_dict(), read_tensors(weights, ANEW)[0], str(weights))
-            if self.average is not None:
-                self.average.n_averaged.fill_(self.step + 1)
-        if not self.distributed.agree(self.step):
-            raise ValueError(f"{self.checkpoint} is not the same file for every process; give a folder they all reach.")
+    def _resume(self) -> None:
+        header = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.identity, self.averaged)
+        self.step, self.history, self.sums = (header[name] for name in ("step", "history", "sums"))
+        if any("best" in row for row in self.history):  # it is needed at the end, so now is the time to miss it
+            if differing := differences(read_json(self.best / CONFIG, ANEW), plain(stored_config(self.model))):
+                raise ValueError(f"{self.best / CONFIG} has another {', '.join(differing)}; {ANEW}.")
+            weights = self.best / WEIGHTS
+            check_keys(self.model.state_dict(), read_tensors(weights, ANEW)[0], str(weights))
+
+    def _train(self, progress: Progress | None) -> None:
+        """From the step that is reached to the last one."""
         self.log = Log(self.folder, self.step, self.config.to_dict() if self.wandb else None, self.distributed.main)
         self.note: Callable[[str], None] | None = getattr(progress, "note", None)
         if self.note is not None:
@@ -179,10 +190,6 @@ class Trainer:
             raise
         finally:
             self.log.close()
-        self.distributed.barrier()
-        if self.averaged is not None:
-            self.model.load_state_dict(self.averaged.state_dict())
-        return self.model.eval()
 
     def _save(self) -> None:
         self.saved = time.monotonic()
@@ -215,9 +222,9 @@ class Trainer:
         draws, first = generator(config.seed, AUGMENT, self.step), self.distributed.rank * len(x)
         x = crop_and_flip(x, draws, pad=config.pad, flip=config.flip, total=config.batch_size, first=first)
         result = self.update(x, y, self.step, epoch)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
         self.step += 1
+        if self.averaged is not None:
+            follow(self.averaged, self.model, config.ema, self.step)
         for name in ("loss", "accuracy_adv", "solver_steps"):
             self.sums[name] += getattr(result, name)
         self.sums["seconds"] += time.perf_counter() - began
@@ -232,7 +239,7 @@ class Trainer:
         speed, spent = self.config.batch_size / means["seconds"], ("evaluations", "units")
         means |= {f"{name}_per_image": means.pop(name) for name in spent}
         row: dict[str, Any] = {"epoch": epoch + 1, **means, "seconds": self.sums["seconds"], "images_per_second": speed}
-        row |= {**self._dynamics(), "memory_gib": memory_gib()}
+        row |= {**unattacked(self.model, self.images.take(slice(CLEAN_POINTS))), "memory_gib": memory_gib()}
         self.sums = dict.fromkeys(self.sums, 0.0)
         last = epoch + 1 == self.config.epochs
         if self.held is not None and (last or (epoch + 1) % self.config.validation_every == 0):
@@ -254,40 +261,31 @@ class Trainer:
             save_model(models[best], self.best)
         return {**scores, "best": max(before, robust)}
 
-    def _dynamics(self) -> dict[str, float]:
-        """Clean accuracy, and the median relative residual of z^[N] in eval mode, over the first images of the set."""
-        first, residual = self.images.take(slice(CLEAN_POINTS)), {}
-        with torch.no_grad(), evaluating(self.model):
-            if self.deq is None:
-                logits = self.model(first.images())
-            else:  # one step more: a residual is of the state that a step starts from
-                moved = self.deq.trajectory(first.images(), steps=self.deq.steps + 1)
-                logits = moved.logits(self.deq.steps)
-                residual = {"residual": float(monitored(moved.residuals)[-1].median())}
-        return {"accuracy_clean": float((logits.argmax(1) == first.labels).float().mean()), **residual}
+
+def memory_gib() -> float:
+    """The most memory that was held so far: of the GPU by tensors, else by this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def take_up(file: Path, plan: dict[str, Any] | None) -> None:
-    """The file's folder is for this plan, where there is one, and holds nothing half written."""
-    if plan is not None:
-        claim(file, plan)
-    tidy(file.parent)
+@contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """Inside, the first SIGINT or SIGTERM sets the event; a second one ends the process as usual."""
+    asked, before = threading.Event(), {}
 
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """``module`` follows the model: w <- decay w + (1 - decay) w', weights and BatchNorm statistics alike. Early on the
-    decay is smaller, (1 + step) / (10 + step), so that the first random weights are soon forgotten."""
+    def ask(*_: object) -> None:
+        asked.set()
+        put_back()
 
-    def follow(mine: Tensor, theirs: Tensor, count: Tensor | int) -> Tensor:
-        if not mine.is_floating_point():
-            return theirs  # BatchNorm's number of batches
-        return mine.lerp(theirs, 1 - min(decay, int(count) / (9 + int(count))))
-
+    if threading.current_thread() is threading.main_thread():  # no other one may set a handler
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        average = AveragedModel(model, avg_fn=follow, use_buffers=True)
-    except RuntimeError as error:  # a weight that is made anew from others, as the old weight_norm leaves it
-        why = f"ema={decay} of a model that cannot be copied ({first_line(error)})"
-        raise ValueError(f"{why}; allowed: 0, or weights of torch.nn.utils.parametrizations.") from error
-    average.n_averaged.fill_(1)  # torch would copy the first weights it is shown: the start counts as one of them
-    average.module.eval().requires_grad_(False)
-    return average
+        yield asked
+    finally:
+        put_back()

@@ -10,11 +10,13 @@ from torch import nn
 from ..attacks import PGD, JointOptimisation, Threat, ThroughGradient, predictions
 from ..data import ImageSet
 from ..distributed import Distributed
+from ..dynamics.trajectory import monitored
 from ..models.modes import evaluating
 from ..models.structure import structure
 from ..seeds import mix
 
 BATCH = 250
+GRADIENTS = ("unrolled", "phantom")
 APART = 0.05
 """Robust accuracies under two gradients that differ by more are a sign of masking."""
 
@@ -25,7 +27,7 @@ def judge(
     """Shares of held-out images: clean; what stands under PGD with each gradient; and ``robust``, what stands under all
     of them and, of a DEQ, under the joint attack, which is made on the rest. Several processes share the images and
     find the numbers of one."""
-    names = ("unrolled", "phantom") if structure(model).states else ()
+    names = GRADIENTS if structure(model).states else ()
     views = {name: ThroughGradient(model, name) for name in names} or {"exact": model}
     counts = dict.fromkeys(("clean", *views, "robust"), 0)
     total, seed = len(images), mix(seed) % 2**31
@@ -35,36 +37,45 @@ def judge(
         rows = slice(start, min(start + size, total))
         x, y, indices = images.images(rows), images.labels[rows], torch.arange(start, rows.stop)
         right = _correct(model, x, y)
-        found = {name: _stand(model, pgd, view, x, y, indices, right) for name, view in views.items()}
-        left = torch.stack(list(found.values())).all(0)
-        found |= {"clean": right, "robust": _stand(model, joint, model, x, y, indices, left) if names else left}
-        for name, stands in found.items():
-            counts[name] += int(stands.sum())
+        stands = {name: _stand(model, pgd, view, x, y, indices, right) for name, view in views.items()}
+        left = torch.stack(list(stands.values())).all(0)
+        stands |= {"clean": right, "robust": _stand(model, joint, model, x, y, indices, left) if names else left}
+        for name, rows_standing in stands.items():
+            counts[name] += int(rows_standing.sum())
     sums = distributed.all_reduce(torch.tensor(list(counts.values()))).tolist()
     return {name: count / total for name, count in zip(counts, sums)}
 
 
+@torch.no_grad()
+def unattacked(model: nn.Module, images: ImageSet) -> dict[str, float]:
+    """Clean accuracy on these images, and of a DEQ the median relative residual of z^[N], in eval mode."""
+    deq = structure(model).deq
+    with evaluating(model):
+        if deq is None:
+            logits, residual = model(images.images()), {}
+        else:  # one step more: a residual is of the state that a step starts from
+            moved = deq.trajectory(images.images(), steps=deq.steps + 1)
+            logits = moved.logits(deq.steps)
+            residual = {"residual": float(monitored(moved.residuals)[-1].median())}
+    return {"accuracy_clean": float((logits.argmax(1) == images.labels).float().mean()), **residual}
+
+
 def warnings(history: list[dict[str, Any]]) -> list[str]:
     """What the last epoch's row gives cause to say. Rows without a validation are passed over."""
-    rows = [row for row in history if "validation" in row]
-    if not rows or rows[-1] is not history[-1]:
-        return []
-    texts = []
-    for kind, whose in {"validation": "", "validation_ema": " of the averaged weights"}.items():
-        if (last := rows[-1].get(kind)) is None:
+    texts, row = [], history[-1]
+    for kind, whose in (("validation", ""), ("validation_ema", " of the averaged weights")):
+        if kind not in row:
             continue
+        last = row[kind]
         if "phantom" in last and abs(last["unrolled"] - last["phantom"]) > APART:
+            unrolled, phantom = (f"{100 * last[gradient]:.1f}% under the {gradient}" for gradient in GRADIENTS)
+            texts.append(f"robust accuracy{whose} is {unrolled} and {phantom} gradient: one of them is masked")
+        best = max((row for row in history if kind in row), key=lambda row: row[kind]["robust"])
+        rises = row["accuracy_adv"] > best["accuracy_adv"] + 0.01
+        if rises and last["robust"] < best[kind]["robust"] - APART:
             texts.append(
-                f"robust accuracy{whose} is {100 * last['unrolled']:.1f}% under the unrolled and "
-                f"{100 * last['phantom']:.1f}% under the phantom gradient: one of them is masked"
+                f"robust accuracy{whose} rises in training and falls on held-out images: catastrophic overfitting"
             )
-        if len(rows) > 1:
-            before = max(rows[:-1], key=lambda row: row[kind]["robust"])
-            rises = rows[-1]["accuracy_adv"] > before["accuracy_adv"] + 0.01
-            if rises and last["robust"] < before[kind]["robust"] - APART:
-                texts.append(
-                    f"robust accuracy{whose} rises in training and falls on held-out images: catastrophic overfitting"
-                )
     return texts
 
 
