@@ -88,7 +88,7 @@ class TrainStep:
                 waits = piece < pieces - 1 and world_size > 1  # the last piece exchanges the gradients
                 cast = torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
                 with self.wrapped.no_sync() if waits else nullcontext(), cast:
-                    means += self._backward(images, labels, step, epoch, piece) / pieces
+                    means += self._backward(self.wrapped, images, labels, step, epoch, piece) / pieces
         loss, accuracy, solver_steps = (self.distributed.all_reduce(means) / world_size).tolist()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -101,21 +101,20 @@ class TrainStep:
 
     def rehearse(self, x: Tensor, y: Tensor) -> None:
         """The first attack and backward pass of every phase on these images, which leave no trace."""
-        put_back, wrapped = buffers_of(self.model), self.wrapped
-        self.wrapped = self.seen  # the processes exchange nothing
+        put_back = buffers_of(self.model)
         starts = [0, *accumulate(phase.epochs for phase in self.config.phases)][:-1]
         self.model.train()
         try:
             with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
                 for epoch in starts:
-                    self._backward(x, y, 0, epoch, 0)
+                    self._backward(self.seen, x, y, 0, epoch, 0)  # not through DDP: the processes exchange nothing
         finally:
-            self.wrapped = wrapped
             self.optimizer.zero_grad()
             put_back()
 
-    def _backward(self, x: Tensor, y: Tensor, step: int, epoch: int, number: int) -> Tensor:
-        """Add the gradient of a piece of the batch to the parameters' own; its loss, accuracy, solver steps, (3,)."""
+    def _backward(self, model: nn.Module, x: Tensor, y: Tensor, step: int, epoch: int, number: int) -> Tensor:
+        """Add the gradient of a piece of the batch, through ``model``, to the parameters' own; its loss, accuracy,
+        solver steps, (3,) float64."""
         config = self.config
         if self.graphed is not None and config.phase(epoch) is not config.phase(self.epoch):
             self.graphed.forget()
@@ -128,7 +127,7 @@ class TrainStep:
 
         moved = perturbed(self.model, climbed, config.awp, self.distributed) if config.awp else nullcontext()
         with moved:
-            updated = piece.reader(self.wrapped, update=True, steps=piece.jacobian_steps)
+            updated = piece.reader(model, update=True, steps=piece.jacobian_steps)
             if attacked.z is not None:
                 updated.resume(attacked, piece.phase.attack.warm)
             losses = updated.losses(config.objective, x, attacked.images, y)

@@ -96,9 +96,9 @@ class Trainer:
         self.wandb, self.distributed = wandb, distributed
         self.optimizer = config.optimizer(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.averaged = average_of(model, config.ema) if config.ema else None
-        self.tally, self.held = kind.tally, None
+        self.tally, self.held_out = kind.tally, None
         if validation is not None and config.validation_points:
-            self.held = validation.take(slice(config.validation_points))
+            self.held_out = validation.take(slice(config.validation_points))
         self.steps_per_epoch = len(images) // size
         self.total = config.epochs * self.steps_per_epoch
         source = {"source": images.source, "count": len(images), "sha256": images.digest()}
@@ -136,7 +136,7 @@ class Trainer:
             raise ValueError(f"pad={config.pad} of {x.shape[3]}x{x.shape[2]} pixels; allowed: less than a side.")
         with torch.no_grad(), evaluating(self.model):
             classes = self.model(x).shape[1]
-        for images in (self.images, self.held):
+        for images in (self.images, self.held_out):
             if images is not None and (top := int(getattr(images, "labels", y).max())) >= classes:
                 raise ValueError(f"labels up to {top} for a model of {classes} classes; allowed: 0..{classes - 1}.")
         self.update.rehearse(x, y)
@@ -242,8 +242,8 @@ class Trainer:
         row |= {**unattacked(self.model, self.images.take(slice(CLEAN_POINTS))), "memory_gib": memory_gib()}
         self.sums = dict.fromkeys(self.sums, 0.0)
         last = epoch + 1 == self.config.epochs
-        if self.held is not None and (last or (epoch + 1) % self.config.validation_every == 0):
-            row |= self._judge(self.held)
+        if self.held_out is not None and (last or (epoch + 1) % self.config.validation_every == 0):
+            row |= self._judge(self.held_out)
         self.history.append(row)
         row["warnings"] = warnings(self.history)
         self.log.write(self.step, row)
