@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from small_models import Linear, Shifted, images, images_for, own
 
 from robustdeq import EntropyReduction, Linf
-from robustdeq.attacks import PGD, EndToEnd, Frozen, IntermediateState, Summed, ThroughGradient, predictions
+from robustdeq.attacks import APGD, PGD, EndToEnd, Frozen, IntermediateState, Summed, ThroughGradient, predictions
 from robustdeq.defences import EarlyState
 
 STATES = (1, 3, 5)
@@ -63,6 +63,20 @@ def test_the_deployed_model_alone_says_what_is_misclassified(shift):
     x[1] = 0.99
     found = PGD(Linf(0.2), 0.04, 10, start="clean")(Summed([Shifted(model, *shift), Shifted(model, 1.0, 0.0)]), x, y)
     torch.testing.assert_close(found, x - torch.tensor([0.08, 0.2]).view(2, 1, 1, 1))  # two steps suffice, five do not
+
+
+def test_a_sum_over_early_states_is_judged_by_the_deployed_model_too():
+    """Images that are right, and wrong at z^[1] from the start: no attack is done with them at once."""
+    model = own(classes=4)
+    x, seen = images_for(model, 400), EarlyState(model, 1)
+    y = predictions(model(x)).detach()
+    x, y = x[predictions(seen(x)) != y], y[predictions(seen(x)) != y]
+    assert len(x) > 5
+    view = Summed([EarlyState(model, 1), EarlyState(model, 2)], deployed=model)
+    for attack in (PGD(Linf(0.02), 0.005, 5, start="clean"), APGD(Linf(0.02), 5)):
+        found = attack(view, x, y)
+        assert (found != x).flatten(1).any(1).all()
+        assert ((predictions(model(found)) != y).sum() > 0) and view.faithful
 
 
 def test_forward_has_the_deployed_bits_and_the_sum_of_the_pullbacks():

@@ -93,10 +93,9 @@ def slope_of(
 
 def fallen(attack: Any, model: nn.Module, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
     """Which samples are misclassified as they are deployed, (B,) bool. logits: what ``slope_of`` has seen of x_adv."""
-    view = summands(model)[0]  # the one whose logits they are
-    if judge(view) is not view:
+    if judge(model) is not summands(model)[0]:  # whose logits they are
         with torch.no_grad():
-            logits = logits_of(attack, judge(view), x_adv)
+            logits = logits_of(attack, judge(model), x_adv)
     return predictions(logits) != y
 
 
@@ -119,7 +118,7 @@ def slope_calls(model: nn.Module, gradients: int, forwards: int, judged: int = 0
     """Of so many ``slope_of``, with a slope wanted or without, and of so many ``fallen``."""
     views = summands(model)
     calls = [Calls(view, forwards, gradients) for view in views]
-    return calls if judge(views[0]) is views[0] else [*calls, Calls(judge(views[0]), judged)]
+    return calls if judge(model) is views[0] else [*calls, Calls(judge(model), judged)]
 
 
 def goal_calls(attack: Any, model: nn.Module, classes: int) -> tuple[int, list[Calls]]:

@@ -169,10 +169,13 @@ def summands(module: nn.Module) -> list[nn.Module]:
 
 
 def judge(module: nn.Module) -> nn.Module:
-    """The module whose logits say what is misclassified: of a view with other logits than the deployed ones not it."""
-    return module.deployed if isinstance(module, View) and not module.faithful else module
+    """The module whose logits say what is misclassified: what is deployed, or the first view that has its logits."""
+    view = summands(module)[0]
+    if not isinstance(module, View) or view is module.deployed or (isinstance(view, View) and view.faithful):
+        return view
+    return module.deployed
 
 
 def as_one(module: nn.Module) -> nn.Module:
     """For a library that asks one module for one tensor: the logits that are judged, with the module's gradient."""
-    return module if judge(module) is module else Summed([module])
+    return module if isinstance(module, Summed) or judge(module) is module else Summed([module])
