@@ -170,3 +170,21 @@ def test_a_log_line_that_says_no_step_is_dropped(line, run, tmp_path):
         log.write(line + "\n")
     assert main(["train", "smoke", "--out", str(out), *SHORT]) == 0
     assert (out / "log.jsonl").read_text() == (run / "log.jsonl").read_text()
+
+
+class Single(nn.Linear):
+    """A readout that ends in an operation of single precision."""
+
+    def forward(self, z):
+        logits = super().forward(z)
+        with torch.autocast("cpu", enabled=False):
+            return logits @ torch.ones(10, 10)
+
+
+def test_what_cannot_be_computed_in_half_precision_is_refused_before_it_begins(images, tmp_path):
+    model = rd.create_model("mdeq-nano", seed=0)
+    model.readout = Single(model.layout.size, 10)
+    assert Trainer(model, images, config(), tmp_path / "single").rehearse() is None
+    with pytest.raises((ValueError, RuntimeError), match="dtype"):
+        Trainer(model, images, config(precision="bfloat16"), tmp_path / "half").rehearse()
+    assert not (tmp_path / "half").exists()

@@ -86,8 +86,7 @@ class TrainStep:
             torch.manual_seed(mix(config.seed, DROPOUT, step, self.distributed.rank))
             for piece, (images, labels) in enumerate(zip(x.chunk(pieces), y.chunk(pieces))):
                 waits = piece < pieces - 1 and world_size > 1  # the last piece exchanges the gradients
-                cast = torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
-                with self.wrapped.no_sync() if waits else nullcontext(), cast:
+                with self.wrapped.no_sync() if waits else nullcontext(), self._cast(x):
                     means += self._backward(self.wrapped, images, labels, step, epoch, piece) / pieces
         loss, accuracy, solver_steps = (self.distributed.all_reduce(means) / world_size).tolist()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
@@ -105,12 +104,15 @@ class TrainStep:
         starts = [0, *accumulate(phase.epochs for phase in self.config.phases)][:-1]
         self.model.train()
         try:
-            with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), self._cast(x):
                 for epoch in starts:
                     self._backward(self.seen, x, y, 0, epoch, 0)  # not through DDP: the processes exchange nothing
         finally:
             self.optimizer.zero_grad()
             put_back()
+
+    def _cast(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     def _backward(self, model: nn.Module, x: Tensor, y: Tensor, step: int, epoch: int, number: int) -> Tensor:
         """Add the gradient of a piece of the batch, through ``model``, to the parameters' own; its loss, accuracy,
