@@ -31,6 +31,8 @@ ATTACKS = {
     "pgd pm": PGD(LINF, 0.05, 2, loss="pm"),
     "pgd cw L2": PGD(L_2, 0.1, 2, loss="cw"),
     "pgd nearest": PGD(LINF, 0.05, 2, loss="cw-targeted", targets=2, order="nearest"),
+    "pgd warm": PGD(LINF, 0.05, 3, restarts=2, warm=1),
+    "pgd warm highest": PGD(LINF, 0.05, 3, loss="cw-targeted", targets=2, keep="highest", warm=2),
     "apgd": APGD(LINF, 2, restarts=2),
     "apgd dlr L2": APGD(L_2, 2, loss="dlr"),
     "apgd pm": APGD(LINF, 2, loss="pm"),
@@ -56,9 +58,14 @@ EVERYWHERE = ["pgd", "pgd ce-targeted highest", "apgd", "autoattack"]
 SOME = ["model", "Ensemble", "Summed", "EndToEnd"]
 
 
+def of_a_deq(name):
+    """Of a bare DEQ alone: it moves the fixed point, or begins a solve where the last one ended."""
+    return isinstance(ATTACKS[name], JointOptimisation) or getattr(ATTACKS[name], "warm", None) is not None
+
+
 def views_of(name):
     """Every attack is tried through some views, and some attacks through every view."""
-    if isinstance(ATTACKS[name], JointOptimisation):  # of a bare DEQ alone, whose fixed point it moves
+    if of_a_deq(name):
         return ["model", "reversible"]
     return list(VIEWS) if name in EVERYWHERE else SOME
 

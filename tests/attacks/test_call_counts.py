@@ -4,7 +4,7 @@ from dataclasses import astuple, replace
 
 import pytest
 import torch
-from attack_table import ATTACKS, SOLVERS, VIEWS
+from attack_table import ATTACKS, SOLVERS, VIEWS, of_a_deq
 from small_models import images_for, own
 
 import robustdeq as rd
@@ -27,7 +27,7 @@ def _cases():
     """Every attack that tells its calls, and the views it is counted through."""
     for name, attack in ATTACKS.items():
         views = [view for view in VIEWS if view != "reversible"]
-        if isinstance(attack, JointOptimisation):
+        if of_a_deq(name):
             views = ["model"]
         elif isinstance(attack, AutoAttack):  # slow; the deployed model beside a view of other logits, for one
             views = ["model", "EndToEnd", "IntermediateState", "early states"] if name == "autoattack" else ["model"]

@@ -14,6 +14,7 @@ from .door import at_the_door
 from .losses import LOSSES, Goal
 from .starts import ORDERS, Calls, fallen, goal_calls, goals, numbered, slope_calls, slope_of
 from .threat import OfThreat, Threat
+from .views import ThroughGradient, Warm
 
 STARTS = {"uniform": "see Threat.spread", "gaussian": "x + 0.001 N(0, 1), as TRADES", "clean": "the image itself"}
 KEEPS = {
@@ -32,6 +33,8 @@ class PGD:
     classes one after the other, in an order of ``ORDERS``. start: in ``STARTS``. keep: in ``KEEPS``.
     ``worst`` works no more on a sample that is broken. ``highest`` takes every step of every restart and target, for
     images that must hold elsewhere: with ``ce-targeted`` one of a confident wrong class. ``last`` is for training.
+    warm: of a bare DEQ, every solve of a run but the first begins at the state of the one before and takes so many
+    steps; the cold, deployed forward still says who is broken. None: every solve is the deployed one.
 
     The gradient is taken through whatever module is given. A view (see ``attacks.views``) names the model that is
     really deployed, and that model alone decides what counts as misclassified.
@@ -47,8 +50,11 @@ class PGD:
     start: Annotated[str, OneOf("start", STARTS)] = "uniform"
     keep: Annotated[str, OneOf("keep", KEEPS)] = "worst"
     order: Annotated[str, OneOf("order", ORDERS)] = "likeliest"
+    warm: Count | None = None
 
     def __post_init__(self) -> None:
+        if self.keep == "last" and self.warm is not None:
+            raise ValueError(f"PGD: keep='last', warm={self.warm}; allowed: 'worst' or 'highest', or warm=None.")
         if self.keep == "last" and (self.restarts > 1 or self.loss.endswith("targeted")):
             wanted = "'worst', 'highest', or one restart of an untargeted loss"
             raise ValueError(f"PGD: keep='last', restarts={self.restarts}, loss={self.loss!r}; allowed: {wanted}.")
@@ -81,6 +87,7 @@ class PGD:
         """One run from ``x_adv``: the kept images and their losses (B,), infinite where the sample is broken."""
         kept, kept_loss = x_adv.clone(), x.new_full((len(x),), -torch.inf)
         rows = torch.arange(len(x), device=x.device)
+        model = model if self.warm is None else Warm(model, self.warm)
         for step in range(self.steps + 1):
             logits, loss, slope = slope_of(self, model, x_adv, goal, first=step == 0, wanted=step < self.steps)
             broken = torch.zeros_like(goal.y, dtype=torch.bool)
@@ -92,6 +99,8 @@ class PGD:
             if broken.any():
                 stands = ~broken
                 rows, x, x_adv, goal, slope = rows[stands], x[stands], x_adv[stands], goal.rows(stands), slope[stands]
+                if isinstance(model, Warm):
+                    model.keep(stands)
             if not len(rows) or step == self.steps:
                 break
             x_adv = self.threat.project(x, self.threat.ascend(x_adv, slope, self.step_size))
@@ -103,7 +112,17 @@ class PGD:
         if self.keep == "last":
             return [*chosen, *slope_calls(model, gradients=self.steps, forwards=0)]
         runs, judged = self.restarts * count, (self.steps + 1) * (self.keep == "worst")
-        return [*chosen, *slope_calls(model, runs * self.steps, runs, runs * judged)]
+        if self.warm is None:
+            return [*chosen, *slope_calls(model, runs * self.steps, runs, runs * judged)]
+        deq, later = Warm(model, self.warm).deployed, max(0, self.steps - 1)
+
+        def begun(x: Tensor) -> Tensor:
+            solve = Warm(deq, self.warm)
+            solve.z = deq.zeros(x)
+            return solve(x)
+
+        first = Calls(ThroughGradient(deq, "unrolled"), runs * (not self.steps), runs * bool(self.steps))
+        return [*chosen, first, Calls(begun, runs * bool(self.steps), runs * later), Calls(deq, runs * judged)]
 
     def _start(self, x: Tensor, restart: int, indices: Tensor | None) -> Tensor:
         if self.start == "clean":

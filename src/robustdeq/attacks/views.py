@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..checks import check_count, check_images
 from ..defences import Defended, SmoothSign
 from ..dynamics import drive
-from ..gradients import GRADIENTS, Phantom, phantom_state
+from ..gradients import GRADIENTS, Phantom, Unrolled, phantom_state
 from ..models.deq import DEQClassifier
 from ..models.modes import unwrapped
 from ..options import checked, describe
@@ -127,6 +127,32 @@ class IntermediateState(View):
         with torch.no_grad():
             z = drive(model.solver, f, model.zeros(x), self.state).z
         return model.read(phantom_state(f, z, self.phantom.unroll, self.phantom.damping))
+
+
+@checked
+class Warm(View):
+    """A DEQ in the steps of one run of an attack: the first solve is the deployed one, every later one begins at the
+    state of the one before, of an image close by, and takes ``steps``. Its gradient is that of these steps alone."""
+
+    faithful = False
+
+    def __init__(self, deployed: nn.Module, steps: int = 2) -> None:
+        super().__init__(deployed)
+        self.settings = {"steps": check_count("Warm", "steps", steps)}
+        self.steps, self.z = steps, cast(Tensor | None, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits (B, K) of the state that this solve reaches; the samples are those of the solve before."""
+        model = self.deployed
+        check_images(x, model.image_shape)
+        start, steps = (model.zeros(x), model.steps) if self.z is None else (self.z, self.steps)
+        z = Unrolled()(model.solver, model.map(x), start, steps, training=False)
+        self.z = z.detach()
+        return model.read(z)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these samples, (B,) bool."""
+        self.z = None if self.z is None else self.z[rows]
 
 
 @checked
