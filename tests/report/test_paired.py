@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import robustdeq as rd
-from robustdeq.report.paired import mcnemar, paired, standing
+from robustdeq.report.paired import mcnemar, paired
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
@@ -35,7 +35,7 @@ def test_an_evaluation_against_itself_differs_nowhere(bare):
 
 def test_a_pair_counts_the_samples_that_one_alone_gets_right(bare, defended):
     clean, worst = paired(bare, defended)
-    one, other = (standing(evaluation, "All").tolist() for evaluation in (bare, defended))
+    one, other = (evaluation.standing("All").tolist() for evaluation in (bare, defended))
     assert (clean.column, worst.column, worst.points) == ("clean", "All", 12)
     assert worst.first == sum(a and not b for a, b in zip(one, other))
     assert worst.second == sum(b and not a for a, b in zip(one, other))
@@ -45,7 +45,7 @@ def test_a_pair_counts_the_samples_that_one_alone_gets_right(bare, defended):
 def test_what_stands_is_what_the_shares_count(bare, defended):
     for evaluation in (bare, defended):
         for column, share in evaluation.shares().items():
-            stands = standing(evaluation, column)
+            stands = evaluation.standing(column)
             assert (int(stands.sum()), len(stands)) == (share.count, share.total)
 
 

@@ -192,7 +192,7 @@ def summary(measured: Measured) -> dict[str, Any]:
     return {
         "samples": len(measured.labels),
         "steps": len(every_t),
-        "accuracy": {name: [_share(measured.right(name, t)) for t in every_t] for name in measured.states},
+        "accuracy": {name: [Share.of(measured.right(name, t)).to_dict() for t in every_t] for name in measured.states},
         "states": {
             name: {"entropy": _medians(states.entropy), "residual": _medians(states.residual)}
             for name, states in measured.states.items()
@@ -205,7 +205,7 @@ def summary(measured: Measured) -> dict[str, Any]:
         "radius": {
             name: {
                 "median": _median(of.radius), "largest": _plain(float(of.radius.nan_to_num(torch.inf).max())),
-                "below_one": _share(of.radius < 1), "drift": _median(of.drift),
+                "below_one": Share.of(of.radius < 1).to_dict(), "drift": _median(of.drift),
             }
             for name, of in measured.radii.items()
         },
@@ -266,10 +266,6 @@ def _area(roc: dict[str, Any]) -> str:
 
 def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.2g}"
-
-
-def _share(flags: Tensor) -> dict[str, Any]:
-    return Share(int(flags.sum()), len(flags)).to_dict()
 
 
 def _medians(values: Tensor) -> list[float | None]:

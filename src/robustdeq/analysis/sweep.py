@@ -114,7 +114,7 @@ class Sweep:
         lines = ["| T_f | R | beta | N | clean | static | frozen | both | f-units |", "|---" * 9 + "|"]
         for row in self.rows:
             of, flags = row.setting, (row.clean, row.static, row.frozen, row.robust)
-            shares = [Share(int(right.sum()), len(right)) for right in flags]
+            shares = [Share.of(right) for right in flags]
             cells = [of.every, of.updates, f"{of.step_size:.4g}", of.steps, *shares, f"{row.units:.3g}"]
             lines.append(f"| {' | '.join(map(str, cells))} |")
         return "\n".join(lines)

@@ -112,12 +112,12 @@ class PGD:
         if self.keep == "last":
             return [*chosen, *slope_calls(model, gradients=self.steps, forwards=0)]
         runs, judged = self.restarts * count, (self.steps + 1) * (self.keep == "worst")
-        if self.warm is None:
+        if (warm := self.warm) is None:
             return [*chosen, *slope_calls(model, runs * self.steps, runs, runs * judged)]
-        deq, later = Warm(model, self.warm).deployed, max(0, self.steps - 1)
+        deq, later = Warm(model, warm).deployed, max(0, self.steps - 1)
 
         def begun(x: Tensor) -> Tensor:
-            solve = Warm(deq, self.warm)
+            solve = Warm(deq, warm)
             solve.z = deq.zeros(x)
             return solve(x)
 

@@ -2,15 +2,15 @@
 
 from ..environment import environment as environment
 from .certificate import Certificate as Certificate
-from .certify import certify as certify
-from .compared import Compared as Compared
-from .compared import compare as compare
+from .certificate import Compared as Compared
+from .certificate import compare as compare
 from .entries import Entry as Entry
 from .evaluate import evaluate as evaluate
 from .flags import Flag as Flag
 from .flags import flags as flags
 from .images import KeptImages as KeptImages
 from .probes import cost as cost
+from .radii import certify as certify
 from .readouts import Readouts as Readouts
 from .readouts import readouts as readouts
 from .record import Record as Record

@@ -5,31 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..attacks import APGD, AutoAttack, Linf, Threat, ThroughGradient
-from ..checks import Count, Distance, Natural, Seed
+from ..checks import Distance, Natural
 from ..distributed import SINGLE, Distributed
 from ..files import held, plain
 from ..gradients import Unrolled
 from ..models.fit import asked, check_logits
 from ..models.modes import evaluating, images_only
 from ..models.structure import Structure, structure
-from ..options import Registry, check_options, convert, describe
-from ..text import shown
+from ..options import Registry, check_options, describe
 from . import suites
 from .entries import Entry
 from .forecast import announce
-from .identity import below, check_classes, identity_of
+from .identity import Identity, below, check_classes, identity_of
 from .images import Points, Rows, loaded, points_of
 from .probes import probe
 from .record import RECORD, AttackRecord, Record
-from .recordfile import Identity, RecordFile
+from .recordfile import RecordFile
 from .result import Evaluation
-from .run import Progress, Run, Transfer
+from .run import ARGUMENTS, Fits, Progress, Run, Transfer, check_arguments
 
 
 @torch.inference_mode(False)
@@ -58,22 +57,19 @@ def evaluate(
     that. The images it kept are tried: of the bare model's own in the column ``static`` here, or ``white-box`` if this
     one is bare, the others' in ``transfer``.
     """
-    _check_arguments(
-        batch_size=batch_size, seed=seed, checks=checks, images=images, resume=resume, opaque=opaque, samples=samples,
-        step_size=step_size, threat=threat, out=out, beside=beside, transfers=transfers, suite=suite,
-        progress=progress, distributed=distributed,
-    )  # fmt: skip
+    check_arguments("evaluate", locals(), HINTS)
+    if images and out is None:
+        raise ValueError("evaluate: images=True without out; allowed: a folder to keep them in.")
     threat = _threat(suite) if threat is None else threat
     points, kind = points_of(x, y), structure(model, opaque=opaque)
     if isinstance(suite, str):
         suite = suites.suite(suite, kind, threat, step_size=step_size, seed=seed, batch_size=batch_size, **options)
     else:
-        own = {} if step_size is None else {"step_size": step_size}
-        check_options("evaluate with a list of entries", [*options, *own], [])
+        check_options("evaluate with a list of entries", [*options, *([] if step_size is None else ["step_size"])], [])
     entries = _entries({**_kept(beside, kind, suite), **(transfers or {})}, suite)
     first = loaded(points, slice(0, 1), kind.deployed)
-    identity = identity_of("evaluate", kind, points, y, first, threat, seed=seed, batch_size=batch_size)
-    _check_fitting(entries, kind, identity, points, first[0])
+    identity = identity_of("evaluate", kind, points, first, threat, seed=seed, batch_size=batch_size)
+    _check_fitting(entries, identity, points, first[0])
     if beside is not None:
         beside.check_beside(identity, kind.opaque)
     views = {e.name: e.view(kind.deployed if e.surrogate is None else e.surrogate) for e in entries}
@@ -96,96 +92,73 @@ def evaluate(
     return Evaluation(file.record, file.folder)
 
 
-OPTIONS: dict[str, Any] = {
-    "batch_size": Count, "seed": Seed, "checks": Natural, "images": bool, "resume": bool, "opaque": bool,
+def _is_suite(suite: Any) -> bool:
+    return isinstance(suite, str) or (isinstance(suite, Sequence) and all(isinstance(e, Entry) for e in suite))
+
+
+def _by_name(transfers: Any) -> bool:
+    return isinstance(transfers, Mapping) and all(hasattr(images, "__getitem__") for images in transfers.values())
+
+
+HINTS: dict[str, Any] = {
+    **ARGUMENTS, "checks": Natural, "images": bool, "opaque": bool,
+    "step_size": Distance | None,  # type: ignore[operator]
+    "suite": Annotated[Any, Fits(_is_suite, "the name of a suite, or a list of Entry")],
+    "threat": Annotated[Any, Fits(lambda threat: isinstance(threat, Threat | None), "a Threat, such as Linf(8/255)")],
+    "beside": Annotated[Any, Fits(lambda beside: isinstance(beside, Evaluation | None), "an Evaluation")],
+    "transfers": Annotated[Any, Fits(lambda images: images is None or _by_name(images), "images by name")],
 }  # fmt: skip
-OPTIONAL = {"samples": str, "step_size": Distance}
-
-
-def _check_arguments(**arguments: Any) -> None:
-    given = {name: hint for name, hint in OPTIONAL.items() if arguments[name] is not None}
-    for name, hint in {**OPTIONS, **given}.items():
-        convert("evaluate", name, arguments[name], hint)
-    suite, transfers = arguments["suite"], arguments["transfers"]
-    rows = isinstance(transfers, Mapping) and all(hasattr(x, "__getitem__") for x in transfers.values())
-    listed = isinstance(suite, Sequence) and all(isinstance(entry, Entry) for entry in suite)
-    fitting = {
-        "suite": (isinstance(suite, str) or listed, "the name of a suite, or a list of Entry"),
-        "threat": (isinstance(arguments["threat"], Threat | None), "a Threat, such as Linf(8/255)"),
-        "out": (isinstance(arguments["out"], str | Path | None) and arguments["out"] != "", "a folder"),
-        "beside": (isinstance(arguments["beside"], Evaluation | None), "an Evaluation"),
-        "transfers": (rows or transfers is None, "images by name"),
-        "distributed": (hasattr(arguments["distributed"], "world_size"), "a Distributed"),
-        "progress": (arguments["progress"] is None or callable(arguments["progress"]), "a function"),
-    }
-    for name, (fits, allowed) in fitting.items():
-        if not fits:
-            raise ValueError(f"evaluate: {name}={shown(arguments[name])}; allowed: {allowed}.")
-    if arguments["images"] and arguments["out"] is None:
-        raise ValueError("evaluate: images=True without out; allowed: a folder to keep them in.")
+"""Of the arguments of ``evaluate``."""
 
 
 def _threat(suite: str | Sequence[Entry]) -> Threat:
     """Linf(8/255), or that of the entries, which must be one."""
-    attacks = [] if isinstance(suite, str) else [entry.attack for entry in suite]
-    threats = list(dict.fromkeys(getattr(attack, "threat", None) for attack in attacks))
-    threats = [threat for threat in threats if threat is not None]
+    entries = [] if isinstance(suite, str) else suite
+    threats = dict.fromkeys(getattr(entry.attack, "threat", None) for entry in entries)
+    threats.pop(None, None)
     if len(threats) > 1:
         raise ValueError(f"evaluate: attacks of {', '.join(map(str, threats))} without threat=; allowed: one of them.")
-    return threats[0] if threats else Linf(8 / 255)
+    return next(iter(threats), None) or Linf(8 / 255)
 
 
 def _kept(beside: Evaluation | None, kind: Structure, suite: Sequence[Entry]) -> dict[str, Rows]:
     """The images that the other evaluation made, of attacks that saw as many points as every one of this one's."""
     if beside is None:
         return {}
-    bare, attacks = beside.record.identity.defence is None, beside.record.attacks
-    own = "white-box" if kind.defence is None else "static"
-
-    def column(attack: AttackRecord) -> str:
-        against = (bare or attack.column == "static") and "surrogate" not in attack.settings
-        return own if against else "transfer"
-
+    bare, kept = beside.record.identity.defence is None, {}
     least = min((entry.points or beside.record.identity.points for entry in suite), default=0)
-    fitting = (n for n in beside.images if attacks[n].attack != "transfer" and attacks[n].points >= least)
-    return {f"{column(attacks[name])}/beside {name}": beside.images[name] for name in fitting}
+    for name, images in beside.images.items():
+        attack, column = beside.record.attacks[name], "transfer"
+        if (bare or attack.column == "static") and "surrogate" not in attack.settings:  # made against the bare model
+            column = "white-box" if kind.defence is None else "static"
+        if attack.attack != "transfer" and attack.points >= least:
+            kept[f"{column}/beside {name}"] = images
+    return kept
 
 
 def _entries(transfers: Mapping[str, Rows], suite: Sequence[Entry]) -> list[Entry]:
     """Transfers first: they cost a forward, and whom they break needs no attack."""
-    named = {name: name.partition("/") for name in transfers}
-    given = [Entry(named[n][2] or n, named[n][0], Transfer(x), points=len(x)) for n, x in transfers.items()]
-    names = [entry.name for entry in (*given, *suite)]
+    entries = []
+    for name, images in transfers.items():
+        column, _, attack = name.partition("/")
+        entries.append(Entry(attack or name, column, Transfer(images), points=len(images)))
+    entries += suite
+    names = [entry.name for entry in entries]
     if len(set(names)) < len(names):
         raise ValueError(f"evaluate: suite with names {names}; allowed: every name once.")
-    return [*given, *suite]
+    return entries
 
 
-def _check_fitting(entries: Sequence[Entry], kind: Structure, identity: Identity, points: Points, x: Tensor) -> None:
-    """A ValueError before anything is written if an attack needs more classes, other images, or another surrogate."""
-    attacks, classes = [entry.attack for entry in entries], len(identity.logits)
-    references = [attack for attack in attacks if isinstance(attack, AutoAttack)]
-    for attack in references:
-        attack.fitting(classes)
-    for attack in attacks:
-        if isinstance(attack, APGD) and attack.loss == "dlr-targeted":  # the reference says what to do
+def _check_fitting(entries: Sequence[Entry], identity: Identity, points: Points, x: Tensor) -> None:
+    """A ValueError before anything is written if an attack needs more classes or other images, or if a surrogate does
+    not take the same images to the same classes, or has the model's weights."""
+    classes = len(identity.logits)
+    for attack in (entry.attack for entry in entries):
+        if isinstance(attack, AutoAttack):
+            attack.fitting(classes)
+            attack.check_taken(x)
+        elif isinstance(attack, APGD) and attack.loss == "dlr-targeted":  # the reference says what to do
             AutoAttack(attack.threat, attacks=("apgd-t",)).fitting(classes)
-    for attack in references:
-        attack.check_taken(x)
-    _check_surrogates(entries, kind, identity, points, x)
-
-
-def _rehearse(views: Mapping[str, nn.Module], x: Tensor) -> None:
-    """One forward and one backward through every view, so that what does not fit is known before a file is written."""
-    for view in views.values():
-        with images_only(view):
-            at = x.clone().requires_grad_()
-            if (logits := view(at)).requires_grad:
-                torch.autograd.grad(logits.sum(), at, allow_unused=True)
-
-
-def _check_surrogates(entries: Sequence[Entry], kind: Structure, identity: Identity, points: Points, x: Tensor) -> None:
-    """A surrogate takes the same images to the same classes, and has other weights."""
     for surrogate, name in {entry.surrogate: entry.name for entry in entries if entry.surrogate is not None}.items():
         other = structure(surrogate, opaque=True)
         check_classes("evaluate", other, points)
@@ -195,11 +168,20 @@ def _check_surrogates(entries: Sequence[Entry], kind: Structure, identity: Ident
         except ValueError as error:
             raise ValueError(f"evaluate: the surrogate of {name} takes other images: {error}") from error
         check_logits("evaluate", other.deployed, logits, 1)
-        if logits.shape[1] != len(identity.logits):
-            given = f"{name} has {logits.shape[1]} classes beside a model with {len(identity.logits)}"
+        if logits.shape[1] != classes:
+            given = f"{name} has {logits.shape[1]} classes beside a model with {classes}"
             raise ValueError(f"evaluate: the surrogate of {given}; allowed: as many.")
         if below(other)["weights"] == identity.weights:
             raise ValueError(f"evaluate: the surrogate of {name} has the model's weights; allowed: others.")
+
+
+def _rehearse(views: Mapping[str, nn.Module], x: Tensor) -> None:
+    """One forward and one backward through every view, so that what does not fit is known before a file is written."""
+    for view in views.values():
+        with images_only(view):
+            at = x.clone().requires_grad_()
+            if (logits := view(at)).requires_grad:
+                torch.autograd.grad(logits.sum(), at, allow_unused=True)
 
 
 def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> AttackRecord:

@@ -42,7 +42,7 @@ def flags(record: Record) -> list[Flag]:
 
     What all points say counts more than the first few.
     """
-    columns = [
+    compared = [
         _wins(
             record, "static", ("static",), ("frozen", "end-to-end"),
             "images made against the bare model break {value:.1f} percent more than attacks through the defence, which "
@@ -61,9 +61,9 @@ def flags(record: Record) -> list[Flag]:
     ]  # fmt: skip
     if (pair := comparable(record)) is not None:
         unrolled, phantom = (record.attacks[name].outcomes for name in pair)
-        columns.append(_gap(unrolled[unrolled >= 0].tolist(), phantom[phantom >= 0].tolist()))
+        compared.append(_gap(unrolled[unrolled >= 0].tolist(), phantom[phantom >= 0].tolist()))
     measured = _of_checks(record.checks) if record.checks is not None and record.checks.outcomes else []
-    by_name = {flag.name: flag for flag in (*_outputs(record), *measured, *columns) if flag is not None}
+    by_name = {flag.name: flag for flag in (*_outputs(record), *measured, *compared) if flag is not None}
     return list(by_name.values())
 
 
@@ -94,11 +94,12 @@ def _outputs(record: Record) -> list[Flag]:
 
 def _of_checks(checks: Checks) -> list[Flag]:
     outcomes, values = checks.outcomes, checks.values
-    zero, other = (100 * outcomes[name].count(0) / max(len(outcomes[name]), 1) for name in ("gradients", "repeated"))
+    percent_failed = {name: 100 * each.count(0) / max(len(each), 1) for name, each in outcomes.items()}
+    zero, other = percent_failed["gradients"], percent_failed["repeated"]
     still = f"{zero:.0f}% of the samples have a gradient that is zero or not finite: attacks on it stand still"
     random = f"two forwards of the same images differ on {other:.0f}% of the samples: one attack proves little"
     astray = "PGD-10 breaks fewer samples than PGD-3, by {value:.1f} percent: the gradient leads astray"
-    found = [
+    flagged = [
         Flag("gradients", zero > GRADIENTS, zero, GRADIENTS, still),
         Flag("random", other > 0, other, 0.0, random),
         _surplus("more steps", outcomes["more steps"], outcomes["fewer steps"], astray),
@@ -106,25 +107,25 @@ def _of_checks(checks: Checks) -> list[Flag]:
     if left := outcomes["huge eps"]:
         percent, surely = 100 * mean(left), 100 * binomtest(sum(left), len(left)).proportion_ci(0.95, "exact").low
         text = f"{percent:.0f}% stand in a ball of 0.5, where every image can be made grey: the attack is broken"
-        found.append(Flag("huge eps", surely > LEFT, percent, LEFT, text))
+        flagged.append(Flag("huge eps", surely > LEFT, percent, LEFT, text))
     half, whole, double = (values[name] for name in ("half eps", "more steps", "double eps"))
     if half is not None and whole is not None and double is not None:
         rise = min(whole - half, double - whole)
         text = f"the loss does not rise with eps: {half:.3g}, {whole:.3g}, {double:.3g} at half, once and twice eps"
-        found.append(Flag("loss", rise <= 0, rise, 0.0, text))
+        flagged.append(Flag("loss", rise <= 0, rise, 0.0, text))
     if "residual" in values:
         median = values["residual"]
         text = (
             f"the median relative residual at z^[N] is {'infinite' if median is None else format(median, '.2f')}: no "
             "fixed point is near, so gradients that assume one are not to be trusted (the unrolled one assumes none)"
         )
-        found.append(Flag("residual", median is None or median > RESIDUAL, median, RESIDUAL, text))
+        flagged.append(Flag("residual", median is None or median > RESIDUAL, median, RESIDUAL, text))
     if "phantom" in outcomes:
-        found.append(_gap(outcomes["more steps"], outcomes["phantom"]))
+        flagged.append(_gap(outcomes["more steps"], outcomes["phantom"]))
     if "square" in outcomes:
         text = "Square, which sees no gradient, breaks {value:.1f} percent more than PGD-10: the gradient is masked"
-        found.append(_surplus("black-box", outcomes["more steps"], outcomes["square"], text))
-    return found
+        flagged.append(_surplus("black-box", outcomes["more steps"], outcomes["square"], text))
+    return flagged
 
 
 def _gap(unrolled: list[int], phantom: list[int]) -> Flag:

@@ -22,11 +22,10 @@ from ..models.structure import structure
 from ..progress import duration
 from .entries import Entry
 from .probes import foreseen
-from .record import Spent
+from .recordfile import Spent
 from .run import Run, Transfer, connected, spending
 
-Logits = Callable[[Tensor], Tensor]
-MEASURED = 32
+SHOWN = 32
 """Images at most, on which the speed is measured."""
 REPEATS = 2
 """The first time something is asked of a device takes longer."""
@@ -54,8 +53,8 @@ class Most:
         if not self.evaluations:  # a network without states
             amounts = {"images through the network": self.asked}
         amounts["input updates"] = self.updates
-        told = [f"{amount:,.0f} {name}" for name, amount in amounts.items() if amount]
-        return f"at most {', '.join(told)}; about {duration(self.seconds)}"
+        counts = [f"{amount:,.0f} {name}" for name, amount in amounts.items() if amount]
+        return f"at most {', '.join(counts)}; about {duration(self.seconds)}"
 
 
 def announce(run: Run, entries: Sequence[Entry], checks: int, seed: int) -> None:
@@ -64,17 +63,17 @@ def announce(run: Run, entries: Sequence[Entry], checks: int, seed: int) -> None
     say: Callable[..., None] | None = getattr(run.progress, "say", None)
     if say is None:
         return
-    prices = Prices(run.batch(slice(0, min(MEASURED, run.batch_size, len(run.points))))[0])
+    prices = Prices(run.batch(slice(0, min(SHOWN, run.batch_size, len(run.points))))[0])
     if not (forecast := foreseen_costs(run, entries, checks, seed, prices)):
         return
-    known, width = [most for _, most in forecast if most is not None], max(len(name) for name, _ in forecast)
+    costs, width, count = [most for _, most in forecast], max(len(name) for name, _ in forecast), len(prices.x)
     lines = [f"{name:<{width}}  {most or 'not known beforehand'}" for name, most in forecast]
-    rest, count = "" if len(known) == len(forecast) else ", and what is not known", len(prices.x)
+    rest = ", and what is not known" if None in costs else ""
     speed = f"a forward of {count:,} takes {duration(prices.forward(run.model.deployed).seconds * count)}"
     world_size = run.file.distributed.world_size
     share = f", the first of {world_size} equal shares" if world_size > 1 else ""
     first = f"{len(run.points):,} images{share}; what they cost if none falls, at the speed measured now: {speed}"
-    say(first, *lines, f"{'in all':<{width}}  {sum(known, Most())}{rest}")
+    say(first, *lines, f"{'in all':<{width}}  {sum(filter(None, costs), Most())}{rest}")
 
 
 def foreseen_costs(
@@ -82,16 +81,16 @@ def foreseen_costs(
 ) -> list[tuple[str, Most | None]]:
     """Of what the record does not hold yet, attack by attack; None where one does not tell."""
     classes, forecast = len(run.record.identity.logits), list[tuple[str, Most | None]]()
-    starts = [rows for rows in run.file.mine(len(run.points)) if rows.start not in run.record.clean]
-    if starts:
-        images = sum(rows.stop - rows.start for rows in starts)
-        forecast.append(("clean", prices.forward(run.model.deployed) * images))
+    new = [rows.stop - rows.start for rows in run.file.mine(len(run.points)) if rows.start not in run.record.clean]
+    if new:
+        forecast.append(("clean", prices.forward(run.model.deployed) * sum(new)))
     for entry, images in zip(entries, _to_attack(run, entries)):
-        view, calls, most = run.views[entry.name], cast(Any, getattr(entry.attack, "calls", None)), None
-        if images and calls is not None:  # what comes back is verified
-            most = (prices.of(view, calls(view, classes)) + prices.forward(run.model.deployed)) * images
-        if images:
-            forecast.append((entry.name, most))
+        view, calls = run.views[entry.name], cast(Any, getattr(entry.attack, "calls", None))
+        if images and calls is None:
+            forecast.append((entry.name, None))
+        elif images:  # what comes back is verified
+            most = prices.of(view, calls(view, classes)) + prices.forward(run.model.deployed)
+            forecast.append((entry.name, most * images))
     probes: dict[str, Most] = {}
     for name, images, view, calls in foreseen(run, checks, seed):
         probes[name] = probes.get(name, Most()) + prices.of(view, calls) * images
@@ -125,7 +124,7 @@ class Prices:
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
-        self.known: dict[Hashable, list[Most]] = {}
+        self.known: dict[Hashable, tuple[Most, Most]] = {}
 
     def forward(self, module: nn.Module) -> Most:
         """Of a forward without a gradient."""
@@ -140,38 +139,28 @@ class Prices:
         with images_only(view), connected(view), torch.random.fork_rng(devices=devices):
             for one in calls:
                 if one.forwards:
-                    total += self._forward(one.module, tally) * one.forwards
+                    total += self._measured(one.module, tally, graph=False)[0] * one.forwards
                 if one.gradients:
-                    forward, backward = self._gradient(one.module, tally)
+                    forward, backward = self._measured(one.module, tally, graph=True)
                     total += forward * one.gradients + backward * (one.gradients + one.backward)
         return total
 
-    def _forward(self, module: Logits, tally: Tally) -> Most:
-        if (key := (_key(module), "forward")) not in self.known:
+    def _measured(self, module: Callable[[Tensor], Tensor], tally: Tally, *, graph: bool) -> tuple[Most, Most]:
+        """Of an image: a forward, which keeps a graph or does not, and a backward pass through that to the image."""
+        if (key := (_key(module), graph)) not in self.known:
             for _ in range(REPEATS):
-                with spending(tally) as spent, torch.no_grad():
-                    module(self.x)
-                self.known[key] = [self._each(spent, asked=1)]
-        return self.known[key][0]
-
-    def _gradient(self, module: Logits, tally: Tally) -> list[Most]:
-        """Of a forward with a graph, and of a backward pass to the images."""
-        if (key := (_key(module), "gradient")) not in self.known:
-            for _ in range(REPEATS):
-                at = self.x.clone().requires_grad_()
-                with spending(tally) as forward:
+                at = self.x.clone().requires_grad_(graph)
+                with spending(tally) as forward, torch.set_grad_enabled(graph):
                     logits = module(at)
                 with spending(tally) as backward:
                     if logits.requires_grad:
                         torch.autograd.grad(logits.sum(), at, allow_unused=True)
-                self.known[key] = [self._each(forward, asked=1), self._each(backward, asked=0)]
+                self.known[key] = self._each(forward, asked=1), self._each(backward, asked=0)
         return self.known[key]
 
     def _each(self, spent: Spent, asked: int) -> Most:
         """For each of the images on which it was spent."""
-        counted = (spent.seconds, spent.evaluations, spent.backward, spent.updates)
-        seconds, *counts = (value / len(self.x) for value in counted)
-        return Most(seconds, asked, *counts)
+        return Most(asked=asked, **{name: amount / len(self.x) for name, amount in vars(spent).items()})
 
 
 def _key(module: Any) -> Hashable:

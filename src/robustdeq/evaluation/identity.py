@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,45 +12,93 @@ from torch import Tensor, nn
 
 from ..attacks import Threat
 from ..checks import check_labels
-from ..files import digest, plain
+from ..files import differences, digest, plain
 from ..models.fit import check_logits
 from ..models.modes import evaluating
 from ..models.structure import Structure
-from ..options import describe
+from ..options import checked, describe
 from .images import Points
-from .recordfile import Described, Identity
 
-First = tuple[Tensor, Tensor]
-"""The first image (1, C, H, W) of the points, where the model computes, and its label (1,)."""
+
+@checked
+@dataclass
+class Described:
+    """A module by its class and what tells it from another of its class."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+@checked
+@dataclass(kw_only=True)
+class Identity:
+    """What must be the same for a record to be continued. weights: digest below defence and readout; deployed: of all.
+    logits: of the first image without a defence, which tell models of the same weights apart. images: digest."""
+
+    model: Any
+    weights: str
+    deployed: str
+    solver: Any
+    steps: int | None
+    readout: Described | None
+    defence: Described | None
+    logits: list[float]
+    points: int
+    images: str
+    norm: str
+    eps: float
+    seed: int
+    batch_size: int
+
+    @property
+    def threat(self) -> dict[str, Any]:
+        """As an attack's options tell it."""
+        return {"name": self.norm, "eps": self.eps}
+
+    @property
+    def eps_words(self) -> str:
+        """As RobustBench writes it: 8/255, or 0.5."""
+        steps = self.eps * 255
+        return f"{round(steps)}/255" if round(steps) and abs(steps - round(steps)) < 1e-6 else f"{self.eps:g}"
 
 
 def identity_of(
-    owner: str, kind: Structure, points: Points, y: Tensor | None, first: First, threat: Threat, **of: Any
+    owner: str, kind: Structure, points: Points, first: tuple[Tensor, Tensor], threat: Threat, **of: Any
 ) -> Identity:
-    """Raises a ValueError of ``owner`` if images, labels or classes do not fit the model. of: seed, batch_size."""
-    logits = _first_logits(owner, kind, points, y, first)
+    """Raises a ValueError of ``owner`` if images, labels or classes do not fit the model.
+
+    first: the first image (1, C, H, W) of the points, where the model computes, and its label (1,). of: seed,
+    batch_size.
+    """
+    check_classes(owner, kind, points)
+    x, label = first
+    logits = x
+    # The bare model comes last, and its logits are kept: a defence may flip signs of almost nothing elsewhere.
+    for module in dict.fromkeys((kind.deployed, kind.bare)):
+        with torch.no_grad(), evaluating(kind.deployed):
+            logits = module(x)
+        check_logits(owner, module, logits, 1)
+    labels = getattr(points, "labels", label)
+    check_labels(labels, labels, logits.shape[1])
     readout, defence = (
         None if wrapper is None else Described(type(wrapper).__name__, plain(wrapper.settings))
         for wrapper in (kind.readout, kind.defence)
     )
     return Identity(
-        **below(kind), deployed=_weights(kind.deployed), readout=readout, defence=defence, logits=logits,
-        points=len(points), images=points.digest(), norm=threat.name, eps=threat.eps, **of,
+        **below(kind), deployed=_weights(kind.deployed), readout=readout, defence=defence,
+        logits=logits[0].double().nan_to_num(0, 0, 0).tolist(), points=len(points), images=points.digest(),
+        norm=threat.name, eps=threat.eps, **of,
     )  # fmt: skip
 
 
-def _first_logits(owner: str, kind: Structure, points: Points, y: Tensor | None, first: First) -> list[float]:
-    """Of the first image, without a defence: that may flip signs of almost nothing from machine to machine."""
-    x, label = first
-    check_classes(owner, kind, points)
-    logits = x
-    for module in dict.fromkeys((kind.deployed, kind.bare)):
-        with torch.no_grad(), evaluating(kind.deployed):
-            logits = module(x)
-        check_logits(owner, module, logits, 1)
-    labels = getattr(points, "labels", label if y is None else y)
-    check_labels(labels, labels, logits.shape[1])
-    return logits[0].double().nan_to_num(0, 0, 0).tolist()
+def check_same(path: Path, before: Identity, now: Identity) -> None:
+    """A ValueError if the record in ``path`` is of anything else."""
+    size, pairs = max(map(abs, before.logits + now.logits)), list(zip(before.logits, now.logits))
+    # Another machine or number of threads may have rounded the logits otherwise.
+    if len(before.logits) == len(now.logits) and all(abs(a - b) <= 1e-3 * size for a, b in pairs):
+        before = replace(before, logits=now.logits)
+    if differing := ", ".join(differences(asdict(before), asdict(now))):
+        raise ValueError(f"{path} belongs to another {differing}; give another folder, or remove it.")
 
 
 def check_classes(owner: str, kind: Structure, points: Points) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from ..models.structure import Structure, structure
 from .entries import exact
 from .flags import comparable
 from .images import batches
-from .record import Checks, Cost, Spent
+from .record import Checks, Cost
+from .recordfile import Spent
 from .run import Run, connected, spending
 
 FEWER, MORE = 3, 10
@@ -28,10 +29,16 @@ HUGE = 0.5
 QUERIES = 200
 """Of Square."""
 COST_POINTS, COST_REPEATS = 100, 3
-
-
 Check = tuple[list[int], float | None]
 """An outcome a sample, and a value, as ``Checks`` has them."""
+
+
+class Probe(NamedTuple):
+    """measure: does it. view, calls: what it looks through, and which calls it makes at most for each image."""
+
+    measure: Callable[[], Check]
+    view: nn.Module
+    calls: list[Calls]
 
 
 def probe(run: Run, points: int, seed: int) -> None:
@@ -43,42 +50,37 @@ def probe(run: Run, points: int, seed: int) -> None:
         checks = run.record.checks = Checks(points=points, done=not points)
     if not points:
         return
-    rows, view = batches(points, run.batch_size), exact(run.model.deployed)
-    wanted: dict[str, Callable[[], Check]] = {
-        "gradients": partial(_gradients, run, rows, view), "repeated": partial(_repeated, run, rows),
-    }  # fmt: skip
-    if run.model.states:
-        wanted["residual"] = partial(_residual, run, rows)
-    for name, (attack, seen) in _trials(run, view, seed).items():
-        wanted[name] = partial(_trial, run, rows, attack, seen)
-    for done, (name, measure) in enumerate(wanted.items(), start=1):
+    probes = _probes(run, points, seed)
+    for done, (name, one) in enumerate(probes.items(), start=1):
         if name not in checks.outcomes:
-            checks.outcomes[name], checks.values[name] = measure()
+            checks.outcomes[name], checks.values[name] = one.measure()
             run.file.save()
-        run.progress(done, len(wanted), f"check {name}")
+        run.progress(done, len(probes), f"check {name}")
     checks.done = True
 
 
 def foreseen(run: Run, points: int, seed: int) -> list[tuple[str, int, nn.Module, list[Calls]]]:
     """What ``probe`` asks at most: for what, of how many images, through what view, which calls for each."""
-    model, view, classes = run.model, exact(run.model.deployed), len(run.record.identity.logits)
     points, checks, wanted = min(points, len(run.points)), run.record.checks, []
-    if model.defence is not None and run.record.cost is None:
-        forwards = [Calls(module, forwards=COST_REPEATS) for module in (model.bare, model.deployed)]
-        wanted.append(("cost of the defence", min(len(run.points), run.batch_size, COST_POINTS), view, forwards))
-    if not points or (checks is not None and checks.points == points and checks.done):
-        return wanted
-    wanted.append(("checks", points, view, [Calls(view, gradients=1), Calls(model.deployed, forwards=2)]))
-    if model.states:
-        wanted.append(("checks", points, view, [Calls(model.bare, forwards=2)]))  # a step more than one forward
-    for attack, seen in _trials(run, view, seed).values():
-        wanted.append(("checks", points, seen, [*attack.calls(seen, classes), Calls(model.deployed, forwards=2)]))
+    if run.model.defence is not None and run.record.cost is None:
+        forwards = [Calls(module, forwards=COST_REPEATS) for module in (run.model.bare, run.model.deployed)]
+        images = min(len(run.points), run.batch_size, COST_POINTS)
+        wanted.append(("cost of the defence", images, run.model.deployed, forwards))
+    if points and (checks is None or checks.points != points or not checks.done):
+        wanted += [("checks", points, one.view, one.calls) for one in _probes(run, points, seed).values()]
     return wanted
 
 
-def _trials(run: Run, view: nn.Module, seed: int) -> dict[str, tuple[PGD | AutoAttack, nn.Module]]:
-    """Attacks, and what they look through."""
-    model, threat = run.model, run.threat
+def _probes(run: Run, points: int, seed: int) -> dict[str, Probe]:
+    """Of the first ``points`` samples, by name."""
+    model, threat, rows = run.model, run.threat, batches(points, run.batch_size)
+    view, deployed = exact(model.deployed), model.deployed
+    probes = {
+        "gradients": Probe(partial(_gradients, run, rows, view), view, [Calls(view, gradients=1)]),
+        "repeated": Probe(partial(_repeated, run, rows), view, [Calls(deployed, forwards=2)]),
+    }
+    if model.states:  # a step more than one forward
+        probes["residual"] = Probe(partial(_residual, run, rows), view, [Calls(model.bare, forwards=2)])
     limit = 1.0 if isinstance(threat, Linf) else float("inf")
 
     def pgd(scale: float = 1.0, steps: int = MORE) -> PGD:
@@ -94,13 +96,16 @@ def _trials(run: Run, view: nn.Module, seed: int) -> dict[str, tuple[PGD | AutoA
     }
     # Where two columns compare these gradients on all points, the first few say nothing more.
     if model.states and model.defence is None and comparable(run.record) is None:
-        trials["phantom"] = (pgd(), ThroughGradient(model.deployed, "phantom"))
+        trials["phantom"] = (pgd(), ThroughGradient(deployed, "phantom"))
     x, _ = run.batch(slice(0, 1))
     # The reference computes in float32, and its Square needs windows under L2.
     if x.dtype == torch.float32 and (isinstance(threat, Linf) or min(x.shape[2:]) >= 5):
         square = AutoAttack(threat, attacks=("square",), seed=seed, batch_size=run.batch_size, queries=QUERIES)
-        trials["square"] = (square, model.deployed)
-    return trials
+        trials["square"] = (square, deployed)
+    for name, (attack, through) in trials.items():
+        calls = [*attack.calls(through, len(run.record.identity.logits)), Calls(deployed, forwards=2)]
+        probes[name] = Probe(partial(_trial, run, rows, attack, through), through, calls)
+    return probes
 
 
 def _trial(run: Run, rows: list[slice], attack: PGD | AutoAttack, view: nn.Module) -> Check:

@@ -1,24 +1,33 @@
-"""Two ways to an L2 radius around an image in which the prediction cannot change: by sampling, by a proven slope."""
+"""L2 radii around images in which the prediction cannot change: by sampling, or by a proven slope."""
 
 from __future__ import annotations
 
 import copy
 import functools
-from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from scipy.stats import beta, norm
 from torch import Tensor, nn
 
-from ..attacks import predictions
+from ..attacks import L2, predictions
 from ..checks import Count, Number, Seed
 from ..defences.smoothing import SmoothedClassifier, ballots
+from ..distributed import SINGLE, Distributed
+from ..files import held
 from ..models.modes import evaluating
-from ..options import checked
+from ..models.structure import Structure, structure
+from ..options import checked, choose
 from ..seeds import generator
+from .certificate import Certificate, Certification, CertifiedBatch, CertifiedIdentity
+from .identity import identity_of
+from .images import Points, loaded, points_of
+from .recordfile import RecordFile
+from .run import ARGUMENTS, Progress, check_arguments, spending
 
 CHOOSE, COUNT = 0, 1
 """What noise is drawn for."""
@@ -26,7 +35,7 @@ INWARD = 1 - 1e-9
 """Times a radius that was computed in float64: more than its rounding errors, which are some 1e-15 an operation."""
 
 
-class Found(NamedTuple):
+class Certified(NamedTuple):
     """Of one image. prediction: -1 for none. radius: 0 where the prediction is wrong or nothing is certified. votes, of
     draws: for the prediction; 0 of 0 where none were needed."""
 
@@ -36,27 +45,9 @@ class Found(NamedTuple):
     draws: int = 0
 
 
-class Method(ABC):
-    """found = method.rows(x, y, indices): a ``Found`` of each image x (B, C, H, W) in [0, 1] of label y (B,) int64.
-
-    name: of the method. indices: (B,) the images' numbers in their set; nothing of an image depends on the others.
-    """
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def rows(self, x: Tensor, y: Tensor, indices: Tensor) -> Iterator[Found]:
-        """In order."""
-
-    @property
-    @abstractmethod
-    def options(self) -> dict[str, Any]:
-        """What tells it from another of its kind; JSON."""
-
-
 @checked
 @dataclass(frozen=True)
-class Sampled(Method):
+class Sampled:
     """CERTIFY of Cohen, Rosenfeld, Kolter 2019 (arXiv 1902.02918): the class that most of ``n0`` noisy copies are given
     is counted among ``n`` others; p, the lower end of Clopper and Pearson's interval at ``alpha``, gives the radius
     sigma Phi^-1(p) where p > 1/2, which is wrong with a probability of at most alpha; else it abstains, radius 0.
@@ -82,24 +73,26 @@ class Sampled(Method):
 
     @property
     def options(self) -> dict[str, Any]:
+        """What tells it from another of its kind; JSON."""
         of_noise = {name: getattr(self.smoothed.method, name) for name in ("sigma", "clip")}
         return of_noise | {name: getattr(self, name) for name in ("n0", "n", "alpha", "seed", "together")}
 
-    def rows(self, x: Tensor, y: Tensor, indices: Tensor) -> Iterator[Found]:
+    def rows(self, x: Tensor, y: Tensor, indices: Tensor) -> Iterator[Certified]:
+        """Of each image x (B, C, H, W) in [0, 1], of label y (B,) int64; indices: (B,) their numbers in their set."""
         for image, label, index in zip(x, y.tolist(), indices.tolist()):
-            chosen = sum(self._votes(image, self.n0, index, CHOOSE))
-            assert isinstance(chosen, Tensor)
-            prediction = int(chosen.argmax()) if chosen.sum() else -1
+            chosen = torch.stack([*self._votes(image, self.n0, index, CHOOSE)]).sum(0)
+            prediction = int(chosen.argmax()) if chosen.any() else -1
             if prediction != label:
-                yield Found(prediction, 0.0)
+                yield Certified(prediction, 0.0)
                 continue
+            # Counted on other noise than the class was chosen by: a lead that was chance must not count twice.
             votes = draws = 0
             for counted in self._votes(image, self.n, index, COUNT):
                 votes += int(counted[prediction])
                 draws = min(draws + self.together, self.n)
                 if votes + self.n - draws < least(self.n, self.alpha):
                     break
-            yield Found(prediction, radius(votes, self.n, self.alpha, self.smoothed.method.sigma), votes, draws)
+            yield Certified(prediction, radius(votes, self.n, self.alpha, self.smoothed.method.sigma), votes, draws)
 
     def _votes(self, image: Tensor, count: int, index: int, purpose: int) -> Iterator[Tensor]:
         """Of ``count`` noisy copies of an image (C, H, W): votes (K,), some copies at a time. Noise is drawn on the CPU
@@ -114,11 +107,7 @@ class Sampled(Method):
 @functools.cache
 def least(n: int, alpha: float) -> int:
     """The fewest votes of n of which Clopper and Pearson's lower end at alpha lies above 1/2; n + 1 where none do."""
-    low, high = n // 2, n + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if lower(middle, n, alpha) > 0.5 else (middle, high)
-    return high
+    return bisect_left(range(n + 1), True, n // 2 + 1, key=lambda votes: lower(votes, n, alpha) > 0.5)
 
 
 def lower(votes: int, n: int, alpha: float) -> float:
@@ -132,9 +121,7 @@ def radius(votes: int, n: int, alpha: float, sigma: float) -> float:
     return max(0.0, sigma * float(norm.ppf(lower(votes, n, alpha)))) * INWARD
 
 
-@checked
-@dataclass(frozen=True)
-class Bounded(Method):
+class Bounded:
     """The margin to the nearest other class over the slope that bounds it: min over j of (z_y - z_j) / L_yj.
 
     model: has ``slopes()``, (K, K) float64: proven upper bounds L_ij of the Lipschitz constant (L2) of z_i - z_j over
@@ -143,31 +130,89 @@ class Bounded(Method):
     """
 
     name: ClassVar[str] = "lipschitz"
-    model: nn.Module
-    exact: Any = field(init=False)
-    slopes: Any = field(init=False)
 
-    def __post_init__(self) -> None:
-        slopes, model = self.model.slopes(), self.model  # type: ignore[operator]
+    def __init__(self, model: nn.Module) -> None:
+        slopes = model.slopes()  # type: ignore[operator]
         fitting = isinstance(slopes, Tensor) and slopes.dim() == 2 and slopes.shape[0] == slopes.shape[1]
         if not fitting or slopes.dtype != torch.float64 or not (slopes >= 0).all():
             wanted = "a float64 tensor (K, K) of numbers >= 0"
             raise ValueError(f"certify: slopes() of {type(model).__name__} gives {slopes!r:.60}; allowed: {wanted}.")
         tally = getattr(model, "tally", None)  # what the copy spends is counted as well
-        exact = copy.deepcopy(model, {} if tally is None else {id(tally): tally}).double().eval()
-        object.__setattr__(self, "exact", exact)
-        object.__setattr__(self, "slopes", slopes)
+        self.model, self.slopes = model, slopes
+        self.exact = copy.deepcopy(model, {} if tally is None else {id(tally): tally}).double().eval()
 
     @property
     def options(self) -> dict[str, Any]:
         return {"largest slope": float(self.slopes.max())}
 
-    def rows(self, x: Tensor, y: Tensor, indices: Tensor) -> Iterator[Found]:
+    def rows(self, x: Tensor, y: Tensor, indices: Tensor) -> Iterator[Certified]:
         with evaluating(self.model):
             predicted = predictions(self.model(x))
         logits = self.exact(x.double())
         margins = logits.gather(1, y[:, None]) - logits
+        # A slope of 0: the margin is constant, so the radius is without end (1e30, since JSON has no infinity) or 0.
         radii = margins / self.slopes.to(x.device)[y].clamp_min(torch.finfo(torch.float64).tiny)
         radii = radii.scatter(1, y[:, None], torch.inf).amin(1).nan_to_num(0, 1e30).clamp(0, 1e30) * INWARD
         for prediction, label, at in zip(predicted.tolist(), y.tolist(), radii.tolist()):
-            yield Found(prediction, at if prediction == label else 0.0)
+            yield Certified(prediction, at if prediction == label else 0.0)
+
+
+@torch.no_grad()
+def certify(
+    model: nn.Module, x: Tensor | Points, y: Tensor | None = None, *, n0: int = 100, n: int = 10_000,
+    alpha: float = 0.001, norm: str = "L2", batch_size: int = 10, seed: int = 0, together: int = 1000,
+    out: str | Path | None = None, resume: bool = True, samples: str | None = None, distributed: Distributed = SINGLE,
+    progress: Progress | None = None,
+) -> Certificate:  # fmt: skip
+    """For each image an L2 radius in which the prediction provably stays what it is, and right; 0 where it is wrong or
+    nothing can be said.
+
+    model: behind ``Smoothing(sigma)``, which is certified by sampling (see ``radii.Sampled``), or one that knows a
+    bound of its own, with a method ``slopes()``, as ``mondeq-small`` has (see ``radii.Bounded``). Both are of the map
+    that is deployed, N steps from zero.
+    x: (N, C, H, W) in [0, 1], with y: (N,) int64; or an ``ImageSet`` or ``StreamedSet``.
+    n0, n, alpha: of smoothing: noisy copies that choose a class and that are counted, and the probability with which a
+    radius may be wrong. norm: ``L2``, the only one. batch_size: images between two writes of certificate.json; no
+    radius depends on it, on the order of the images in a batch, or on how many processes share the batches. seed: of
+    the noise, which for an image follows from this and its number in x. together: noisy copies in one forward.
+    out, resume, samples, distributed, progress: see ``evaluate``. Raises a ValueError for what does not fit.
+    """
+    check_arguments("certify", locals(), ARGUMENTS)
+    choose("norm of a certificate", norm, {"L2": L2})
+    points, kind = points_of(x, y), structure(model)
+    method = _method(kind, n0=n0, n=n, alpha=alpha, seed=seed, together=together)
+    first = loaded(points, slice(0, 1), kind.deployed)
+    identity = identity_of("certify", kind, points, first, L2(0.0), seed=seed, batch_size=batch_size)
+    fresh = Certification(
+        identity=CertifiedIdentity(**vars(identity), method={"name": method.name, **method.options}), batches={},
+        samples=samples or f"the first {len(points)} of the given images",
+    )  # fmt: skip
+    folder = None if out is None else Path(out)
+    with held(folder or Path(), folder is not None and distributed.main):
+        file = RecordFile(folder, fresh, resume, distributed)
+        for rows in file.mine(len(points)):
+            if rows.start not in file.record.batches:
+                images, labels = loaded(points, rows, kind.deployed)
+                with spending(kind.tally) as spent:
+                    of_images = method.rows(images, labels, torch.arange(rows.start, rows.stop))
+                    predictions, radii, votes, draws = map(list, zip(*of_images))
+                file.record.batches[rows.start] = CertifiedBatch(
+                    labels=labels.tolist(), predictions=predictions, radii=radii, votes=votes, draws=draws,
+                    environment=file.environment, **vars(spent),
+                )  # fmt: skip
+                file.save()
+            if progress is not None:
+                progress(rows.stop, len(points), "certified")
+        file.gather()
+    return Certificate(file.record, file.folder)
+
+
+def _method(kind: Structure, **options: Any) -> Sampled | Bounded:
+    if isinstance(kind.deployed, SmoothedClassifier):
+        return Sampled(kind.deployed, **options)
+    if callable(getattr(kind.deployed, "slopes", None)):
+        return Bounded(kind.deployed)
+    raise ValueError(
+        f"certify: a {type(kind.deployed).__name__}, which knows no bound of its slope; allowed: "
+        "Smoothing(sigma)(model), or a model with slopes() such as mondeq-small."
+    )

@@ -65,10 +65,13 @@ class Readouts:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
-        rows = [*self.states, self.ensemble, *(self.held_out or ())]
-        plain = [{name: share.to_dict() for name, share in shares.items()} for shares in rows]
-        states, ensemble, held_out = plain[: len(self.states)], plain[len(self.states)], plain[len(self.states) + 1 :]
-        return {"states": states, "ensemble": ensemble, "early": self.early, "held_out": held_out or None}
+
+        def plain(shares: Shares) -> dict[str, Any]:
+            return {name: share.to_dict() for name, share in shares.items()}
+
+        held_out = None if self.held_out is None else [*map(plain, self.held_out)]
+        states, ensemble = [*map(plain, self.states)], plain(self.ensemble)
+        return {"states": states, "ensemble": ensemble, "early": self.early, "held_out": held_out}
 
 
 def readouts(
@@ -101,8 +104,8 @@ def readouts(
         shares = _shares({**states, "ensemble": Ensemble(kind.deployed)}, test, attack, folder / "test", options)
     samples = markdown(samples or f"the first {len(test)} given")
     note = f"{threat.name}, eps {threat.eps:.4g}, PGD-{steps}. Samples: {samples}."
-    own, known = (None if of is None else tuple(of[name] for name in reversed(states)) for of in (shares, before))
-    return Readouts(own or (), shares["ensemble"], known, note)
+    on_held_out = None if before is None else tuple(before[name] for name in reversed(states))
+    return Readouts(tuple(shares[name] for name in reversed(states)), shares["ensemble"], on_held_out, note)
 
 
 def _shares(
@@ -112,8 +115,8 @@ def _shares(
     own, far = Entry("pgd", OWN, attack), Entry("far", TRANSFER, replace(attack, keep="highest"))
     (last, module), *others = modules.items()
     final = evaluate(module, points, suite=[far, own], images=True, out=folder / last, **options)
-    shares, given = {last: final.shares()}, {f"{TRANSFER}/far": final.images["far"]}
+    shares, transfers = {last: final.shares()}, {f"{TRANSFER}/far": final.images["far"]}
     for name, module in others:
-        found = evaluate(module, points, suite=[own], transfers=given, out=folder / name, **options)
-        shares[name] = found.shares()
+        evaluation = evaluate(module, points, suite=[own], transfers=transfers, out=folder / name, **options)
+        shares[name] = evaluation.shares()
     return shares

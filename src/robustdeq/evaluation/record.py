@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..attacks.autoattack import VERSIONS
 from ..options import checked
-from .recordfile import Identity as Identity
-from .recordfile import Resumable
-from .recordfile import Spent as Spent
+from .identity import Identity
+from .images import KeptImages, Rows, batches
+from .recordfile import Resumable, Spent, per_sample
 
-SCHEMA = 7
 MEASURED = ("gradients", "repeated", "more steps", "fewer steps", "half eps", "double eps", "huge eps")
 """By every finished look for red flags."""
-RECORD, SHARES = "evaluation.json", "evaluation.[0-9]*.json"
+RECORD = "evaluation.json"
+STANDARD = {"iterations": 100, "queries": 5000}
+"""AutoAttack's own budgets."""
 
 
 @checked
@@ -66,14 +69,22 @@ class AttackRecord:
 
     def __post_init__(self) -> None:
         threat = (self.options or {}).get("threat", {"name": "", "eps": 0.0})
-        told = isinstance(threat, dict) and isinstance(threat.get("eps"), int | float) and "name" in threat
-        if not told or not isinstance(self.settings.get("gradient"), dict | None):
+        stated = isinstance(threat, dict) and isinstance(threat.get("eps"), int | float) and "name" in threat
+        if not stated or not isinstance(self.settings.get("gradient"), dict | None):
             raise ValueError("AttackRecord: threat or gradient has no name and options; allowed: both as JSON objects.")
 
     @property
     def outcomes(self) -> Tensor:
         """1 stands, 0 fell, -1 not attacked, (points,) int64."""
-        return _joined_rows(self.batches, "outcomes")
+        return per_sample(self.batches, "outcomes")
+
+    @property
+    def of_autoattack(self) -> tuple[str, ...]:
+        """Which attacks of AutoAttack, with the budgets of its standard version, this is; none for others."""
+        options = self.options or {} if self.attack == "AutoAttack" else {}
+        if isinstance(attacks := options.get("attacks"), list):
+            return tuple(map(str, attacks))
+        return VERSIONS["standard"] if options.get("version") == "standard" else ()
 
 
 @checked
@@ -113,9 +124,9 @@ class Record(Resumable):
     this evaluation, in order; ``attacks`` may hold others from before. environments: by the name batches give."""
 
     stem: ClassVar[str] = "evaluation"
-    version: ClassVar[int] = SCHEMA
+    version: ClassVar[int] = 7
 
-    schema: int = SCHEMA
+    schema: int = version
     identity: Identity
     samples: str
     columns: dict[str, str]
@@ -130,12 +141,62 @@ class Record(Resumable):
     @property
     def predictions(self) -> Tensor:
         """(N,) int64, on the images themselves; -1 where a logit is not finite."""
-        return _joined_rows(self.clean, "predictions")
+        return per_sample(self.clean, "predictions")
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64."""
+        return per_sample(self.clean, "labels")
 
     @property
     def correct(self) -> Tensor:
         """(N,) bool, on the images themselves."""
-        return self.predictions == _joined_rows(self.clean, "labels")
+        return self.predictions == self.labels
+
+    @property
+    def optimises(self) -> bool:
+        """Whether the model was seen to update its input while it predicts."""
+        return self.cost is not None and self.cost.updates > 0
+
+    def kept(self, folder: Path | None) -> dict[str, KeptImages]:
+        """Per attack, its verified images, which lie below the record's folder; nothing where none are kept."""
+        if folder is None or not self.images:
+            return {}
+        size, attacks = self.identity.batch_size, self.attacks
+        return {name: KeptImages(folder / "images", name, attacks[name].points, size) for name in self.columns}
+
+    def standing_autoattack(self, column: str) -> Tensor | None:
+        """(N,) bool, what stands AutoAttack standard; None if the column's attacks are not all of it."""
+        standing, missing = self.correct.clone(), set(VERSIONS["standard"])
+        wanted = {**STANDARD, "threat": self.identity.threat}
+        for attack in (self.attacks[name] for name, of in self.columns.items() if of == column):
+            outcomes, options = attack.outcomes, attack.options or {}
+            whole = len(outcomes) == len(standing) and not (standing & (outcomes < 0)).any()
+            own = all(options.get(key) == value for key, value in wanted.items())
+            if attack.of_autoattack and attack.exact and whole and own:
+                missing -= set(attack.of_autoattack)
+                standing &= outcomes == 1
+        return None if missing else standing
+
+    def adversarial(self, kept: Mapping[str, Rows]) -> Tensor:
+        """All images in order, (N, C, H, W) float32 on the CPU: of each sample that which broke it, where several did
+        the first; else the last that was tried; its own where it was wrong already. kept: the images of every attack.
+        """
+        count = self.identity.points
+        outcomes = {name: self.attacks[name].outcomes for name in kept if self.attacks[name].points == count}
+        if not outcomes:
+            given = f"attacks with kept images on all {count} points: none"
+            raise ValueError(f"robustbench_images: {given}; allowed: an evaluation with images=True of every point.")
+        first, joined = next(iter(outcomes)), []
+        for rows in batches(count, self.identity.batch_size):
+            batch, broken = kept[first][rows].float(), torch.zeros(rows.stop - rows.start, dtype=torch.bool)
+            for name, outcome in outcomes.items():
+                images, now = kept[name][rows].float(), outcome[rows]
+                tried = (now >= 0) & ~broken
+                batch[tried] = images[tried]
+                broken |= now == 0
+            joined.append(batch)
+        return torch.cat(joined)
 
     def stages(self) -> Iterator[dict[int, Any]]:
         yield self.clean
@@ -159,7 +220,3 @@ class Record(Resumable):
             if attack.options is None:  # it may be another function now: never taken for done
                 self.attacks.pop(name, None)
         return self.joined(fresh)
-
-
-def _joined_rows(done: dict[int, Any], name: str) -> Tensor:
-    return torch.tensor([value for _, batch in sorted(done.items()) for value in getattr(batch, name)]).long()

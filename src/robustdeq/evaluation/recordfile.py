@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
+from torch import Tensor
 from typing_extensions import Self
 
 from ..distributed import Distributed
 from ..environment import environment
-from ..files import DIGEST, differences, plain, read_json, tidy, write_json
-from ..options import checked, make
+from ..files import DIGEST, plain, read_json, tidy, write_json
+from ..options import make
+from .identity import check_same
 from .images import batches
 
 ANEW, ELSEWHERE = "remove it to evaluate anew", ("seconds", "environment", "environments")
@@ -31,35 +34,9 @@ class Spent:
     updates: int = 0
 
 
-@checked
-@dataclass
-class Described:
-    """A module by its class and what tells it from another of its class."""
-
-    name: str
-    settings: dict[str, Any]
-
-
-@checked
-@dataclass(kw_only=True)
-class Identity:
-    """What must be the same for a record to be continued. weights: digest below defence and readout; deployed: of all.
-    logits: of the first image without a defence, which tell models of the same weights apart. images: digest."""
-
-    model: Any
-    weights: str
-    deployed: str
-    solver: Any
-    steps: int | None
-    readout: Described | None
-    defence: Described | None
-    logits: list[float]
-    points: int
-    images: str
-    norm: str
-    eps: float
-    seed: int
-    batch_size: int
+def per_sample(batches: Mapping[int, Spent], name: str, dtype: torch.dtype = torch.int64) -> Tensor:
+    """What the batches, by the number of their first point, have under this name, in order: (N,)."""
+    return torch.tensor([value for _, batch in sorted(batches.items()) for value in getattr(batch, name)], dtype=dtype)
 
 
 class Resumable(ABC):
@@ -134,7 +111,7 @@ class RecordFile(Generic[R]):
         self.record: R = fresh
         if folder is not None:
             if resume and (before := fresh.united(folder)) is not None:
-                _refuse_other(folder / f"{fresh.stem}.json", before.identity, fresh.identity)
+                check_same(folder / f"{fresh.stem}.json", before.identity, fresh.identity)
                 self.record = before.resumed(fresh)
             distributed.barrier()
             distributed.main_first(self._settle)
@@ -174,15 +151,6 @@ class RecordFile(Generic[R]):
             _write(self.folder / f"{self.record.stem}.json", self.record)
             for share in self.folder.glob(self.record.shares()):
                 share.unlink()
-
-
-def _refuse_other(path: Path, before: Identity, now: Identity) -> None:
-    size, pairs = max(map(abs, before.logits + now.logits)), list(zip(before.logits, now.logits))
-    # Another machine or number of threads may have rounded the logits otherwise.
-    if len(before.logits) == len(now.logits) and all(abs(a - b) <= 1e-3 * size for a, b in pairs):
-        before = replace(before, logits=now.logits)
-    if differing := ", ".join(differences(asdict(before), asdict(now))):
-        raise ValueError(f"{path} belongs to another {differing}; give another folder, or remove it.")
 
 
 def _write(path: Path, record: Resumable) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
-from collections.abc import Iterable
+import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +12,17 @@ from typing import Any
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..checks import check_folder
 from ..files import write_bytes
 from ..text import markdown, printable, shown
 from .flags import FIXED_POINT, Flag, flags
+from .identity import Identity
 from .images import KeptImages
-from .record import RECORD, Identity, Record
-from .robustbench import EXCLUDED, eps_of, footnote_of, images_of, optimises, parts_of, standard, threat_of
+from .record import RECORD, Record
 
+EXCLUDED = "The model optimises its input at inference, and RobustBench excludes such defences."
 SQUARE_SURPLUS = 0.002
 """Share of the samples that Square may break after the gradient attacks, as the reference has it."""
 
@@ -32,6 +33,11 @@ class Share:
 
     count: int
     total: int
+
+    @classmethod
+    def of(cls, samples: Tensor) -> Share:
+        """Those that are true of (N,) bool."""
+        return cls(int(samples.sum()), len(samples))
 
     @property
     def percent(self) -> float:
@@ -45,6 +51,12 @@ class Share:
             return 0.0, 100.0
         exact = binomtest(self.count, self.total).proportion_ci(confidence_level=0.95, method="exact")
         return 100 * float(exact.low), 100 * float(exact.high)
+
+    @property
+    def cells(self) -> str:
+        """Percent, interval and counts as three cells of a Markdown table."""
+        low, high = self.interval
+        return f"{self.percent:.1f} | {low:.1f} to {high:.1f} | {self.count}/{self.total}"
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -66,17 +78,19 @@ class Evaluation:
     def read(cls, folder: str | Path) -> Evaluation:
         """The finished evaluation that a folder holds."""
         folder = check_folder("Evaluation.read", folder)
-        record = Record.united(folder)
+        record, place = Record.united(folder), printable(str(folder))
         if record is None:
-            raise ValueError(f"{printable(str(folder))} holds no {RECORD}; give the out= of an evaluation.")
+            raise ValueError(f"{place} holds no {RECORD}; give the out= of an evaluation.")
         if unknown := [name for name in record.columns if name not in record.attacks]:
-            lost = f"{printable(str(folder))} names attacks that it does not hold, {shown(unknown)}"
+            lost = f"{place} names attacks that it does not hold, {shown(unknown)}"
             raise ValueError(f"{lost}; remove it, and evaluate anew.")
         stages: dict[str, tuple[Any, int]] = {"clean": (record.clean, record.identity.points)}
         stages |= {name: (record.attacks[name].batches, record.attacks[name].points) for name in record.columns}
-        size, checked = record.identity.batch_size, record.checks is not None and record.checks.done
-        missing = [name for name, (done, count) in stages.items() if len(done) < -(-count // max(size, 1))]
-        if missing := missing + ([] if checked else ["checks"]):
+        size = max(record.identity.batch_size, 1)
+        missing = [name for name, (done, points) in stages.items() if len(done) < math.ceil(points / size)]
+        if record.checks is None or not record.checks.done:
+            missing.append("checks")
+        if missing:
             raise ValueError(f"{folder} is unfinished: {', '.join(missing)}; evaluate with the same out= to go on.")
         return cls(record, folder)
 
@@ -109,10 +123,7 @@ class Evaluation:
 
         A sample that was not attacked has its own image, and so has one whose attack left the threat model.
         """
-        if self.folder is None or not self.record.images:
-            return {}
-        size, attacks = self.record.identity.batch_size, self.record.attacks
-        return {name: KeptImages(self.folder / "images", name, attacks[name].points, size) for name in self.columns}
+        return self.record.kept(self.folder)
 
     @cached_property
     def flags(self) -> list[Flag]:
@@ -124,10 +135,18 @@ class Evaluation:
 
         There is no All without an attack.
         """
-        shares = {"clean": _share(self.clean)}
-        for column in dict.fromkeys(self.columns.values()):
-            shares[column] = self._worst(name for name, c in self.columns.items() if c == column)
-        return shares | ({"All": self._worst(self.columns)} if self.columns else {})
+        columns = ["clean", *self.columns.values(), "All"] if self.columns else ["clean"]
+        return {column: Share.of(self.standing(column)) for column in dict.fromkeys(columns)}
+
+    def standing(self, column: str = "All") -> Tensor:
+        """(n,) bool: right on the image itself for ``clean``; else still right after every attack of the column, or
+        after every attack for ``All``. n: how many points each of them saw."""
+        if column == "clean":
+            return self.clean
+        robust = [self.robust[name] for name, of in self.columns.items() if column in (of, "All")]
+        points = min(map(len, robust))
+        # Whoever was broken by an earlier attack of the column is False in the later ones as well.
+        return torch.stack([self.clean[:points], *(stands[:points] for stands in robust)]).all(0)
 
     def taken(self) -> dict[str, dict[str, int]]:
         """Per attack, how many samples it was shown (``seen``), broke, was the first to break, and broke alone.
@@ -135,33 +154,21 @@ class Evaluation:
         What stands against an attack's name in ``first`` the attacks before it had left; ``alone``, others were shown
         as well, and none of them broke. An attack is shown what the others of its column left.
         """
-        single, counts = Counter(self.alone().values()), {}
-        before = torch.zeros(len(self.clean), dtype=torch.bool)
-        for name in self.columns:
-            outcome = self.record.attacks[name].outcomes
-            fell, rows = outcome == 0, slice(len(outcome))
-            sets = {"seen": outcome >= 0, "broke": fell, "first": fell & ~before[rows]}
-            counts[name] = {key: int(chosen.sum()) for key, chosen in sets.items()} | {"alone": single[name]}
-            before[rows] |= fell
-        return counts
+        counts = {of: samples.sum(1).tolist() for of, samples in self._taken().items()}
+        return {name: {of: counts[of][row] for of in counts} for row, name in enumerate(self.columns)}
 
     def alone(self) -> dict[int, str]:
         """Sample to the one attack that broke it, where others were shown it as well and did not."""
-        shown, breakers = Counter[int](), dict[int, list[str]]()
-        for name in self.columns:
-            outcomes = self.record.attacks[name].outcomes
-            shown.update((outcomes >= 0).nonzero().flatten().tolist())
-            for sample in (outcomes == 0).nonzero().flatten().tolist():
-                breakers.setdefault(sample, []).append(name)
-        return {sample: broke[0] for sample, broke in sorted(breakers.items()) if len(broke) == 1 < shown[sample]}
+        names = list(self.columns)
+        return {sample: names[row] for sample, row in self._taken()["alone"].T.nonzero().tolist()}
 
-    def _worst(self, names: Iterable[str]) -> Share:
-        robust = [self.robust[name] for name in names]
-        worst = self.clean[: min(map(len, robust))].clone()
-        for stands in robust:
-            # Whoever was broken by an earlier attack of the column is False in the later ones as well.
-            worst &= stands[: len(worst)]
-        return _share(worst)
+    def _taken(self) -> dict[str, Tensor]:
+        """What ``taken`` counts, (attacks, samples) bool each."""
+        outcomes = [self.record.attacks[name].outcomes for name in self.columns] or [torch.empty(0)]
+        padded = pad_sequence(outcomes, batch_first=True, padding_value=-1)  # an attack may have seen fewer points
+        seen, broke = padded >= 0, padded == 0
+        first = broke & (broke.cumsum(0) == 1)
+        return {"seen": seen, "broke": broke, "first": first, "alone": first & (broke.sum(0) == 1) & (seen.sum(0) > 1)}
 
     def table(self, beside: Evaluation | None = None) -> str:
         """Markdown: clean, each column and All, in percent with exact 95% intervals and counts; points, cost, flags.
@@ -172,12 +179,11 @@ class Evaluation:
         rows = self.shares()
         if beside is not None:
             back = self.record.identity.defence is None and beside.record.identity.defence is not None
-            rows[f"All, {'with' if back else 'without'} the defence"] = self._all_of(beside)
+            beside.check_beside(self.record.identity, self.record.opaque)
+            rows[f"All, {'with' if back else 'without'} the defence"] = beside.shares()["All"]
         lines = ["| accuracy | percent | 95% interval | samples |", "|---|---|---|---|"]
         for name, share in rows.items():
-            low, high = share.interval
-            cells = f"{share.percent:.1f} | {low:.1f} to {high:.1f} | {share.count}/{share.total}"
-            lines.append(f"| {markdown(name)} | {cells} |")
+            lines.append(f"| {markdown(name)} | {share.cells} |")
         lines += ["", *self._notes(), ""]
         if not self.flags:
             return "\n".join([*lines, "No checks for red flags were made."])
@@ -186,10 +192,6 @@ class Evaluation:
         checks = f"Checks on the first {points} samples" if points else "Checks on all samples"
         verdict = f"{len(fired)} of {len(self.flags)} raise a red flag:" if fired else f"{len(self.flags)} passed."
         return "\n".join([*lines, f"{checks}: {verdict}", *fired])
-
-    def _all_of(self, beside: Evaluation) -> Share:
-        beside.check_beside(self.record.identity, self.record.opaque)
-        return beside.shares()["All"]
 
     def check_beside(self, own: Identity, opaque: bool = False) -> None:
         """Raise a ValueError unless this evaluation can stand beside one with the identity ``own``."""
@@ -204,7 +206,7 @@ class Evaluation:
             raise ValueError("table: beside is an evaluation without an attack; allowed: one with an All.")
 
     def _notes(self) -> list[str]:
-        record, threat = self.record, threat_of(self.record)
+        record, threat = self.record, self.record.identity.threat
         lines = [f"{threat['name']}, eps {threat['eps']:.4g}. Samples: {markdown(record.samples)}."]
         if record.opaque:
             lines.append(
@@ -217,8 +219,8 @@ class Evaluation:
                 f"The defence costs {cost.seconds:.1f} times the seconds of the bare model's forward, with "
                 f"{counted}{cost.updates:.0f} updates of the input."
             )
-        if optimises(record):
-            lines.append(f"The model {EXCLUDED}.")
+        if record.optimises:
+            lines.append(EXCLUDED)
         if len(self.columns) > 1 and (first := [(n, t) for n, t in self.taken().items() if t["first"]]):
             takers = "; ".join(f"{markdown(name)} {t['first']} ({t['alone']})" for name, t in first)
             lines.append(f"Samples that an attack was the first to break (that it alone broke): {takers}.")
@@ -231,10 +233,10 @@ class Evaluation:
             if own != threat:
                 lines.append(f"{called}: made for {own['name']}, eps {own['eps']:.4g}, another threat model.")
             warned = {text for batch in attack.batches.values() for text in batch.warnings}
-            broken, parts = int((attack.outcomes == 0).sum()), parts_of(attack)
-            if parts == ("square",) and column in climbed and broken > SQUARE_SURPLUS * attack.points:
+            broken = int((attack.outcomes == 0).sum())
+            if attack.of_autoattack == ("square",) and column in climbed and broken > SQUARE_SURPLUS * attack.points:
                 warned.add(f"Square broke {broken} samples that the attacks that follow the gradient had left.")
-            if set(parts) - {"square"}:
+            if set(attack.of_autoattack) - {"square"}:
                 climbed.add(column)
             lines += [f"{called} warned: {markdown(text)}" for text in sorted(warned)]
         return lines
@@ -263,18 +265,19 @@ class Evaluation:
         unreliable: whether a red flag was raised other than those that tell of gradients that assume a fixed point;
         None if nothing was checked. footnote: says as well where the model optimises its input at inference.
         """
-        stands = [standard(self.record, column) for column in dict.fromkeys(self.columns.values())]
-        auto = next((_share(standing) for standing in stands if standing is not None), None)
+        stands = (self.record.standing_autoattack(column) for column in dict.fromkeys(self.columns.values()))
+        auto = next((Share.of(standing) for standing in stands if standing is not None), None)
         worst = self.shares().get("All", Share(0, 0))
         telling = [flag for flag in self.flags if flag.name not in FIXED_POINT]
+        notes = [note for note in (footnote, EXCLUDED if self.record.optimises else None) if note]
         return {
             "link": link, "name": name, "authors": authors, "additional_data": additional_data,
             "number_forward_passes": number_forward_passes, "dataset": dataset, "venue": venue,
-            "architecture": architecture, "eps": eps_of(self.record.identity.eps),
-            "clean_acc": f"{_share(self.clean).percent:.2f}", "reported": reported,
+            "architecture": architecture, "eps": self.record.identity.eps_words,
+            "clean_acc": f"{Share.of(self.clean).percent:.2f}", "reported": reported,
             "autoattack_acc": None if auto is None else f"{auto.percent:.2f}",
             "external": f"{worst.percent:.2f}" if worst.total == len(self.clean) else None,
-            "footnote": footnote_of(self.record, footnote),
+            "footnote": " ".join(notes) or None,
             "unreliable": any(flag.fired for flag in telling) if telling else None,
         }  # fmt: skip
 
@@ -289,11 +292,7 @@ class Evaluation:
         if not self.images:
             raise ValueError("robustbench_images: no images were kept; allowed: an evaluation with images=True.")
         path, buffer = Path(path), io.BytesIO()
-        torch.save(images_of(self.record, self.images), buffer)
+        torch.save(self.record.adversarial(self.images), buffer)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, buffer.getvalue())
         return path
-
-
-def _share(correct: Tensor) -> Share:
-    return Share(int(correct.sum()), len(correct))

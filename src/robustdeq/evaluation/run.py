@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +17,48 @@ from torch import Tensor, nn
 from ..attacks import Calls, Threat, predictions
 from ..attacks.autoattack import LOGGER
 from ..attacks.views import summands
-from ..checks import check_labels, described
+from ..checks import Count, Seed, check_labels, described
 from ..files import digest
 from ..models.cell import Tally
 from ..models.modes import evaluating
 from ..models.structure import Structure, structure
+from ..options import convert
+from ..text import shown
 from .entries import Attack, Entry
-from .images import KeptImages, Points, Rows, loaded
+from .images import Points, Rows, loaded
 from .record import Batch, CleanBatch, Record
 from .recordfile import RecordFile, Spent
 
 Progress = Callable[[int, int, str], None]
 """Called with how much of how much is done, and of what. One with a method ``say``, such as ``progress.bar`` gives, is
 told first what the evaluation will cost at most, attack by attack; for that the model is shown a few images."""
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Of an argument that ``check_arguments`` looks at: whether it will do, and what does, in words."""
+
+    fits: Callable[[Any], bool]
+    allowed: str
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        if not self.fits(value):
+            raise ValueError(f"{owner}: {name}={shown(value)}; allowed: {self.allowed}.")
+
+
+ARGUMENTS: dict[str, Any] = {
+    "batch_size": Count, "seed": Seed, "resume": bool, "samples": str | None,
+    "out": Annotated[Any, Fits(lambda out: isinstance(out, str | Path | None) and out != "", "a folder")],
+    "distributed": Annotated[Any, Fits(lambda processes: hasattr(processes, "world_size"), "a Distributed")],
+    "progress": Annotated[Any, Fits(lambda progress: progress is None or callable(progress), "a function")],
+}  # fmt: skip
+"""Of whatever works through images, as annotations that ``options.convert`` understands."""
+
+
+def check_arguments(owner: str, arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """A ValueError for the first argument that is not what ``hints`` say; others are not looked at."""
+    for name, hint in hints.items():
+        convert(owner, name, arguments[name], hint)
 
 
 @dataclass(frozen=True)
@@ -91,15 +122,16 @@ class Run:
             todo = self.standing(entry, rows)
             transferred = digest(entry.attack.images[rows]) if isinstance(entry.attack, Transfer) else None
             if not self.has(entry, rows, todo, transferred):
-                attack.batches[rows.start] = self._batch(entry, rows, todo, self._kept(entry), transferred)
+                attack.batches[rows.start] = self._batch(entry, rows, todo, transferred)
                 self.file.save()
             self.progress(rows.stop, attack.points, entry.name)
 
     def earlier(self, entry: Entry) -> list[str]:
         """The attacks that leave this one only what stands after them."""
-        names, columns = list(self.record.columns), self.record.columns
-        before = names[: names.index(entry.name)]
-        return [] if entry.independent else [name for name in before if columns[name] == entry.column]
+        if entry.independent:
+            return []
+        before = takewhile(lambda name: name != entry.name, self.record.columns)
+        return [name for name in before if self.record.columns[name] == entry.column]
 
     def standing(self, entry: Entry, rows: slice) -> Tensor:
         """(B,) bool on the CPU: of these rows, what is classified correctly and stands after the attacks before."""
@@ -112,16 +144,10 @@ class Run:
 
     def has(self, entry: Entry, rows: slice, todo: Tensor, transferred: str | None) -> bool:
         """Whether the record has this batch, of the samples ``todo`` and of these given images, and their images."""
-        batch, kept = self.record.attacks[entry.name].batches.get(rows.start), self._kept(entry)
-        known = batch is not None and ([o >= 0 for o in batch.outcomes], batch.transferred)
-        images = kept is None or (batch is not None and batch.kept and kept.file(rows.start).exists())
-        return known == (todo.tolist(), transferred) and images
-
-    def _kept(self, entry: Entry) -> KeptImages | None:
-        if self.file.folder is None or not self.record.images:
-            return None
-        points = self.record.attacks[entry.name].points
-        return KeptImages(self.file.folder / "images", entry.name, points, self.batch_size)
+        batch, kept = self.record.attacks[entry.name].batches.get(rows.start), self.record.kept(self.file.folder)
+        if batch is None or batch.transferred != transferred or [o >= 0 for o in batch.outcomes] != todo.tolist():
+            return False
+        return not kept or (batch.kept and kept[entry.name].file(rows.start).exists())
 
     def batch(self, rows: slice) -> tuple[Tensor, Tensor]:
         return loaded(self.points, rows, self.model.deployed)
@@ -136,8 +162,8 @@ class Run:
         with connected(view):
             x_adv: Any = attack(view, x, y, indices=indices)
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
-            wanted = f"images {tuple(x.shape)}"
-            raise ValueError(f"{type(attack).__name__} gives {described(x_adv)}; allowed: {wanted}.")
+            given = f"{type(attack).__name__} gives {described(x_adv)}"
+            raise ValueError(f"{given}; allowed: images {tuple(x.shape)}.")
         x_adv = x_adv.to(x)
         inside = self.threat.contains(x, x_adv)
         x_adv = torch.where(inside[:, None, None, None], x_adv, x)
@@ -149,11 +175,9 @@ class Run:
         with evaluating(self.model.deployed):
             return self.model.deployed(x)
 
-    def _batch(
-        self, entry: Entry, rows: slice, todo: Tensor, kept: KeptImages | None, transferred: str | None
-    ) -> Batch:
+    def _batch(self, entry: Entry, rows: slice, todo: Tensor, transferred: str | None) -> Batch:
         """todo: (B,) bool on the CPU. The images of the other samples are left as they are, and not looked at."""
-        x, y = self.batch(rows)
+        (x, y), kept = self.batch(rows), self.record.kept(self.file.folder)
         rejected, outcomes, x_adv = 0, torch.full((len(x),), -1), x.clone()
         with _heard() as warned, spending(self.model.tally) as spent:
             if todo.any():
@@ -161,10 +185,10 @@ class Run:
                 indices = torch.arange(rows.start, rows.stop, device=x.device)[at]
                 x_adv[at], inside, stands = self.attacked(entry.attack, self.views[entry.name], x[at], y[at], indices)
                 outcomes[todo], rejected = stands.long().cpu(), int((~inside).sum())
-        if kept is not None:
-            kept.write(rows.start, x_adv)
+        if kept:
+            kept[entry.name].write(rows.start, x_adv)
         return Batch(
-            outcomes=outcomes.tolist(), environment=self.file.environment, rejected=rejected, kept=kept is not None,
+            outcomes=outcomes.tolist(), environment=self.file.environment, rejected=rejected, kept=bool(kept),
             warnings=list(warned), transferred=transferred, **vars(spent),
         )  # fmt: skip
 
@@ -189,6 +213,7 @@ def connected(module: nn.Module) -> Iterator[None]:
         x = args[0]
         if not x.requires_grad or not isinstance(out, Tensor) or len(out) != len(x):
             return out
+        # Adds nothing to the values, and to the graph an edge from the images, along which autograd finds zeros.
         return out + 0 * x.flatten(1).sum(1).view(-1, *[1] * (out.dim() - 1))
 
     deq = structure(module, opaque=True).deq

@@ -9,23 +9,12 @@ from typing import Annotated, Any
 
 from torch import nn
 
-from ..attacks import (
-    APGD,
-    PGD,
-    AutoAttack,
-    EndToEnd,
-    Frozen,
-    IntermediateState,
-    JointOptimisation,
-    Summed,
-    Threat,
-    ThroughGradient,
-)
+from ..attacks import APGD, PGD, AutoAttack, EndToEnd, Frozen, JointOptimisation, Summed, Threat, ThroughGradient
 from ..checks import Count, Distance, Length, Seed, check_count
 from ..models.structure import Structure, structure
 from ..options import check_options, choose, convert, field_types
 from ..text import shown
-from .entries import Attack, Entry, Model, View, bare, early, exact, intermediate, looks, phantom, static
+from .entries import Attack, Entry, Model, View, bare, early, every_state, exact, intermediate, looks, phantom, static
 
 COMMON = ("step_size", "seed", "batch_size", "steps", "points", "surrogates")
 AUTO = (*COMMON, "attacks", "iterations", "queries")
@@ -93,7 +82,7 @@ class Budget:
         """AutoAttack's attacks, those whose names begin with one of ``kinds``, as entries: each is resumed, timed and
         counted, and attacks only what stands, as later attacks of AutoAttack do. own: see ``OWN``."""
         entries = []
-        for name in (name for name in self.auto.names if name.startswith(kinds)):
+        for name in filter(lambda name: name.startswith(kinds), self.auto.names):
             label, attack = name, replace(self.auto, attacks=(name,))
             if own and name in OWN:
                 label, attack = f"apgd-{self.iterations} {OWN[name]}", self.apgd(OWN[name])
@@ -136,7 +125,7 @@ def _quick(kind: Structure, budget: Budget, column: str = "joint") -> list[Entry
     # A static attack takes all its steps: an image that lies just past the bare model's boundary transfers badly.
     views = {"": static, " first look": looks} if _has_looks(kind) else {"": static}
     far = replace(pgd, keep="highest")
-    entries = [Entry(f"{name} static{view}", "static", far, views[view], points) for view in views]
+    entries = [Entry(f"{name} static{of}", "static", far, view, points) for of, view in views.items()]
     return [*entries, Entry(f"{name} frozen", "frozen", pgd, Frozen, points)]
 
 
@@ -210,7 +199,7 @@ def _bare(kind: Structure, budget: Budget) -> list[Entry]:
         attacks[f"{name} x{budget.restarts}"] = (again, exact)
         attacks[f"{name} dlr x{budget.restarts}"] = (replace(again, loss="dlr"), exact)
     if kind.states:
-        attacks[f"{name} summed"] = (pgd, lambda deq: IntermediateState.several(deq, range(1, deq.steps + 1)))
+        attacks[f"{name} summed"] = (pgd, every_state)
     attacks[f"{name} targeted"] = (replace(pgd, loss="ce-targeted"), exact)
     others = [Entry(called, "white-box", *attack, budget.points) for called, attack in attacks.items()]
     others += budget.each("", "white-box", exact, ("apgd", "fab"), own=True)
@@ -228,8 +217,8 @@ def _defended(kind: Structure, budget: Budget) -> list[Entry]:
         attacks += [(" first look", "ce", looks), (" first look dlr", "dlr", looks)]
         attacks.append((" every look", "ce", partial(looks, every=True)))
     attacks.append((" targeted", "ce-targeted", static))
-    far = [replace(pgd, loss=loss, keep="highest") for _, loss, _ in attacks]
-    entries = [Entry(f"{name} static{of}", "static", a, view) for (of, _, view), a in zip(attacks, far)]
+    far = replace(pgd, keep="highest")
+    entries = [Entry(f"{name} static{of}", "static", replace(far, loss=loss), view) for of, loss, view in attacks]
     entries += budget.each(" static", "static", static, own=True)
     for column, view in {"frozen": Frozen, "end-to-end": EndToEnd}.items():
         entries.append(Entry(f"{name} {column}", column, pgd, view))

@@ -12,7 +12,6 @@ from torch import nn
 from ..attacks import THREATS, Linf
 from ..evaluation import SUITES, suite
 from ..evaluation.record import Record
-from ..evaluation.robustbench import eps_of
 from .runs import Assessed, Run, Trained
 
 
@@ -43,7 +42,7 @@ def evaluate_command(assessed: Assessed, deployed: nn.Module | None, place: str,
     identity, name = record.identity, _suite(record, deployed)
     words: list[Any] = ["robustdeq", "evaluate", place or "MODEL", "--suite", name or "SUITE"]
     words += ["--data", data] if data else []
-    words += ["--eps", eps_of(identity.eps), "--subset", identity.points]
+    words += ["--eps", identity.eps_words, "--subset", identity.points]
     words += ["--batch-size", identity.batch_size, "--seed", identity.seed]
     words += ["--defend"] if identity.defence is not None else []
     if any(attack.startswith("beside ") for attack in record.columns):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..checks import check_images
 from ..data import load
 from ..defences import METHODS
-from ..evaluation.recordfile import Described, Identity
+from ..evaluation.identity import Described, Identity
 from ..files import first_line, read_json
 from ..models import load_model
 from ..models.modes import evaluating

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from scipy.stats import binomtest
-from torch import Tensor
 
 from ..evaluation import Evaluation
 
@@ -49,18 +47,8 @@ def paired(one: Evaluation, other: Evaluation) -> list[Paired]:
         columns += [*both, *(["All"] if one.columns and other.columns else [])]
     rows = []
     for column in columns:
-        first, second = standing(one, column), standing(other, column)
+        first, second = one.standing(column), other.standing(column)
         points = min(len(first), len(second))
         first, second = first[:points], second[:points]
         rows.append(Paired(column, points, int((first & ~second).sum()), int((second & ~first).sum())))
     return rows
-
-
-def standing(evaluation: Evaluation, column: str) -> Tensor:
-    """(points,) bool: right on the image itself for ``clean``; else still right under every attack of the column, or
-    under every attack for ``All``."""
-    if column == "clean":
-        return evaluation.clean
-    robust = [evaluation.robust[name] for name, c in evaluation.columns.items() if column in (c, "All")]
-    points = min(map(len, robust))
-    return torch.stack([evaluation.clean[:points], *(stands[:points] for stands in robust)]).all(0)

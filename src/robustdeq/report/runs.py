@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..evaluation import Compared, Evaluation
 from ..evaluation.certificate import CERTIFICATE
-from ..evaluation.record import RECORD, SHARES, Record
+from ..evaluation.record import RECORD, Record
 from ..files import first_line, read_json
 from ..text import printable, shown
 
@@ -109,7 +109,7 @@ def _read(folder: Path, name: str, several: bool) -> Run:
             _evaluation(run, f"{name}/{printable(file.parent.name)}", file.parent, (folder / "model",))
         for file in sorted(folder.glob(f"*/{CERTIFICATE}")):
             _certificate(run, f"{name}/{printable(file.parent.name)}", file.parent)
-    elif (folder / RECORD).exists() or list(folder.glob(SHARES)):
+    elif (folder / RECORD).exists() or list(folder.glob(Record.shares())):
         above = folder.absolute().parent
         _evaluation(run, name, folder, (folder / "model", above / "model", above, above.parent / "model"))
     elif (folder / CERTIFICATE).exists():

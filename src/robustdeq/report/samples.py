@@ -100,7 +100,7 @@ class _Pictures:
 
 def _found(assessed: Assessed, kept: Kept, count: int, missing: list[str]) -> Shown:
     evaluation = assessed.evaluation
-    labels = [label for _, batch in sorted(evaluation.record.clean.items()) for label in batch.labels][:count]
+    labels = evaluation.record.labels[:count].tolist()
     shown = Shown(assessed, labels, _chosen(evaluation, len(labels)))
     if not labels:
         return shown
