@@ -49,6 +49,15 @@ def test_a_bound_that_is_wrong_raises_a_red_flag_and_one_that_holds_does_not(fac
     json.dumps(again.to_dict(), allow_nan=False)
 
 
+def test_samples_that_an_attack_never_saw_are_not_counted_as_standing():
+    model, x, y = case(1.0)
+    certificate = certify(model, x, y)
+    options = {"suite": "standard", "points": 5, "attacks": ["apgd-ce"]}
+    compared = compare(certificate, model, x[:20], y[:20], radii=(0.1,), **options)
+    assert compared.points == 5 and len(compared.standing(0.1)) == len(compared.standing(0)) == 5
+    assert "first 5" in compared.table()
+
+
 def test_no_sample_that_smoothing_certifies_falls_to_any_attack_of_a_suite():
     model = own(side=8, sharpness=8.0, steps=3)
     x = images(16, shape=(1, 8, 8))

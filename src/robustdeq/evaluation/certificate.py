@@ -189,20 +189,15 @@ class Compared:
 
     @property
     def points(self) -> int:
-        """How many samples were attacked, and are compared."""
-        return min((len(evaluation.clean) for evaluation in self.attacked.values()), default=0)
+        """How many samples every attack was made on, and are compared."""
+        return min((len(evaluation.standing()) for evaluation in self.attacked.values()), default=0)
 
     def standing(self, radius: float) -> Tensor | None:
         """(points,) bool: correct, and standing after every attack of that size; None where none was made."""
         if radius == 0 and self.attacked:
             return next(iter(self.attacked.values())).clean[: self.points]
         evaluation = self.attacked.get(radius)
-        if evaluation is None:
-            return None
-        stands = evaluation.clean[: self.points].clone()
-        for robust in evaluation.robust.values():
-            stands[: len(robust)] &= robust[: len(stands)]
-        return stands
+        return None if evaluation is None else evaluation.standing()[: self.points]
 
     def standing_share(self, radius: float) -> Share | None:
         """How many of ``points`` stand there; None where no attack was made."""

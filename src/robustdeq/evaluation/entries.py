@@ -52,8 +52,9 @@ class Entry:
             raise ValueError(f"Entry {self.name}: {given}; allowed: one that takes the samples' indices, (B,) int64.")
         if not isinstance(self.surrogate, nn.Module | None):
             raise ValueError(f"Entry {self.name}: surrogate={shown(self.surrogate)}; allowed: a torch.nn.Module.")
-        if self.column in ("clean", "All"):
-            raise ValueError(f"Entry {self.name}: column={self.column!r}; allowed: neither clean nor All.")
+        for field in ("name", "column"):
+            if (value := getattr(self, field)) in ("clean", "All"):
+                raise ValueError(f"Entry {self.name}: {field}={value!r}; allowed: neither clean nor All.")
 
 
 def exact(model: nn.Module) -> nn.Module:
