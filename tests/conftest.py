@@ -26,7 +26,7 @@ def heard():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cifar10():
     """The folder of the real CIFAR-10 as parquet files: beside the repository, or where ROBUSTDEQ_CIFAR10 says."""
     folder = Path(os.environ.get("ROBUSTDEQ_CIFAR10", Path(__file__).parents[2] / "shared" / "data" / "cifar10"))

@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 
 def _run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "robustdeq.cli", *map(str, arguments)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "robustdeq", *map(str, arguments)], capture_output=True, text=True, timeout=120
     )
 
 

@@ -18,27 +18,6 @@ from torch import Tensor
 from .text import shown
 
 
-def check_number(
-    owner: str,
-    name: str,
-    value: float,
-    low: float,
-    high: float = math.inf,
-    *,
-    low_open: bool = False,
-    high_open: bool = False,
-) -> None:
-    """``value`` is a finite number in the stated interval."""
-    ok = isinstance(value, int | float) and not isinstance(value, bool)
-    ok = ok and (math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63)  # what torch can take
-    ok = ok and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)
-    if not ok:
-        left, right = "(" if low_open else "[", ")" if high_open else "]"
-        bound = f"a number {'>' if low_open else '>='} {low:g}"
-        allowed = bound if math.isinf(high) else f"a number in {left}{low:g}, {high:g}{right}"
-        raise ValueError(f"{owner}: {name}={shown(value)}; allowed: {allowed}.")
-
-
 def check_count(owner: str, name: str, value: int, low: int = 1, high: int | None = None) -> None:
     """``value`` is a whole number in low..high."""
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -58,7 +37,20 @@ class Number:
     high_open: bool = False
 
     def check(self, owner: str, name: str, value: Any) -> None:
-        check_number(owner, name, value, self.low, self.high, low_open=self.low_open, high_open=self.high_open)
+        low, high, low_open, high_open = self.low, self.high, self.low_open, self.high_open
+        ok = isinstance(value, int | float) and not isinstance(value, bool)
+        ok = ok and (math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63)  # what torch can take
+        ok = ok and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)
+        if not ok:
+            allowed = f"{'>' if low_open else '>='} {low:g}"
+            if math.isfinite(high):
+                allowed = f"in {'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+            raise ValueError(f"{owner}: {name}={shown(value)}; allowed: a number {allowed}.")
+
+
+def check_number(owner: str, name: str, value: float, low: float, high: float = math.inf, **ends: bool) -> None:
+    """``value`` is a finite number in the interval. ends: low_open, high_open."""
+    Number(low, high, **ends).check(owner, name, value)
 
 
 @dataclass(frozen=True)
@@ -170,18 +162,19 @@ def check_images(x: Tensor, shape: Sequence[int] | None = None) -> None:
         check_range(x)
 
 
+NORMALISED = (
+    "a normalisation belongs into the model, as the first layer of its injection, not in front of it; a defence that "
+    "leaves the box calls it in checks.beyond_the_box()"
+)
+
+
 def check_range(x: Tensor, slack: float = 1e-5) -> None:
     """No pixel lies outside [0, 1] by more than rounding. A NaN is left to the solver's status."""
     if not x.numel():
         return
     low, high = (float(v) for v in x.detach().aminmax())
     if low < -slack or high > 1 + slack:
-        way = "divide 8-bit pixels by 255"
-        if low < -slack:
-            way = (
-                "a normalisation belongs into the model, as the first layer of its injection, not in front of it; a "
-                "defence that leaves the box calls it in checks.beyond_the_box()"
-            )
+        way = "divide 8-bit pixels by 255" if low >= -slack else NORMALISED
         raise ValueError(f"images lie in [{low:.4g}, {high:.4g}]; allowed: [0, 1] ({way}).")
 
 

@@ -36,17 +36,17 @@ class Memory(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._known = weakref.WeakSet[Any]()
+        self._seen = weakref.WeakSet[Any]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for given in tree_leaves((args, kwargs)):
-            if isinstance(given, Tensor):
-                self._known.add(given.untyped_storage())  # was there before, or is a view of what is counted
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self._seen.add(tensor.untyped_storage())  # was there before, or is a view of what is counted
         out = func(*args, **(kwargs or {}))
-        for made in tree_leaves(out):
-            if isinstance(made, Tensor) and (storage := made.untyped_storage()) not in self._known:
-                self._known.add(storage)
-                size = storage.nbytes()
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._seen:
+                self._seen.add(storage)
+                size = storage.nbytes()  # of the storage: what is held by views ends with the last of them
                 self.held += size
                 weakref.finalize(storage, self._freed, size)
         self.peak = max(self.peak, self.held)

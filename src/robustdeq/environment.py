@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,9 +22,8 @@ PACKAGES = ("robustdeq", "torch", "pyautoattack", "numpy", "scipy")
 
 def environment(command: bool = False) -> dict[str, Any]:
     """Versions, commit and hardware: what a number depends on besides its config. command: the command line, too."""
-    told = {"command": _command()} if command else {}
     return {
-        **told,
+        **({"command": _command()} if command else {}),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
@@ -40,6 +41,8 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc" or any(name.startswith(("MALLOC_", "GLIBC_TUN")) for name in os.environ):
         return
     libc, largest, never = ctypes.CDLL(None), 32 * 2**20, 2**31 - 1
+    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h: below 32 MiB (its upper limit) a block comes from the heap, and
+    # the heap's end is never given back.
     for number, name, value in ((-3, "MALLOC_MMAP_THRESHOLD_", largest), (-1, "MALLOC_TRIM_THRESHOLD_", never)):
         libc.mallopt(number, value)
         os.environ[name] = str(value)
@@ -54,12 +57,10 @@ def _command() -> str | None:
 
 def _cpu() -> str:
     """The processor's model name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    with suppress(OSError):
+        if name := re.search(r"^model name.*?:(.*)", Path("/proc/cpuinfo").read_text(), re.M):
+            return name[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(name: str) -> str | None:
@@ -76,15 +77,10 @@ def _commit() -> str | None:
     A repository around an installed package says nothing of it, and its settings may name programs for git to start.
     """
     git = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]
-    tracked = ["ls-files", "--error-unmatch", __file__]
-    steps = (tracked, ["describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"])
-    described = ""
-    for step in steps:
-        try:
-            done = subprocess.run([*git, *step], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        if done.returncode:
-            return None
-        described = done.stdout.strip()
-    return described or None
+    options: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "timeout": 10}
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, **options)
+        describe = ["describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        return subprocess.run([*git, *describe], check=True, **options).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -126,7 +126,7 @@ def held(folder: Path, wanted: bool = True) -> Iterator[None]:
         return
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; allowed: a folder, or a name that nothing has.")
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
@@ -138,7 +138,7 @@ def held(folder: Path, wanted: bool = True) -> Iterator[None]:
         raise ValueError(f"{folder} is in use by another process; wait for it, or give another folder.") from error
     finally:
         with suppress(OSError):  # not empty
-            for place in made:
+            for place in missing:
                 place.rmdir()
 
 
@@ -177,12 +177,14 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def differences(known: Any, wanted: Any, at: str = "") -> list[str]:
+def differences(before: Any, wanted: Any, at: str = "") -> list[str]:
     """The dotted names of what differs between two JSON values."""
-    if isinstance(known, dict) and isinstance(wanted, dict):
-        names = dict.fromkeys([*wanted, *known])
-        return [d for name in names for d in differences(known.get(name), wanted.get(name), f"{at}.{name}".lstrip("."))]
-    return [] if known == wanted else [at or "content"]
+    if not (isinstance(before, dict) and isinstance(wanted, dict)):
+        return [] if before == wanted else [at or "content"]
+    names: list[str] = []
+    for name in dict.fromkeys([*wanted, *before]):
+        names += differences(before.get(name), wanted.get(name), f"{at}.{name}".lstrip("."))
+    return names
 
 
 def first_line(error: BaseException) -> str:

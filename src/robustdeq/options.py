@@ -165,7 +165,7 @@ def convert(owner: str, name: str, value: Any, hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in inner:
             return None
-        (hint, *others) = [part for part in inner if part is not type(None)]
+        (hint, *others) = [kind for kind in inner if kind is not type(None)]
         return value if others else convert(owner, name, value, hint)
     if origin is Annotated:
         if isinstance(inner[1], Registry):
@@ -183,8 +183,8 @@ def convert(owner: str, name: str, value: Any, hint: Any) -> Any:
     if origin in (Sequence, tuple, list):
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ValueError(f"{owner}: {name}={shown(value)}; allowed: a list.")
-        parts = [convert(owner, name, part, inner[0]) for part in value]
-        return parts if origin is list else tuple(parts)
+        items = [convert(owner, name, item, inner[0]) for item in value]
+        return items if origin is list else tuple(items)
     if origin in (Mapping, dict):
         if not isinstance(value, Mapping):
             raise ValueError(f"{owner}: {name}={shown(value)}; allowed: options by name.")
@@ -216,24 +216,22 @@ def describe(value: Any) -> Any:
 
     A registered choice has its name and options, which ``Registry.resolve`` reads back; one of a user's own its class.
     """
+    cls, head, options = type(value), {}, None
     if isinstance(value, Registry.bases):
-        cls, options = type(value), _fields(value) if dataclasses.is_dataclass(value) else vars(value)
         named = cls in Registry.registered
         head = {"name": value.name} if named else {"class": f"{cls.__module__}.{cls.__qualname__}"}  # type: ignore[attr-defined]
-        return {**head, **{name: describe(option) for name, option in options.items()}}
+        options = vars(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: describe(option) for name, option in _fields(value).items()}
-    if isinstance(value, Mapping):
-        return {str(name): describe(option) for name, option in value.items()}
+        options = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+    elif isinstance(value, Mapping):
+        options = {str(name): option for name, option in value.items()}
+    if options is not None:
+        return {**head, **{name: describe(option) for name, option in options.items()}}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [describe(part) for part in value]
+        return [describe(item) for item in value]
     if value is None or isinstance(value, str | int | float):
         return value
-    return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+    return getattr(value, "__qualname__", cls.__qualname__)
 
 
 def settings(words: Iterable[str], *classes: type) -> dict[str, Any]:

@@ -43,37 +43,45 @@ class Lines:
     def say(self, first: str, *more: str) -> None:
         """A line that begins with the name, and indented ones below it."""
         for line in (f"{self.name}: {first}", *(f"  {line}" for line in more)):
-            print(printable(line), file=sys.stderr, flush=True)
+            self.write(printable(line))
+
+    def write(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
     note = say
 
 
-class Bar:
-    """One bar on a terminal, fed with (done, total, text), and lines above it; see ``Lines``."""
+class Bar(Lines):
+    """One bar on a terminal, fed in the same way, and lines above it. It shows from then on, so that a refusal stands
+    alone."""
 
-    def __init__(self, name: str, progress: Progress) -> None:
-        self.name, self.progress = name, progress
+    def __init__(self, name: str, progress: Progress, joint: str = ": ") -> None:
+        super().__init__(name)
+        self.progress, self.joint = progress, joint
+        self.task: TaskID | None = None
 
     def __call__(self, done: int, total: int, text: str) -> None:
-        if not self.progress.tasks:
-            self.progress.add_task(self.name)
+        if self.task is None:
+            self.task = self.progress.add_task(self.name)
             self.progress.start()
-        description = escape(printable(f"{self.name}: {text}"))
-        self.progress.update(self.progress.task_ids[0], completed=done, total=total, description=description)
+        description = escape(printable(f"{self.name}{self.joint}{text}"))
+        self.progress.update(self.task, completed=done, total=total, description=description)
 
-    def say(self, first: str, *more: str) -> None:
-        for line in (f"{self.name}: {first}", *(f"  {line}" for line in more)):
-            self.progress.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    def write(self, line: str) -> None:
+        self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def note(self, first: str, *more: str) -> None:
         """Nothing: the bar shows it."""
 
 
 @contextmanager
-def _begun_later(console: Console) -> Iterator[Progress]:
-    """Bars that show from the first task on, so that a refusal stands alone."""
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=console)
+def _terminal() -> Iterator[Progress | None]:
+    """What shows bars; None where standard error is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    progress = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
     try:
         yield progress
     finally:
@@ -82,39 +90,30 @@ def _begun_later(console: Console) -> Iterator[Progress]:
 
 
 @contextmanager
-def bar(name: str, shows: bool = True, *, every: float = EVERY) -> Iterator[Bar | Lines | None]:
+def bar(name: str, shows: bool = True, *, every: float = EVERY) -> Iterator[Lines | None]:
     """One progress bar, or lines where there is no terminal; None where nothing shows. every: see ``Lines``."""
-    console = Console(stderr=True)
-    if not shows:
-        yield None
-    elif not console.is_terminal:
-        yield Lines(name, every)
-    else:
-        with _begun_later(console) as progress:
-            yield Bar(name, progress)
+    with _terminal() as progress:
+        shown = Lines(name, every) if progress is None else Bar(name, progress)
+        yield shown if shows else None
 
 
 @contextmanager
 def bars(*, every: float = EVERY) -> Iterator[Callable[[str, str, int, int], None]]:
     """A progress bar for every row, fed with (row, text, done, total). Without a terminal, a line for every stage (what
     the text says before its first colon), and within a stage those of ``Lines``."""
-    console, tasks, stages = Console(stderr=True), dict[str, TaskID](), dict[str, tuple[str, Lines]]()
-    with _begun_later(console) as progress:
+    shown, stages = dict[str, Lines](), dict[str, str]()
+    with _terminal() as progress:
 
-        def show(row: str, text: str, done: int, total: int) -> None:
-            if row not in tasks:
-                tasks[row] = progress.add_task(row)
-                progress.start()
-            progress.update(tasks[row], completed=done, total=total, description=escape(printable(f"{row} · {text}")))
-
-        def tell(row: str, text: str, done: int, total: int) -> None:
+        def report(row: str, text: str, done: int, total: int) -> None:
             stage = text.split(":")[0]
-            if row not in stages or stages[row][0] != stage:
-                stages[row] = (stage, Lines(row, every))
-                stages[row][1].say(stage)
-            stages[row][1](done, total, text)
+            if progress is not None and row not in shown:
+                shown[row] = Bar(row, progress, " · ")
+            elif progress is None and stages.get(row) != stage:
+                shown[row], stages[row] = Lines(row, every), stage
+                shown[row].say(stage)
+            shown[row](done, total, text)
 
-        yield show if console.is_terminal else tell
+        yield report
 
 
 def duration(seconds: float) -> str:

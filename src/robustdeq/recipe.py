@@ -38,7 +38,6 @@ class Recipe:
     """
 
     name: str
-    summary: str
     data: str
     model: str
     training: TrainConfig
@@ -81,15 +80,15 @@ class Recipe:
     def changed(self, settings: Mapping[str, Any]) -> Recipe:
         """With fields of ``PLAN``, of the budgets, or of the training config set by name; options join those there,
         those of the model only where it stays the same."""
-        own = [*PLAN, "defence", "auto_attacks", "auto_points", "test_points"]
-        check_options(f"recipe {self.name}", settings, [*own, *(f.name for f in dataclasses.fields(TrainConfig))])
-        fields = {name: settings[name] for name in own if name in settings}
+        ours = [*PLAN, "defence", "auto_attacks", "auto_points", "test_points"]
+        check_options(f"recipe {self.name}", settings, [*ours, *(f.name for f in dataclasses.fields(TrainConfig))])
+        fields = {name: settings[name] for name in ours if name in settings}
         before = replace(self, model_options={}) if fields.get("model", self.model) != self.model else self
         for name in fields.keys() & {"model_options", "defence"}:  # what is not named stays
             if not isinstance(fields[name], Mapping):
                 raise ValueError(f"{name}={shown(fields[name])}; allowed: options by name, as JSON.")
             fields[name] = {**describe(getattr(before, name)), **fields[name]}
-        training = {name: value for name, value in settings.items() if name not in own}
+        training = {name: value for name, value in settings.items() if name not in ours}
         trained = self.training.to_dict()
         if "threat" in training and "eps" not in training and not isinstance(training["threat"], str):
             trained.pop("eps")

@@ -24,7 +24,6 @@ def digits_recipe() -> Recipe:
     )
     return Recipe(
         name="digits",
-        summary="8x8 digits, eps 0.15: the paper's four rows in minutes on a CPU",
         data="digits",
         model="mdeq-nano",
         training=TrainConfig(phases=phases, eps=eps, batch_size=128, learning_rate=8e-3, weight_decay=1e-2),
@@ -42,7 +41,6 @@ def smoke_recipe() -> Recipe:
     return replace(
         full,
         name="smoke",
-        summary="every part of digits in about a minute; the numbers mean nothing",
         training=replace(full.training, phases=phases),
         model_options={"steps": 4},
         defence=replace(full.defence, updates=2),
@@ -87,7 +85,6 @@ def cifar10_small_recipe() -> Recipe:
     }  # fmt: skip
     return Recipe(
         name="cifar10-small",
-        summary="a small DEQ on CIFAR-10 in about half an hour on two CPU cores",
         data="uoft-cs/cifar10",
         model="mdeq-small",
         model_options={
@@ -101,7 +98,8 @@ def cifar10_small_recipe() -> Recipe:
 
 
 def cifar10_large_recipe() -> Recipe:
-    """The papers' run: mdeq-large, PGD-AT with the phantom gradient after a clean warm-up of about 16,000 steps."""
+    """The papers' run, 220 epochs, for GPUs: mdeq-large, PGD-AT with the phantom gradient after a clean warm-up of some
+    16,000 steps."""
     phases = (
         Phase(epochs=34, attack_steps=0, solver="picard", gradient="unrolled"),
         Phase(epochs=186, attack_steps=10, step_size=2 * PIXEL),
@@ -113,7 +111,6 @@ def cifar10_large_recipe() -> Recipe:
     )  # fmt: skip
     return Recipe(
         name="cifar10-large",
-        summary="the papers' run of mdeq-large on CIFAR-10: 220 epochs, for GPUs",
         data="uoft-cs/cifar10",
         model="mdeq-large",
         training=training,
@@ -142,7 +139,6 @@ def cifar10_large_fast_recipe() -> Recipe:
         small,
         further={},
         name="cifar10-large-fast",
-        summary="mdeq-large on CIFAR-10 in 30 epochs, for one GPU",
         model="mdeq-large",
         model_options={
             "activation": "silu", "steps": 4, "dropout": 0.0, "solver": {"name": "picard", "damping": 0.8},
@@ -154,7 +150,7 @@ def cifar10_large_fast_recipe() -> Recipe:
 def cifar100_large_recipe() -> Recipe:
     """``cifar10-large-fast`` on CIFAR-100."""
     fast = cifar10_large_fast_recipe()
-    return replace(fast, name="cifar100-large", summary="mdeq-large on CIFAR-100 in 30 epochs", data="uoft-cs/cifar100")
+    return replace(fast, name="cifar100-large", data="uoft-cs/cifar100")
 
 
 def imagenet_64_recipe() -> Recipe:
@@ -171,12 +167,11 @@ def imagenet_64_recipe() -> Recipe:
     )
     training = replace(
         fast.training, phases=phases, threat="Linf", eps=eps, batch_size=1024, ema=0.999, pad=0,
-        objective={"name": "pgd-at", "label_smoothing": 0.1}, validation_points=2000, checkpoint_seconds=300.0,
+        validation_points=2000, checkpoint_seconds=300.0,
     )  # fmt: skip
     return replace(
         fast,
         name="imagenet-64",
-        summary="a starting point for ImageNet at 64x64 pixels, for 8 GPUs",
         data="imagenet-1k",
         image_size=64,
         streaming=True,

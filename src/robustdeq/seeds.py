@@ -13,6 +13,7 @@ def mix(*numbers: int) -> int:
     """One 63-bit seed from several numbers (the constants of splitmix64)."""
     state = 0
     for number in numbers:
+        # A step of 2^64 over the golden ratio parts neighbouring numbers; the rest lets every bit change every other.
         state = (state + number + 0x9E3779B97F4A7C15) & (2**64 - 1)
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)

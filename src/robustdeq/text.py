@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 LONGEST = 1000
@@ -23,8 +24,7 @@ def shown(value: Any) -> str:
 
 def printable(text: str) -> str:
     """With an escape for every sign that would move a cursor, end a line or colour a terminal."""
-    shown = (s if s.isprintable() else s.encode("unicode_escape", "surrogatepass").decode() for s in text)
-    return "".join(shown)
+    return "".join(s if s.isprintable() else s.encode("unicode_escape", "surrogatepass").decode() for s in text)
 
 
 def shortened(text: str) -> str:
@@ -38,3 +38,9 @@ def markdown(text: str) -> str:
     for sign in "\\`*[|":
         text = text.replace(sign, "\\" + sign)
     return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table. Its cells are Markdown already."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])

@@ -26,14 +26,17 @@ BEGINNINGS = {
     "convert": ["convert", "model/config.json", "--out", "out"],
     "analyze": ["analyze", "model", "--out", "out", "--subset", "2", "--steps", "1"],
     "report": ["report", "model", "--out", "out"],
+    "view": ["view", "model", "--space", "out"],
 }
-"""What is right of a command, so that one thing can be wrong."""
-OWN = ("reproduce", "report")
-"""They have an --out of their own."""
+"""What is right of a command, so that one thing can be wrong. (Without --space, view serves a page.)"""
+OUT = {"view": "--space"}
+OWN = ("reproduce", "report", "view")
+"""They need no --out, so that it cannot be missing."""
 VERBS = st.sampled_from(sorted(BEGINNINGS))
 HINTS = {verb: get_type_hints(COMMANDS[verb], include_extras=True) for verb in BEGINNINGS}
 FREE = (
-    "set", "out", "beside", "surrogate", "data", "model", "recipe", "file", "folders", "image_column", "label_column"
+    "set", "out", "space", "beside", "surrogate", "data", "model", "recipe", "file", "folders", "image_column",
+    "label_column",
 )  # fmt: skip
 """Fields that take any text, and are drawn apart."""
 CHOICES = ("suite", "method", "loss", "gradient", "attack_gradient", "objective", "states", "solver", "device")
@@ -86,7 +89,7 @@ def wrong_shapes(draw: Any) -> list[str]:
     first = list(BEGINNINGS[verb])
     how = draw(st.sampled_from(["missing", "more", "unknown", "twice", "bare", "verb", "short", "cut", "equals"]))
     if how == "missing":
-        at = first.index("--out")
+        at = first.index(OUT.get(verb, "--out"))
         gone = draw(st.sampled_from([[1], [at, at + 1], [at + 1]] if verb not in OWN else [[1], [at + 1]]))
         return [word for number, word in enumerate(first) if number not in gone]
     if how == "more":
@@ -143,7 +146,7 @@ SHORT = ['phases=[{"epochs":1,"attack_steps":1,"solver_steps":1}]', 'model_optio
 def settable() -> dict[str, Any]:
     """The fields that --set takes, with what they state."""
     hints = {**field_types(Recipe), **field_types(TrainConfig)}
-    return {name: hint for name, hint in hints.items() if name not in ("name", "summary", "training")}
+    return {name: hint for name, hint in hints.items() if name not in ("name", "training")}
 
 
 LOOSE: dict[str, st.SearchStrategy[str]] = {

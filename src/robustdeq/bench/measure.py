@@ -60,6 +60,7 @@ def shares(call: Call) -> dict[str, float]:
 
 def timed(calls: Mapping[str, Call], device: torch.device, repeats: int) -> dict[str, list[float]]:
     """Seconds of every call, ``repeats`` of each, interleaved, after one that does not count."""
+    # A GPU works on while Python goes on: the clock is read when it is idle.
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
@@ -82,8 +83,9 @@ def rates(device: torch.device, size: int = 2048, repeats: int = 5) -> dict[str,
         p, q, k = a.to(dtype), x.to(dtype), w.to(dtype)
         calls[f"matrix product, {name}"] = lambda p=p: p @ p
         calls[f"convolution, {name}"] = lambda q=q, k=k: F.conv2d(q, k, padding=1)
-    work = {"m": 2 * size**3 / 1e9, "c": 2 * 32 * 32 * 32 * 128 * 128 * 9 / 1e9}
-    return {name: work[name[0]] / median(times) for name, times in timed(calls, device, repeats).items()}
+    # A multiplication and an addition are two operations.
+    gflop = {"matrix product": 2 * size**3 / 1e9, "convolution": 2 * 32 * 32 * 32 * 128 * 128 * 9 / 1e9}
+    return {name: gflop[name.split(",")[0]] / median(times) for name, times in timed(calls, device, repeats).items()}
 
 
 def bench(
@@ -95,28 +97,28 @@ def bench(
     check_count("bench", "repeats", repeats, 2)
     check_count("bench", "batch", batch)
     device, rows = torch.device(device), []
-    counts = dict[str, tuple[float, float, float, int]]()  # the same in every variant
+    counts = dict[str, tuple[float, float, float]]()  # the same in every variant
     for number, variant in enumerate(variants):
-        calls, held, kinds = dict[str, Call](), {}, {}
+        calls, measured = dict[str, Call](), {}
         for work in works:
             deq: Any = create_model(model, seed=seed, **({} if steps is None else {"steps": steps})).to(device)
             draw = torch.Generator().manual_seed(seed)
             x = torch.rand(batch, *deq.image_shape, generator=draw).to(device)
             y = torch.randint(10, (batch,), generator=draw).to(device)
             if work not in counts:
-                counts[work] = (*counted(deq, made(work, "eager", deq, x, y)), deq.steps)
-            calls[work] = made(work, variant, deq, x, y)
-            calls[work]()  # a compiler works at its first calls
-            held[work] = _peak(calls[work], device)
-            kinds[work] = shares(calls[work]) if device.type == "cpu" else {}  # the host's time says nothing of a GPU's
+                counts[work] = counted(deq, made(work, "eager", deq, x, y))
+            call = calls[work] = made(work, variant, deq, x, y)
+            call()  # a compiler works at its first calls
+            kinds = shares(call) if device.type == "cpu" else {}  # the host's time says nothing of a GPU's
+            measured[work] = deq.steps, _peak(call, device), kinds
             if progress is not None:
                 progress(number * len(works) + len(calls), len(variants) * len(works), f"{work}, {variant}")
         for work, seconds in timed(calls, device, repeats).items():
             low, _, high = quantiles(seconds, n=4, method="inclusive")
-            units, updates, gflop, count = counts[work]
+            (units, updates, gflop), (count, mib, kinds) = counts[work], measured[work]
             rows.append(Row(
                 work, variant, model, count, batch, median(seconds), low, high, units / batch, updates / batch, gflop,
-                held[work], kinds[work],
+                mib, kinds,
             ))  # fmt: skip
     return rows
 
@@ -141,17 +143,14 @@ def together(processes: int, threads: int, works: Sequence[str], variants: Seque
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(threads,)) as pool:
         calls = [pool.submit(bench, works, variants, **options) for _ in range(processes)]
-        found = [call.result() for call in calls]
+        runs = [call.result() for call in calls]
     return [
         replace(
-            rows[0],
-            processes=processes,
-            seconds=median(row.seconds for row in rows),
-            low=min(row.low for row in rows),
-            high=max(row.high for row in rows),
+            rows[0], processes=processes, seconds=median(row.seconds for row in rows),
+            low=min(row.low for row in rows), high=max(row.high for row in rows),
         )
-        for rows in zip(*found)
-    ]
+        for rows in zip(*runs)
+    ]  # fmt: skip
 
 
 def _begin(threads: int) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..environment import environment
+from ..text import table as markdown_table
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Row:
     processes: int = 1
 
     @property
+    def place(self) -> tuple[str, str, str]:
+        """What was measured, as the first cells of a table: no two rows of one run have the same."""
+        return self.work, self.variant, f"{self.model}, {self.steps}, {self.images}, {self.processes}"
+
+    @property
     def images_per_second(self) -> float:
         return self.processes * self.images / self.seconds
 
@@ -51,46 +57,25 @@ def table(found: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> str
     """Of ``record``'s JSON; beside an older one, how many times as fast each work is now."""
     rows = [Row(**row) for row in found["rows"]]
     f = {(row.variant, row.model, row.images, row.processes): row.seconds for row in rows if row.work == "one f"}
-    before = {str(_place(row)): row for row in (Row(**row) for row in (old or {"rows": []})["rows"])}
+    before = {row.place: row.seconds for row in (Row(**row) for row in (old["rows"] if old else []))}
     best = max(found["rates"].values())
-    head = [
-        "work",
-        "variant",
-        "model, N, batch, processes",
-        "seconds (quartiles)",
-        "in f",
-        "f-units",
-        "images/s",
-        "GFLOP/s",
-        "MiB",
-    ]
-    head += ["share", "times as fast"] if old else ["share"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    place = ["work", "variant", "model, N, batch, processes"]
+    head = [*place, "seconds (quartiles)", "in f", "f-units", "images/s", "GFLOP/s", "MiB", "share"]
+    lines = []
     for row in rows:
         unit = f.get((row.variant, row.model, row.images, row.processes))
-        cells = [row.work, row.variant, f"{row.model}, {row.steps}, {row.images}, {row.processes}"]
-        cells.append(f"{row.seconds:.4f} ({row.low:.4f}, {row.high:.4f})")
-        cells.append("-" if unit is None else f"{row.seconds / unit:.2f}")
-        cells += [f"{row.units:.0f}" + (f" + {row.updates:.0f} updates" if row.updates else "")]
-        cells += [
-            f"{row.images_per_second:.1f}",
-            f"{row.gflops:.1f}",
-            f"{row.mib:.0f}",
-            f"{100 * row.gflops / best:.0f}%",
-        ]
+        lines.append([
+            *row.place, f"{row.seconds:.4f} ({row.low:.4f}, {row.high:.4f})",
+            "-" if unit is None else f"{row.seconds / unit:.2f}",
+            f"{row.units:.0f}" + (f" + {row.updates:.0f} updates" if row.updates else ""),
+            f"{row.images_per_second:.1f}", f"{row.gflops:.1f}", f"{row.mib:.0f}", f"{100 * row.gflops / best:.0f}%",
+        ])  # fmt: skip
         if old:
-            cells.append(f"{before[str(_place(row))].seconds / row.seconds:.2f}" if str(_place(row)) in before else "-")
-        lines.append("| " + " | ".join(cells) + " |")
+            lines[-1].append(f"{before[row.place] / row.seconds:.2f}" if row.place in before else "-")
+    parts = [markdown_table([*head, "times as fast"] if old else head, lines)]
     if kinds := list(rows[0].shares) if rows else []:
-        lines += ["", "| " + " | ".join(["where the time goes, %", *head[1:3], *kinds]) + " |"]
-        lines += ["|" + "---|" * (3 + len(kinds))]
-        for row in rows:
-            place = [row.work, row.variant, f"{row.model}, {row.steps}, {row.images}, {row.processes}"]
-            lines.append("| " + " | ".join([*place, *(f"{100 * row.shares[kind]:.0f}" for kind in kinds)]) + " |")
+        spent = [[*row.place, *(f"{100 * row.shares[kind]:.0f}" for kind in kinds)] for row in rows]
+        parts.append(markdown_table(["where the time goes, %", *place[1:], *kinds], spent))
     reached = "; ".join(f"{name}: {rate:.0f}" for name, rate in found["rates"].items())
-    return "\n".join([*lines, "", f"GFLOP/s that this device reaches: {reached}. share: of the highest of them."])
-
-
-def _place(row: Row) -> Row:
-    """The row without what is measured."""
-    return replace(row, seconds=0.0, low=0.0, high=0.0, units=0.0, updates=0.0, gflop=0.0, mib=0.0, shares={})
+    parts.append(f"GFLOP/s that this device reaches: {reached}. share: of the highest of them.")
+    return "\n\n".join(parts)

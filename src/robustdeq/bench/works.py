@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,26 +71,22 @@ WORKS: dict[str, Callable[..., Call]] = {
 """What is timed, by name: made of (model, images, labels)."""
 
 
-class Captured:
-    """A call without arguments, recorded once as a CUDA graph and replayed: no kernel is launched from Python."""
+def captured(call: Call) -> Call:
+    """A call recorded once as a CUDA graph and replayed: no kernel is launched from Python."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what is allocated at a first call must not lie in the graph's pool
+        call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
 
-    def __init__(self, call: Call) -> None:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # what is allocated at a first call must not lie in the graph's pool
-            call()
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.result = call()
+    def replay() -> object:
+        graph.replay()
+        return result
 
-    def __call__(self) -> object:
-        self.graph.replay()
-        return self.result
-
-
-def _half(device: torch.device) -> Any:
-    return torch.autocast(device.type, torch.bfloat16)
+    return replay
 
 
 def made(work: str, variant: str, model: DEQClassifier, x: Tensor, y: Tensor) -> Call:
@@ -107,15 +101,11 @@ def made(work: str, variant: str, model: DEQClassifier, x: Tensor, y: Tensor) ->
         model.compile()
         if model._compiled_call_impl is None:
             raise ValueError("variant compiled: torch.compile does not work here; allowed: a machine with a compiler.")
-    cast = _half(x.device) if "bfloat16" in parts else nullcontext()
+    cast = torch.autocast(x.device.type, torch.bfloat16, enabled="bfloat16" in parts)
     with cast:
         call = choose("work", work, WORKS)(model.eval(), x, y)
-
-    def inside() -> object:
-        with cast:
-            return call()
-
-    return Captured(inside) if "graph" in parts else inside
+    inside = cast(call)
+    return captured(inside) if "graph" in parts else inside
 
 
 VARIANTS = {

@@ -2,11 +2,9 @@
 
 from .analyze import Analyze
 from .bench import Bench
-from .certify import Certify
-from .models import Attack, Convert, Evaluate
+from .looks import Report, View
+from .models import Attack, Certify, Convert, Evaluate
 from .recipes import Reproduce, Train
-from .report import Report
-from .view import View
 
 VERBS = (Train, Evaluate, Attack, Certify, Analyze, Report, Reproduce, Convert, Bench, View)
 COMMANDS: dict[str, type] = {cls.__name__.lower(): cls for cls in VERBS}

@@ -13,7 +13,6 @@ from tyro.conf import arg
 from ..analysis.dynamics import longest, stacked, variant
 from ..analysis.measure import BESIDE, Measure, Measured, entropy_detector, measured, samples_frame, summary, table
 from ..analysis.sweep import ATTACK_STEPS, Sweep, sweep
-from ..attacks import Linf
 from ..checks import Count
 from ..defences import EntropyReduction
 from ..distributed import available
@@ -25,7 +24,7 @@ from ..models import DEQClassifier, structure
 from ..options import describe, parsed
 from ..progress import bar
 from ..text import markdown, printable
-from .models import _OnModel
+from .shared import InBall, samples
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -47,7 +46,7 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(kw_only=True)
-class Analyze(_OnModel):
+class Analyze(InBall):
     """Look into a DEQ's dynamics: entropy, residual, deviation and accuracy along t, clean and attacked, by solver.
 
     For example:
@@ -75,13 +74,13 @@ class Analyze(_OnModel):
     )] = False  # fmt: skip
 
     def run(self) -> None:
-        model, threat, (test,) = self.load(available(self.device), "test")
+        (model, (test,)), threat = self.load(available(self.device), "test"), self.threat
         if not structure(model).states or structure(model).defence is not None:
             raise ValueError(f"analyze: the model is a {type(model).__name__}; allowed: a DEQClassifier.")
-        assert isinstance(model, DEQClassifier) and isinstance(threat, Linf)
+        assert isinstance(model, DEQClassifier)
         test = test if self.subset is not None else test.take(slice(FEW))
         method = EntropyReduction(threat.eps, threat.eps / 4, every=min(2, model.steps)) if self.defend else None
-        solvers = self._solvers(model)
+        solvers = {name: variant(model, solver=solver) for name, solver in self._solvers(model).items()}
         plan = {
             "weights": digest(*model.state_dict().values()), "solver": describe(model.solver), "N": model.steps,
             "images": test.digest(), "eps": threat.eps, "steps": self.steps, "defence": describe(method),
@@ -90,77 +89,57 @@ class Analyze(_OnModel):
         with held(self.out), bar("analyze") as progress:
             assert progress is not None
             claim(self.out / "plan.json", plan)
-            measure = Measure(threat, self.steps, method, seed=self.seed)
-            seen = self._measured(measure, model, solvers, test, progress)
-            text = self._written(seen, variant(model, solver=next(iter(solvers.values()))), test, threat, progress)
-        print(f"{text}\n\n{printable(str(self.out))}: table.md, analysis.json, and CSV files")
+            measure, total = Measure(threat, self.steps, method, seed=self.seed), len(test) * len(solvers)
+            seen: dict[str, Measured] = {}
+            for name, model in solvers.items():
+                before, text = len(test) * len(seen), f"{name}, attacks and dynamics"
+                seen[name] = measured(
+                    measure, model, test, self._folder("measured", name), batch_size=self.batch_size,
+                    progress=lambda done, before=before, text=text: progress(before + done, total, text),
+                )  # fmt: skip
+            table = self._written(seen, next(iter(solvers.values())), test, progress)
+        self.conclude(table)
+        print(f"\n{printable(str(self.out))}: table.md, analysis.json, and CSV files")
 
     def _solvers(self, model: DEQClassifier) -> dict[str, Solver]:
         """By the names under which they are told."""
-        given = [SOLVERS.resolve(parsed(word)) for word in self.solver]
+        asked = [SOLVERS.resolve(parsed(word)) for word in self.solver]
         others = [kind() for name, kind in SOLVERS.items() if name != model.solver.name]
         able = [solver for solver in others if (most := longest(model, solver)) is None or model.steps <= most]
-        return {_name_of(solver): solver for solver in given or [model.solver, *able]}
-
-    def _measured(
-        self, measure: Measure, model: DEQClassifier, solvers: dict[str, Solver], test: Any, progress: Progress
-    ) -> dict[str, Measured]:
-        """Under every solver; a batch that is in its file is not made again."""
-        seen, total = {}, len(test) * len(solvers)
-        for name, solver in solvers.items():
-            before = len(test) * len(seen)
-            seen[name] = measured(
-                measure, variant(model, solver=solver), test, self._folder("measured", name),
-                batch_size=self.batch_size,
-                progress=lambda done: progress(before + done, total, f"{name}, attacks and dynamics"),  # noqa: B023
-            )  # fmt: skip
-        return seen
-
-    def _written(
-        self, seen: dict[str, Measured], first: DEQClassifier, test: Any, threat: Linf, progress: Progress
-    ) -> str:
-        """The table, after everything else is written. first: the model under the first solver."""
-        name, samples = next(iter(seen)), f"the first {len(test)} test images of {test.source}"
-        options: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed}
-        every_state = readouts(
-            first, test, threat=threat, steps=self.steps, samples=samples, out=self._folder("readouts", name),
-            progress=lambda done, total, text: progress(done, total, f"every z^[t], {text}"), **options,
-        )  # fmt: skip
-        made, few = None, min(ATTACK_STEPS, self.steps)
-        if self.sweep:
-            folder = self._folder("sweep", name)
-            made = sweep(first, test, threat, attack_steps=few, out=folder, progress=progress, **options)
-        summaries = {solver: summary(of) for solver, of in seen.items()}
-        self._write_frames(seen, made)
-        write_json(self.out / "analysis.json", {
-            "model": self.model, "samples": samples, "eps": threat.eps, "steps": self.steps, "seed": self.seed,
-            "defend": self.defend, "solvers": summaries, "readouts": {"solver": name, **every_state.to_dict()},
-            "sweep": None if made is None else {"solver": name, "rows": made.frame().to_dict("records")},
-            "environment": environment(),
-        })  # fmt: skip
-        setting = f"L-inf, eps {threat.eps:.4g}, PGD-{self.steps}"
-        parts = [table(summaries), f"{NOTE} Images: {markdown(samples)}; {setting}."]
-        parts += [f"Every z^[t], {markdown(name)}:", every_state.table()]
-        parts += [] if made is None else [f"Entropy reduction, {markdown(name)}:", made.table(), SWEEP_NOTE.format(few)]
-        write_text(self.out / "table.md", "\n\n".join(parts) + "\n")
-        return "\n\n".join(parts)
+        return {_name_of(solver): solver for solver in asked or [model.solver, *able]}
 
     def _folder(self, stage: str, solver: str) -> Path:
         return self.out / stage / quote(solver, safe="")
 
-    def _write_frames(self, seen: dict[str, Measured], made: Sweep | None) -> None:
-        frames: dict[str, Callable[[Measured], DataFrame]] = {
-            "states": lambda of: of.frame("states"),
-            "deviations": lambda of: of.frame("deviations"),
-            "quantiles": Measured.quantiles,
-            "samples": samples_frame,
-            "detector": _detectors,
-        }
-        for name, frame in frames.items():
+    def _written(self, seen: dict[str, Measured], first: DEQClassifier, test: Any, progress: Progress) -> str:
+        """All files but the table, which is returned. first: the model under the first solver."""
+        name, threat, images = next(iter(seen)), self.threat, samples(test)
+        options: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed}
+        every_state = readouts(
+            first, test, threat=threat, steps=self.steps, samples=images, out=self._folder("readouts", name),
+            progress=lambda done, total, text: progress(done, total, f"every z^[t], {text}"), **options,
+        )  # fmt: skip
+        summaries = {solver: summary(of) for solver, of in seen.items()}
+        parts = [table(summaries), f"{NOTE} Images: {markdown(images)}; L-inf, eps {threat.eps:.4g}, PGD-{self.steps}."]
+        parts += [f"Every z^[t], {markdown(name)}:", every_state.table()]
+        swept: Sweep | None = None
+        if self.sweep:
+            few = min(ATTACK_STEPS, self.steps)
+            folder = self._folder("sweep", name)
+            swept = sweep(first, test, threat, attack_steps=few, out=folder, progress=progress, **options)
+            parts += [f"Entropy reduction, {markdown(name)}:", swept.table(), SWEEP_NOTE.format(few)]
+        for kind, frame in FRAMES.items():
             every = stacked(((solver, frame(of)) for solver, of in seen.items()), "solver")
-            write_text(self.out / f"{name}.csv", every.to_csv(index=False))
-        if made is not None:
-            write_text(self.out / "sweep.csv", made.frame().to_csv(index=False))
+            write_text(self.out / f"{kind}.csv", every.to_csv(index=False))
+        if swept is not None:
+            write_text(self.out / "sweep.csv", swept.frame().to_csv(index=False))
+        write_json(self.out / "analysis.json", {
+            "model": self.model, "samples": images, "eps": threat.eps, "steps": self.steps, "seed": self.seed,
+            "defend": self.defend, "solvers": summaries, "readouts": {"solver": name, **every_state.to_dict()},
+            "sweep": None if swept is None else {"solver": name, "rows": swept.frame().to_dict("records")},
+            "environment": environment(),
+        })  # fmt: skip
+        return "\n\n".join(parts)
 
 
 def _detectors(of: Measured) -> DataFrame:
@@ -169,10 +148,19 @@ def _detectors(of: Measured) -> DataFrame:
     return stacked(((name, entropy_detector(of, name).frame()) for name in kinds), "inputs")
 
 
+FRAMES: dict[str, Callable[[Measured], DataFrame]] = {
+    "states": lambda of: of.frame("states"),
+    "deviations": lambda of: of.frame("deviations"),
+    "quantiles": Measured.quantiles,
+    "samples": samples_frame,
+    "detector": _detectors,
+}
+"""What is written as CSV, by name of the file."""
+
+
 def _name_of(solver: Solver) -> str:
     """The name, and what differs from its defaults."""
-    told = describe(solver)
-    plain = describe(type(solver)()) if type(solver) in SOLVERS.values() else {}
-    changed = {key: value for key, value in told.items() if key not in plain or plain[key] != value}
-    options = ", ".join(f"{key}={value}" for key, value in changed.items())
-    return f"{solver.name} ({options})" if options else solver.name
+    options = describe(solver)
+    defaults = describe(type(solver)()) if type(solver) in SOLVERS.values() else {}
+    changed = [f"{name}={value}" for name, value in options.items() if defaults.get(name, ...) != value]
+    return f"{solver.name} ({', '.join(changed)})" if changed else solver.name

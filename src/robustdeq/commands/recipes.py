@@ -95,9 +95,10 @@ class Train(_OfRecipe):
             raise ValueError(f"--resume, but {self.out} holds no {CHECKPOINT}; allowed: the folder of a run.")
         folder = self.out / "model"
         with launched(self.device) as distributed, bar("training", distributed.main) as progress:
-            options = {"distributed": distributed, "progress": progress, "wandb": self.wandb}
-            options |= {"compiled": self.compile, "graphs": self.graphs}
-            history = train(chosen, self.out, folder, **options)
+            history = train(
+                chosen, self.out, folder, distributed=distributed, progress=progress, wandb=self.wandb,
+                compiled=self.compile, graphs=self.graphs,
+            )  # fmt: skip
         if distributed.main:
             print(f"{printable(str(folder))}\n{summary(history)}")
 
@@ -127,8 +128,9 @@ class Reproduce(_OfRecipe):
     def run(self) -> None:
         chosen = self.changed()
         out = Path("runs") / chosen.name if self.out is None else self.out
-        options = {"device": str(available(self.device)), "jobs": self.jobs, "full": self.full}
-        options |= {"recipe": chosen, "out": out}
+        options: dict[str, Any] = {
+            "recipe": chosen, "out": out, "device": str(available(self.device)), "jobs": self.jobs, "full": self.full,
+        }  # fmt: skip
         job = Reproduction(**options) if self.seeds == 1 else Repeated(seeds=self.seeds, **options)
         with bars() as report:
             table = job.run(report)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from huggingface_hub import constants as hub
+from tyro.conf import Positional
 
-Device = Literal["cpu", "cuda"]
+from ..attacks import Linf
+from ..checks import Count, PositiveDistance, Seed
+from ..data import load
+from ..files import write_text
+from ..models import load_model
 
 
 @dataclass(kw_only=True)
 class Command:
     """Options of every verb that computes."""
 
-    device: Device = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     offline: bool = False
     """Ask no hub for anything: folders, and what is in the caches already. (So does HF_HUB_OFFLINE=1.)"""
 
@@ -23,3 +30,62 @@ class Command:
         if self.offline:
             os.environ["HF_HUB_OFFLINE"] = "1"  # for `datasets`, which is imported later, and for other processes
             hub.HF_HUB_OFFLINE = True
+
+
+@dataclass(kw_only=True)
+class OnModel(Command):
+    """Options of the verbs that look at a saved model and at test images."""
+
+    model: Positional[str]
+    """A folder that save_model or `robustdeq train` wrote, or a hub id."""
+    out: Path
+    """Folder for what is found."""
+    data: str = "digits"
+    """Source whose test split is used: digits, a folder of parquet files or images, or a name on the hub."""
+    image_size: Count | None = None
+    """Bring images to this many pixels a side; default as stored."""
+    image_column: str | None = None
+    """Which column holds the images, where the set does not say so."""
+    label_column: str | None = None
+    """Which column holds the labels, such as coarse_label of CIFAR-100."""
+    streaming: bool = False
+    """Read images from disk batch by batch instead of holding the set in memory."""
+    subset: Count | None = None
+    """Take only the first so many test images (they are in random order, unless streamed)."""
+    batch_size: Count = 100
+    seed: Seed = 0
+
+    def load(self, device: torch.device, *names: str) -> tuple[torch.nn.Module, list[Any]]:
+        """The model on the device, and of the splits named the first ``subset`` images each."""
+        splits = load(
+            self.data, image_size=self.image_size, streaming=self.streaming, image_column=self.image_column,
+            label_column=self.label_column,
+        )  # fmt: skip
+        if self.subset is not None and self.subset > len(splits.test):
+            raise ValueError(f"--subset {self.subset}; allowed: 1..{len(splits.test)}.")
+        sets = [getattr(splits, name) for name in names]
+        if self.subset is not None:  # a streamed set is not taken into memory as a whole
+            sets = [images.take(slice(self.subset)) for images in sets]
+        return load_model(self.model).to(device), [images.to(device) for images in sets]
+
+    def conclude(self, table: str) -> None:
+        """Print the table and leave it in the folder, when everything else is there."""
+        write_text(self.out / "table.md", table + "\n")
+        print(table)
+
+
+@dataclass(kw_only=True)
+class InBall(OnModel):
+    """And a ball."""
+
+    eps: PositiveDistance | None = None
+    """Radius of the L-inf ball, pixels in [0, 1], a number or a fraction; default 0.15 for digits, 8/255 for others."""
+
+    @property
+    def threat(self) -> Linf:
+        return Linf((0.15 if self.data == "digits" else 8 / 255) if self.eps is None else self.eps)
+
+
+def samples(images: Any) -> str:
+    """Of a test set, for a record: which images they are."""
+    return f"the first {len(images)} test images of {images.source}"

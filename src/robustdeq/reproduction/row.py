@@ -1,9 +1,9 @@
-"""The stages of a row: train, evaluate, evaluate the defended model, analyse."""
+"""What a reproduction is, and the stages of one of its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,30 +17,52 @@ from ..dynamics.trajectory import monitored
 from ..evaluation import Entry, Evaluation, adaptive, cost, evaluate, quick, readouts, standard
 from ..files import write_json
 from ..models import DEQClassifier, load_model
-from ..recipe import train
+from ..recipe import Recipe, train
 from ..seeds import mix
-from .job import APGD_ITERATIONS, DEFENDED, END_TO_END_STEPS, QUERIES, Job
 
+DEFENDED = " + entropy reduction"
+"""Behind the name of a row, whose model is judged behind the defence."""
+APGD_ITERATIONS, END_TO_END_STEPS, QUERIES = 20, 10, 60
+"""Budgets of a short run through the defence, where a step costs seven and more of the bare model's."""
 BATCH = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A recipe and the folder of its results. full: AutoAttack standard on every test image. jobs: rows at a time."""
+
+    recipe: Recipe
+    out: Path
+    device: str = "cpu"
+    jobs: int = 3
+    full: bool = False
+
+    def place(self, kind: str, row: str) -> Path:
+        """The folder of a row's training, models, evaluation or states. row: with or without ``DEFENDED``."""
+        return self.out / kind / "-".join("".join(c if c.isalnum() else " " for c in row).split())
+
+    def analysis(self, row: str) -> Path:
+        """A file."""
+        return self.place("analysis", row).with_suffix(".json")
 
 
 class Row:
     """The stages of one row. Each leaves its result in the folder and is skipped when it is there."""
 
-    def __init__(self, job: Job, name: str, data: Splits[Any]) -> None:
-        self.job, self.name, self.data = job, name, data
+    def __init__(self, job: Job, name: str) -> None:
+        self.job, self.name = job, name
         self.recipe = job.recipe.rows[name]
+        self.data: Splits[Any] = self.recipe.load()
         self.threat = self.recipe.training.threat
-        self.test = data.test.take(slice(self.recipe.test_points)).to(job.device)
+        self.test = self.data.test.take(slice(self.recipe.test_points)).to(job.device)
         self.points = len(self.test) if job.full else min(self.recipe.auto_points, len(self.test))
         self.seed = mix(self.recipe.training.seed, 1) % 2**31
         self.suite = {"step_size": self.threat.eps / 4, "seed": self.seed, "batch_size": BATCH, "points": self.points}
 
     def train(self, progress) -> nn.Module:
-        folder = self.job.model(self.name)
+        folder = self.job.place("models", self.name)
         if not (folder / "config.json").exists():
-            here = Distributed(device=torch.device(self.job.device))
-            out = self.job.training(self.name)
+            here, out = Distributed(device=torch.device(self.job.device)), self.job.place("training", self.name)
             train(self.recipe, out, folder, data=self.data, distributed=here, progress=progress)
         return load_model(folder).to(self.job.device)
 
@@ -51,9 +73,11 @@ class Row:
     def evaluate_defended(self, model: DEQClassifier, bare: Evaluation, progress) -> Evaluation:
         """Under all four threat settings; the short form with few steps and queries where the defence is in the way."""
         defended, name = self.recipe.defence(model), self.name + DEFENDED
-        transfers = {f"static/bare {attack}": images for attack, images in bare.images.items()}
+        options: dict[str, Any] = {
+            "transfers": {f"static/bare {attack}": images for attack, images in bare.images.items()}
+        }
         if self.job.full:
-            return self._evaluate(defended, adaptive(defended, self.threat, **self.suite), name, progress, transfers)
+            return self._evaluate(defended, adaptive(defended, self.threat, **self.suite), name, progress, **options)
         auto = AutoAttack(
             self.threat, attacks=("apgd-ce",), seed=self.seed, batch_size=BATCH, iterations=APGD_ITERATIONS
         )
@@ -64,15 +88,13 @@ class Row:
             Entry("pgd end-to-end", "end-to-end", pgd, EndToEnd, self.points),
             Entry("square", "black-box", replace(auto, attacks=("square",), queries=QUERIES), points=self.points),
         ]
-        return self._evaluate(defended, entries, name, progress, transfers, checks=0)
+        options["checks"] = 0  # which leaves those that compare columns
+        return self._evaluate(defended, entries, name, progress, **options)
 
-    def _evaluate(
-        self, model, entries, name: str, progress, transfers: Mapping[str, Any] | None = None, checks: int = 50
-    ) -> Evaluation:
-        """checks: 0 leaves those that compare columns."""
+    def _evaluate(self, model: nn.Module, entries: list[Entry], name: str, progress, **options: Any) -> Evaluation:
         return evaluate(
             model, self.test, suite=entries, threat=self.threat, batch_size=BATCH, seed=self.seed, images=True,
-            transfers=transfers, out=self.job.evaluation(name), progress=progress, checks=checks,
+            out=self.job.place("evaluation", name), progress=progress, **options,
             samples=f"the first {len(self.test)} test images of {self.test.source}",
         )  # fmt: skip
 
@@ -89,16 +111,15 @@ class Row:
         held_out = self.data.validation.take(slice(len(few))).to(self.job.device)
         states = readouts(
             model, few, held_out, threat=self.threat, steps=10, batch_size=BATCH, seed=self.seed,
-            out=self.job.states(self.name),
+            out=self.job.place("states", self.name),
         )  # fmt: skip
-        analysis = {
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {
             "source": self.test.source,
             "test_images": len(self.test),
             "entropy": entropies,
             "readouts": states.to_dict(),
             "residuals": monitored(model.trajectory(x).residuals).median(dim=1).values.tolist(),
             "defence_cost": cost(self.recipe.defence(model), x).seconds,
-        }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, analysis)
+        })  # fmt: skip
         progress(2, 2, "every state")

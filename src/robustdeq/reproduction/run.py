@@ -14,19 +14,26 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from queue import Empty
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ..distributed import Distributed
-from ..files import claim, held
+from ..files import claim, held, write_text
 from ..models import DEQClassifier
 from ..options import describe
-from ..recipe import Recipe, trainer_of
-from .job import Job, Report
-from .row import Row
-from .table import assemble
+from ..recipe import trainer_of
+from ..report import write_report
+from .row import Job, Row
+from .table import assemble, evaluated, seeds_table
+
+Report = Callable[[str, str, int, int], None]
+"""Called with the row, what it is doing, and how much of how much is done."""
+
+
+class JobError(RuntimeError):
+    """A row could not be finished; the message says why."""
 
 
 class Reproduction(Job):
@@ -38,29 +45,51 @@ class Reproduction(Job):
         if not file.exists():  # what does not fit is refused before anything is written
             data, here = self.recipe.load(), Distributed(device=torch.device(self.device))
             for name, row in self.recipe.rows.items():
-                trainer_of(row, self.training(name), data, here)
+                trainer_of(row, self.place("training", name), data, here)
         with held(self.out):
             claim(file, self.plan())
             _run_rows(self, report)
             return assemble(self)
 
     def plan(self) -> dict[str, Any]:
-        """What recipe.json says."""
-        rows = {name: self._told(row) for name, row in self.recipe.rows.items()}
-        own = {"defence": describe(self.recipe.defence), "full": self.full, "device": self.device, "rows": rows}
-        return {**self.recipe.plan(), "seed": self.recipe.training.seed, **own}
-
-    def _told(self, row: Recipe) -> dict[str, Any]:
-        """Of a row: its training, and its model where that is not the recipe's."""
-        fields = ("model", "model_options")
-        own = {
-            name: describe(getattr(row, name)) for name in fields if getattr(row, name) != getattr(self.recipe, name)
-        }
-        return {**row.training.to_dict(), **own}
+        """What recipe.json says. Of a row: its training, and its model where that is not the recipe's."""
+        rows = {name: row.training.to_dict() for name, row in self.recipe.rows.items()}
+        for name, row in self.recipe.rows.items():
+            for field in ("model", "model_options"):
+                if getattr(row, field) != getattr(self.recipe, field):
+                    rows[name][field] = describe(getattr(row, field))
+        plan = {**self.recipe.plan(), "seed": self.recipe.training.seed, "defence": describe(self.recipe.defence)}
+        return {**plan, "full": self.full, "device": self.device, "rows": rows}
 
 
-class JobError(RuntimeError):
-    """A row could not be finished; the message says why."""
+@dataclass(frozen=True, kw_only=True)
+class Repeated(Job):
+    """The same for ``seeds`` seeds, from the recipe's on, each a ``Reproduction`` in out/seed-S; see ``Job``."""
+
+    seeds: int
+
+    def parts(self) -> dict[int, Reproduction]:
+        """By seed."""
+        training, parts = self.recipe.training, {}
+        for seed in range(training.seed, training.seed + self.seeds):
+            parts[seed] = Reproduction(
+                recipe=replace(self.recipe, training=replace(training, seed=seed)), out=self.out / f"seed-{seed}",
+                device=self.device, jobs=self.jobs, full=self.full,
+            )  # fmt: skip
+        return parts
+
+    def run(self, report: Report) -> str:
+        """Do all that is not done yet; return the table, which is ``out/table.md`` too, and where the report lies."""
+        parts = self.parts()
+        with held(self.out):
+            claim(self.out / "seeds.json", self.recipe.plan())  # more seeds may be asked for later
+            for seed, part in parts.items():
+                part.run(lambda row, stage, done, total, seed=seed: report(f"{row}, seed {seed}", stage, done, total))
+        table = seeds_table({seed: evaluated(part) for seed, part in parts.items()})
+        write_text(self.out / "table.md", table)
+        folders = [part.out for part in parts.values()]
+        written = write_report(folders, self.out / "report.html", data=self.recipe.data)
+        return f"{table}\nThe report, for a browser: {written}\n"
 
 
 def _run_rows(job: Reproduction, report: Report) -> None:
@@ -74,7 +103,8 @@ def _run_rows(job: Reproduction, report: Report) -> None:
         running = set(futures)
         while running:
             done, running = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
-            _drain(queue, report)
+            while not queue.empty():
+                report(*queue.get())
             for future in done:
                 try:
                     future.result()
@@ -83,7 +113,7 @@ def _run_rows(job: Reproduction, report: Report) -> None:
                 except (ValueError, FloatingPointError, OSError) as error:
                     raise JobError(f"{futures[future]}: {error}") from error
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)  # rows that wait are not begun
         try:
             for process in multiprocessing.active_children():
                 process.terminate()  # a training run saves after its step
@@ -92,14 +122,6 @@ def _run_rows(job: Reproduction, report: Report) -> None:
             for process in multiprocessing.active_children():
                 process.kill()
             raise
-
-
-def _drain(queue: Any, report: Report) -> None:
-    while True:
-        try:
-            report(*queue.get_nowait())
-        except Empty:
-            return
 
 
 _queue: Any = None
@@ -129,7 +151,7 @@ def _row(job: Reproduction, name: str) -> None:
     if _asked:
         return
     try:
-        row = Row(job, name, job.recipe.rows[name].load())
+        row = Row(job, name)
         model = row.train(progress("training"))
         bare = row.evaluate(model, progress("evaluation"))
         if isinstance(model, DEQClassifier):

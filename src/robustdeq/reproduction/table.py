@@ -1,17 +1,23 @@
-"""Table, results and figures from what the rows left."""
+"""Tables, results and figures from what the rows left."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import mean
 
 from ..environment import environment
 from ..evaluation import Evaluation
+from ..evaluation.result import Share
 from ..files import read_json, write_json, write_text
 from ..report import entropy_figure, state_figure, write_report
-from ..text import markdown
-from .job import APGD_ITERATIONS, DEFENDED, END_TO_END_STEPS, QUERIES, SETTINGS, Job
+from ..report.paired import Paired, mcnemar, paired
+from ..text import markdown, table
+from .row import APGD_ITERATIONS, DEFENDED, END_TO_END_STEPS, QUERIES, Job
 
+SETTINGS = ("static", "frozen", "end-to-end", "black-box")
 COLUMNS = ("clean", "PGD", "joint", "AA", *SETTINGS, "All")
+BASE = "baseline"
+"""The row that others are compared with, sample by sample."""
 SHORT_BUDGETS = (
     f" PGD-20, end-to-end PGD-{END_TO_END_STEPS}; through the defence APGD-CE takes {APGD_ITERATIONS} iterations, "
     f"Square {QUERIES} queries."
@@ -23,7 +29,7 @@ def assemble(job: Job) -> str:
     out, rows, evaluations = job.out, list(job.recipe.rows), evaluated(job)
     places = {row: job.analysis(row) for row in rows}  # none of a network without states
     analysis = {row: read_json(place, "remove it to make it anew") for row, place in places.items() if place.exists()}
-    table = _table(job, evaluations, next((of["source"] for of in analysis.values()), job.recipe.data))
+    text = _table(job, evaluations, next((of["source"] for of in analysis.values()), job.recipe.data))
     if analysis:
         (out / "figures").mkdir(exist_ok=True)
         entropies = {row: (of["entropy"]["clean"], of["entropy"]["attacked"]) for row, of in analysis.items()}
@@ -36,34 +42,30 @@ def assemble(job: Job) -> str:
         "analysis": analysis,
     }
     write_json(out / "results.json", results)
-    write_text(out / "table.md", table)
-    return f"{table}\nThe report, for a browser: {write_report([out], data=job.recipe.data)}\n"
+    write_text(out / "table.md", text)
+    return f"{text}\nThe report, for a browser: {write_report([out], data=job.recipe.data)}\n"
 
 
 def evaluated(job: Job) -> dict[str, Evaluation]:
     """Rows by name, and behind the defence, as far as they are finished."""
-    folders = {name: job.evaluation(name) for row in job.recipe.rows for name in (row, row + DEFENDED)}
+    folders = {name: job.place("evaluation", name) for row in job.recipe.rows for name in (row, row + DEFENDED)}
     return {name: Evaluation.read(folder) for name, folder in folders.items() if folder.exists()}
 
 
 def _table(job: Job, evaluations: Mapping[str, Evaluation], source: str) -> str:
     attacks = "standard" if job.full else " + ".join(name.upper() for name in job.recipe.auto_attacks)
-    lines = [
-        f"# {markdown(job.recipe.model)} on {markdown(source)}",
-        "",
-        f"| row | clean | PGD-20 | joint | AA ({attacks}) | {' | '.join(SETTINGS)} | All |",
-        "|---|---|---|---|---|" + "---|" * len(SETTINGS) + "---|",
-    ]
-    for name, evaluation in evaluations.items():
-        shares = evaluation.shares()
-        cells = [str(shares.get(column, "-")) for column in COLUMNS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    fired = [(name, flag) for name, evaluation in evaluations.items() for flag in evaluation.flags if flag.fired]
     total, training = max(len(evaluation.clean) for evaluation in evaluations.values()), job.recipe.training
     ball = f"{'L-inf' if training.threat.name == 'Linf' else 'L2'}, eps {training.eps:g}, seed {training.seed}"
     order = "cut at random before any training" if job.recipe.data == "digits" else "in their published order"
     points = total if job.full else min(job.recipe.auto_points, total)
-    lines += [
+    rows = []
+    for name, evaluation in evaluations.items():
+        shares = evaluation.shares()
+        rows.append([name, *(str(shares.get(column, "-")) for column in COLUMNS)])
+    lines = [
+        f"# {markdown(job.recipe.model)} on {markdown(source)}",
+        "",
+        table(["row", "clean", "PGD-20", "joint", f"AA ({attacks})", *SETTINGS, "All"], rows),
         "",
         f"Percent, exact 95% interval, count. {ball}; {total} test images, {order}; "
         f"AA, the four settings and All on the first {points}.",
@@ -73,6 +75,38 @@ def _table(job: Job, evaluations: Mapping[str, Evaluation], source: str) -> str:
         "its own row among them; frozen: through the defence, x' - x held constant; end-to-end: through its updates; "
         "black-box: Square." + ("" if job.full else SHORT_BUDGETS),
         "All: the samples that survive every attack of their row. Every image was verified by the deployed forward.",
-        *(f"Red flag, {name}: {flag.text}." for name, flag in fired),
     ]
+    for name, evaluation in evaluations.items():
+        lines += [f"Red flag, {name}: {flag.text}." for flag in evaluation.flags if flag.fired]
     return "\n".join(lines) + "\n"
+
+
+def seeds_table(seeds: Mapping[int, Mapping[str, Evaluation]]) -> str:
+    """Markdown. seeds: rows by name, by seed. Means and counts of every column, and every row beside the baseline."""
+    rows, beside = [], []
+    for name in dict.fromkeys(name for evaluations in seeds.values() for name in evaluations):
+        both = [(of[name], of.get(BASE)) for of in seeds.values() if name in of]
+        shares = [evaluation.shares() for evaluation, _ in both]
+        cells = [_cell([share[column] for share in shares if column in share]) for column in COLUMNS]
+        rows.append([markdown(name), *cells])
+        pairs = [paired(evaluation, base) for evaluation, base in both if base is not None]
+        beside += [[markdown(name), *_beside(columns)] for columns in (zip(*pairs) if name != BASE else ())]
+    head = [f"beside {BASE}", "column", "gained, lost by seed", "p by seed", "in all", "p"]
+    told = "gained, lost: samples that stand in this row only, and in the other only, of those that both saw; p: of "
+    told += "McNemar's exact test. In all: summed over seeds, whose images are the same, so its p is too small."
+    means = f"Percent: mean over seeds (lowest to highest), and the count of each; seeds {', '.join(map(str, seeds))}."
+    return "\n\n".join([table(["row", *COLUMNS], rows), means, table(head, beside), told]) + "\n"
+
+
+def _cell(shares: Sequence[Share]) -> str:
+    if not shares:
+        return "-"
+    percents, counts = [share.percent for share in shares], ", ".join(str(share.count) for share in shares)
+    return f"{mean(percents):.1f} ({min(percents):.1f} to {max(percents):.1f}) {counts} of {shares[0].total}"
+
+
+def _beside(pairs: Sequence[Paired]) -> list[str]:
+    gained, lost = (sum(getattr(pair, side) for pair in pairs) for side in ("first", "second"))
+    by_seed = "; ".join(f"{pair.first}, {pair.second}" for pair in pairs)
+    chances = "; ".join(f"{pair.p:.2g}" for pair in pairs)
+    return [pairs[0].column, by_seed, chances, f"{gained}, {lost}", f"{mcnemar(gained, lost):.2g}"]
