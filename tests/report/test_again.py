@@ -46,6 +46,17 @@ def test_what_the_record_does_not_tell_is_in_capitals(whole):
     assert "evaluate MODEL --suite SUITE" in line and "of no suite at its defaults" in line
 
 
+@pytest.mark.parametrize("every, updates", [(2, 10), (1, 10), (2, 3)])
+def test_a_defence_that_the_command_line_does_not_put_on_is_told(whole, digits, tmp_path, every, updates):
+    model = rd.load_model(whole / "model")
+    defended = rd.EntropyReduction(0.15, 0.0375, updates, every)(model)
+    rd.evaluate(defended, digits.take(slice(2)), suite="quick", threat=rd.Linf(0.15), out=tmp_path, steps=1, checks=0)
+    (run,) = read_runs([tmp_path])
+    line = evaluate_command(run.evaluations[0], None, "", None)
+    assert "--defend" in line.splitlines()[0]
+    assert ("another than --defend puts on" in line) is ((every, updates) != (2, 10))
+
+
 def test_a_training_is_made_again_from_its_plan(whole):
     (run,) = read_runs([whole])
     words = shlex.split(train_command(run.trainings[0]))[1:]

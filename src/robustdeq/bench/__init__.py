@@ -1,15 +1,10 @@
 """How fast a model is: seconds, images a second and GFLOP/s of its works, beside what the device reaches at best."""
 
-from .measure import bench as bench
-from .measure import counted as counted
-from .measure import rates as rates
-from .measure import shares as shares
-from .measure import timed as timed
-from .measure import together as together
-from .table import Row as Row
-from .table import record as record
-from .table import table as table
-from .works import VARIANTS as VARIANTS
-from .works import WORKS as WORKS
-from .works import Call as Call
-from .works import made as made
+from .measure import bench, counted, rates, shares, timed, together
+from .table import Row, record, table
+from .works import VARIANTS, WORKS, Call, made
+
+__all__ = [
+    "VARIANTS", "WORKS", "Call", "Row", "bench", "counted", "made", "rates", "record", "shares", "table", "timed",
+    "together",
+]  # fmt: skip

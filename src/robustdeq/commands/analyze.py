@@ -79,7 +79,7 @@ class Analyze(InBall):
             raise ValueError(f"analyze: the model is a {type(model).__name__}; allowed: a DEQClassifier.")
         assert isinstance(model, DEQClassifier)
         test = test if self.subset is not None else test.take(slice(FEW))
-        method = EntropyReduction(threat.eps, threat.eps / 4, every=min(2, model.steps)) if self.defend else None
+        method = EntropyReduction.usual(threat.eps, model.steps) if self.defend else None
         solvers = {name: variant(model, solver=solver) for name, solver in self._solvers(model).items()}
         plan = {
             "weights": digest(*model.state_dict().values()), "solver": describe(model.solver), "N": model.steps,

@@ -92,8 +92,8 @@ class Evaluate(InBall):
 
     def _evaluation(self, model: nn.Module, sets: list[Any], options: dict[str, Any], beside: Evaluation | None) -> str:
         if self.defend:
-            eps = options["threat"].eps
-            model = EntropyReduction(eps=eps, step_size=eps / 4)(model)
+            method = EntropyReduction.usual(options["threat"].eps, getattr(model, "steps", None))
+            model = method(model)
         if self.surrogate:
             device = options["distributed"].device
             options["surrogates"] = [load_model(path).to(device) for path in self.surrogate]

@@ -37,6 +37,11 @@ class EntropyReduction:
     updates: Natural = 10
     every: Count = 2
 
+    @classmethod
+    def usual(cls, eps: float, steps: int | None) -> EntropyReduction:
+        """As the command line and the live page put it on a model of N = ``steps``, None where it has none."""
+        return cls(eps, eps / 4, every=2 if steps is None else min(2, steps))
+
     def __call__(self, model: nn.Module) -> RegulatedClassifier:
         return RegulatedClassifier(unwrapped(model), self)
 

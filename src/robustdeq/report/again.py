@@ -10,8 +10,11 @@ from typing import Any
 from torch import nn
 
 from ..attacks import THREATS, Linf
+from ..defences import METHODS, EntropyReduction
 from ..evaluation import SUITES, suite
+from ..evaluation.identity import Identity
 from ..evaluation.record import Record
+from ..options import describe
 from .runs import Assessed, Run, Trained
 
 
@@ -48,10 +51,18 @@ def evaluate_command(assessed: Assessed, deployed: nn.Module | None, place: str,
     if any(attack.startswith("beside ") for attack in record.columns):
         words += ["--beside", "EVALUATION_OF_THE_OTHER"]
     words += ["--images"] if record.images else []
-    line = _line(*words, "--out", "runs/again")
+    lines = [_line(*words, "--out", "runs/again")]
     if identity.norm != "Linf" or name is None:
-        return f"{line}\n# the attacks are of no suite at its defaults: give them with --set, or to robustdeq.evaluate"
-    return line
+        lines.append("# the attacks are of no suite at its defaults: give them with --set, or to robustdeq.evaluate")
+    if identity.defence is not None and not _usual(identity):
+        lines.append("# the defence is another than --defend puts on: give it to robustdeq.evaluate")
+    return "\n".join(lines)
+
+
+def _usual(identity: Identity) -> bool:
+    """Whether ``--defend`` makes the defence on record."""
+    made, defence = describe(EntropyReduction.usual(identity.eps, identity.steps)), identity.defence
+    return defence is not None and METHODS.get(defence.name) is EntropyReduction and defence.settings == made
 
 
 def _suite(record: Record, deployed: nn.Module | None) -> str | None:

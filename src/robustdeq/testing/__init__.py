@@ -7,10 +7,8 @@ pytest finds what is imported here. To see the numbers behind a failed assertion
 ``pytest.register_assert_rewrite("robustdeq.testing")`` into ``conftest.py``.
 """
 
-from .models import CellLaws as CellLaws
-from .models import DefenceLaws as DefenceLaws
-from .problems import assert_near as assert_near
-from .problems import assert_refused as assert_refused
-from .problems import assert_same as assert_same
-from .problems import left_untouched as left_untouched
-from .solvers import SolverLaws as SolverLaws
+from .models import CellLaws, DefenceLaws
+from .problems import assert_near, assert_refused, assert_same, left_untouched
+from .solvers import SolverLaws
+
+__all__ = ["CellLaws", "DefenceLaws", "SolverLaws", "assert_near", "assert_refused", "assert_same", "left_untouched"]

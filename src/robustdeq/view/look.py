@@ -158,7 +158,7 @@ def look(
     start, watch = time.perf_counter(), Watch() if watch is None else watch
     deployed: Any = model
     if settings.defended:
-        deployed = EntropyReduction(settings.eps, settings.eps / 4, every=min(2, model.steps))(model)
+        deployed = EntropyReduction.usual(settings.eps, model.steps)(model)
     with evaluating(model):
         with torch.no_grad():
             logits = deployed(x)
