@@ -31,6 +31,10 @@ def attacks(threat: Threat) -> dict[str, list[Any]]:
     chains: dict[str, list[Any]] = {}
     for steps in (5, 10, 20, 40, 100):
         chains[f"PGD-{steps}"] = [PGD(threat, threat.eps / 4, steps)]
+    for steps, warm in ((20, 1), (20, 2), (100, 2)):
+        chains[f"PGD-{steps}, solves of {warm} from the state before"] = [
+            PGD(threat, threat.eps / 4, steps, keep="highest", warm=warm)
+        ]
     for iterations in (10, 20, 40, 80, 160):
         chains[f"joint-{iterations}"] = [replace(joint, iterations=iterations)]
     three = JointOptimisation(threat, 40, loss="cw-targeted", order="nearest", targets=3, stack=9, step=4.0, seed=1)
@@ -47,7 +51,7 @@ def measured(chain: Sequence[Any], model: Any, threat: Threat, x: torch.Tensor, 
     view, stands = ThroughGradient(model, "unrolled"), torch.ones(len(x), dtype=torch.bool)
     before, began = model.tally.units, time.perf_counter()
     for attack in chain:
-        module = model if isinstance(attack, JointOptimisation) else view
+        module = model if isinstance(attack, JointOptimisation) or getattr(attack, "warm", None) else view
         for rows in torch.nonzero(stands).flatten().split(BATCH):
             x_adv = attack(module, x[rows], y[rows], indices=rows)
             with torch.no_grad():

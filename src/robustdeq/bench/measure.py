@@ -7,6 +7,7 @@ slows all of them down, and their ratios hold. What is counted (f-units, operati
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -48,7 +49,8 @@ KINDS = {
 def shares(call: Call) -> dict[str, float]:
     """Which share of a call's time on the host each kind of operation takes, as torch's profiler tells it."""
     seen: Any
-    with profile(use_kineto=False) as seen:  # kineto writes to the terminal
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes lines of its own to the terminal otherwise
+    with profile(use_kineto=False) as seen:
         call()
     spent = dict.fromkeys([*KINDS, "elementwise"], 0.0)
     for event in seen.key_averages():
