@@ -39,8 +39,9 @@ Sign = Callable[[Tensor], Tensor]
 
 
 class Defended(Wrapper):
-    """A classifier ``model`` behind a test-time defence. Subclass it, write ``forward``, and every suite attacks it
-    under the four threat settings: static (``model`` is attacked), frozen, end-to-end, black-box.
+    """A classifier ``model`` behind a test-time defence. Subclass it, write ``forward``, and the suite ``adaptive``
+    attacks it under the four threat settings: static (``model`` is attacked), frozen, end-to-end, black-box; ``quick``
+    and ``standard`` under the first two, ``paper`` under the first.
 
     method: the defence's options, a dataclass or a mapping; the record shows them. looks: the states z^[t] of a DEQ at
     which the defence first reads the prediction, which a static attack may aim at.
