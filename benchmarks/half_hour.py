@@ -14,6 +14,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -188,6 +189,12 @@ def run(name: str, data: str, out: Path, seed: int) -> None:
     }  # fmt: skip
     write_json(folder / "trial.json", row)
     print(name, json.dumps(row), flush=True)
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """The mean, and the smallest and largest."""
+    shown = [f"{value:.{digits}f}" for value in (mean(values), min(values), max(values))]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 
 def table(out: Path) -> str:

@@ -134,9 +134,7 @@ def table(digits: bool, out: Path) -> str:
         rows: list[Any] = [json.loads(file.read_text()) for file in files]
         if rows:
             cells = [f"{mean(row['units'] for row in rows):.0f}"]
-            for column in ("clean", "PGD-20", "All"):
-                values = [row[column] for row in rows]
-                cells.append(f"{mean(values):.1f} ({min(values):.1f} to {max(values):.1f})")
+            cells += [half_hour.spread([row[column] for row in rows]) for column in ("clean", "PGD-20", "All")]
             lines.append(f"| {name}: {what} | {len(rows)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

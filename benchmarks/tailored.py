@@ -108,22 +108,16 @@ def run(name: str, data: str, out: Path, seed: int) -> None:
 
 
 def table(out: Path) -> str:
-    columns = ("work", "bare clean", "bare All", "behind clean", "behind All", "residual")
-    lines = ["| training | what | seeds | " + " | ".join(columns) + " |", "|" + "---|" * (3 + len(columns))]
+    columns = {"bare clean": 1, "bare All": 1, "behind clean": 1, "behind All": 1, "residual": 2}
+    lines = ["| training | what | seeds | work | " + " | ".join(columns) + " |", "|" + "---|" * (4 + len(columns))]
     for name, (what, _) in TRIALS.items():
         files = [file for seed in SEEDS if (file := out / f"{name}-{seed}" / "trial.json").exists()]
         rows: list[Any] = [json.loads(file.read_text()) for file in files]
         if rows:
-            cells = [_cell([row[column] for row in rows], column) for column in columns]
+            cells = [f"{rows[0]['work']:.2f}"]
+            cells += [half_hour.spread([row[name] for row in rows], digits) for name, digits in columns.items()]
             lines.append(f"| {name} | {what} | {len(rows)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _cell(values: list[float], column: str) -> str:
-    """The mean, and the seeds' smallest and largest."""
-    digits = 1 if column.endswith(("clean", "All")) else 2
-    shown = [f"{value:.{digits}f}" for value in (mean(values), min(values), max(values))]
-    return shown[0] if column == "work" else f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 
 def main() -> None:
