@@ -76,6 +76,16 @@ def test_rows_tell_ratios_and_are_kept(tmp_path, capsys):
         assert sum(row["shares"].values()) == pytest.approx(1) and row["shares"]["convolutions"] > 0
 
 
+def test_no_case_is_timed_twice(tmp_path, capsys, monkeypatch):
+    """The growth names a model and an N that the first case has by default."""
+    monkeypatch.setattr("robustdeq.commands.bench.GROWTH", {"steps": (2, 8), "model": ("mdeq-nano",)})
+    own = rd.create_model("mdeq-nano").steps
+    words = ["--model", "mdeq-nano", "--batch", "2", "--repeats", "2", "--work", "one f", "--growth"]
+    assert main(["bench", *words, "--out", str(tmp_path / "a.json")]) == 0
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert sorted(row["steps"] for row in rows) == [2, own]
+
+
 def test_a_mistake_is_one_line(tmp_path, capsys):
     (tmp_path / "other.json").write_text("[1]")
     for words, said in (

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from small_models import Linear, images, nano, own
 
 import robustdeq as rd
+from robustdeq.distributed import Distributed
 from robustdeq.evaluation import Certificate
 from robustdeq.evaluation.radii import COUNT, INWARD, Sampled, least, lower, radius
 
@@ -154,7 +155,9 @@ X, Y = images(2), torch.zeros(2, dtype=torch.int64)
         (lambda: rd.certify(rd.EntropyReduction(every=2)(nano()), X, Y), "which knows no bound"),
         (lambda: rd.certify(smoothed(), X + 1, Y), "images lie in"),
         (lambda: rd.certify(smoothed(), X, Y + 7), "labels lie in"),
-        (lambda: rd.certify(smoothed(), X), "no labels"),
+        (lambda: rd.certify(smoothed(), X), "^certify: .*no labels"),
+        (lambda: rd.certify(smoothed(), X[:0], Y[:0]), "^certify: no images"),
+        (lambda: rd.certify(smoothed(), X, Y, distributed=Distributed(0, 2)), "^certify: 2 processes without out"),
         (lambda: rd.certify(smoothed(), X, Y, out=3), "out=3"),
         (lambda: rd.certify(smoothed(), X, Y, batch_size=0), "batch_size=0"),
         (lambda: rd.Certificate.read("no/such"), "holds no certificate.json"),

@@ -69,7 +69,8 @@ class JointOptimisation:
             raise ValueError(f"JointOptimisation: the model is a {type(model).__name__}; allowed: a DEQ, undefended.")
         with torch.no_grad():
             check_labels(x, y, len(kind.deq.readout(kind.deq.zeros(x[:1]))[0]))
-        runs = [(restart, goal) for restart in range(self.restarts) for goal in goals(self, model, x, y)]
+        aims = goals(self, model, x, y)
+        runs = [(restart, goal) for restart in range(self.restarts) for goal in aims]
         every_goal = Goal.stacked([goal for _, goal in runs])  # of run r and sample i in row r B + i
         best, best_loss, best_run = x.clone(), x.new_full((len(x),), -torch.inf), torch.zeros_like(y)
         for first in range(0, len(runs), self.stack):
@@ -132,7 +133,7 @@ class JointOptimisation:
             return deq(x, steps=1, start=deq.zeros(x).clone(), solver=Picard(), gradient=Unrolled())
 
         count, chosen = goal_calls(self, model, classes)
-        runs = self.restarts * count  # every restart chooses its goals anew
+        runs = self.restarts * count
         moved = [Calls(iteration, gradients=runs * self.iterations), Calls(model, forwards=runs)]
         finish = slope_calls(ThroughGradient(deq, "unrolled"), self.finish, 1) if self.finish else []
-        return [*self.restarts * chosen, *moved, *finish]
+        return [*chosen, *moved, *finish]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, starmap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from tyro.conf import arg
 from ..bench import VARIANTS, WORKS, Row, bench, rates, record, table, together
 from ..checks import Count, Seed
 from ..files import read_json, write_json
+from ..models import create_model
 from ..options import choose
 from ..progress import bar
 from .shared import Command
@@ -68,9 +69,9 @@ class Bench(Command):
         if self.growth:
             base = dict(zip(("model", "batch", "steps"), cases[0]))
             grown = [{**base, name: value} for name, values in GROWTH.items() for value in values]
-            cases += [case for case in (tuple(one.values()) for one in grown) if case not in cases]
+            cases += [tuple(one.values()) for one in grown]
         rows, threads = list[Row](), torch.get_num_threads()
-        cases = [(*case, processes) for case in cases for processes in self.processes]
+        cases = [(*case, processes) for case in dict.fromkeys(starmap(_named, cases)) for processes in self.processes]
         with bar("bench") as progress:
             for number, (model, batch, steps, processes) in enumerate(cases):
                 if progress is not None:
@@ -86,3 +87,8 @@ class Bench(Command):
         if self.out is not None:
             write_json(self.out, found)
         print(table(found, old))
+
+
+def _named(model: str, batch: int, steps: int | None) -> tuple[str, int, int | None]:
+    """A case that names its N where it is the model's own, so that none is timed twice."""
+    return model, batch, steps or getattr(create_model(model), "steps", None)

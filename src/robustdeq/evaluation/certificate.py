@@ -64,6 +64,7 @@ class Certification(Resumable):
     """The record of a certification, in certificate.json. samples: how they were chosen, in words."""
 
     stem: ClassVar[str] = "certificate"
+    verb: ClassVar[str] = "certify"
     version: ClassVar[int] = 1
 
     schema: int = version

@@ -61,7 +61,7 @@ def evaluate(
     if images and out is None:
         raise ValueError("evaluate: images=True without out; allowed: a folder to keep them in.")
     threat = _threat(suite) if threat is None else threat
-    points, kind = points_of(x, y), structure(model, opaque=opaque)
+    points, kind = points_of("evaluate", x, y), structure(model, opaque=opaque)
     if isinstance(suite, str):
         suite = suites.suite(suite, kind, threat, step_size=step_size, seed=seed, batch_size=batch_size, **options)
     else:

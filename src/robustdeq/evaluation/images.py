@@ -55,15 +55,15 @@ class Pair:
         return digest(*self.x.detach().split(256), self.labels)
 
 
-def points_of(x: Any, y: Tensor | None) -> Points:
-    """The arguments of ``evaluate`` as ``Points``."""
+def points_of(owner: str, x: Any, y: Tensor | None) -> Points:
+    """The images and labels that ``owner`` was given as ``Points``."""
     labelled = not isinstance(x, Tensor) and all(hasattr(x, name) for name in ("take", "digest", "__len__"))
     if labelled != (y is None):
         pair = f"{type(x).__name__} and {'no labels' if y is None else 'labels'}"
-        raise ValueError(f"evaluate: {pair}; allowed: a tensor x and a tensor y, or an ImageSet without y.")
+        raise ValueError(f"{owner}: {pair}; allowed: a tensor x and a tensor y, or an ImageSet without y.")
     points: Any = x if y is None else Pair(x, y)
     if not len(points):
-        raise ValueError("evaluate: no images; allowed: at least one.")
+        raise ValueError(f"{owner}: no images; allowed: at least one.")
     return points
 
 

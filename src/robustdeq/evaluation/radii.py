@@ -179,7 +179,7 @@ def certify(
     """
     check_arguments("certify", locals(), ARGUMENTS)
     choose("norm of a certificate", norm, {"L2": L2})
-    points, kind = points_of(x, y), structure(model)
+    points, kind = points_of("certify", x, y), structure(model)
     method = _method(kind, n0=n0, n=n, alpha=alpha, seed=seed, together=together)
     first = loaded(points, slice(0, 1), kind.deployed)
     identity = identity_of("certify", kind, points, first, L2(0.0), seed=seed, batch_size=batch_size)

@@ -124,6 +124,7 @@ class Record(Resumable):
     this evaluation, in order; ``attacks`` may hold others from before. environments: by the name batches give."""
 
     stem: ClassVar[str] = "evaluation"
+    verb: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 7
 
     schema: int = version

@@ -21,7 +21,7 @@ from ..options import make
 from .identity import check_same
 from .images import batches
 
-ANEW, ELSEWHERE = "remove it to evaluate anew", ("seconds", "environment", "environments")
+ANEW, ELSEWHERE = "remove it to begin anew", ("seconds", "environment", "environments")
 
 
 @dataclass(kw_only=True)
@@ -42,11 +42,12 @@ def per_sample(batches: Mapping[int, Spent], name: str, dtype: torch.dtype = tor
 class Resumable(ABC):
     """What a folder keeps of work that is done batch by batch: a dataclass of JSON values in STEM.json.
 
-    stem: of the file's name. version: of what ``schema`` says there. identity: what must be the same for the work to go
+    stem: of the file's name. verb: what makes it. version: of what ``schema`` says there. identity: what must be the same for the work to go
     on. environments: by the names that batches give.
     """
 
     stem: ClassVar[str]
+    verb: ClassVar[str]
     version: ClassVar[int]
     schema: int
     identity: Any  # an Identity
@@ -106,7 +107,7 @@ class RecordFile(Generic[R]):
 
     def __init__(self, folder: Path | None, fresh: R, resume: bool, distributed: Distributed) -> None:
         if folder is None and distributed.world_size > 1:
-            raise ValueError(f"evaluate: {distributed.world_size} processes without out; allowed: a folder they share.")
+            raise ValueError(f"{fresh.verb}: {distributed.world_size} processes without out; allowed: a folder they share.")
         self.folder, self.distributed = folder, distributed
         self.record: R = fresh
         if folder is not None:
