@@ -1,7 +1,7 @@
 """What the suite ``adaptive`` costs behind entropy reduction: python benchmarks/adaptive.py MODEL [--points 100]
 
-A model of the digits (``robustdeq train digits``), CPU seconds on one thread. To compare with another commit put its src
-in PYTHONPATH, in turn; where that commit does not know the folder, its mdeq-nano is given the folder's weights.
+A model of the digits (``robustdeq train digits``), CPU seconds on one thread. To compare with another commit put its
+src in PYTHONPATH; where that commit does not know the folder, its mdeq-nano is given the folder's weights.
 """
 
 from __future__ import annotations

@@ -69,6 +69,8 @@ def test_rows_tell_ratios_and_are_kept(tmp_path, capsys):
     assert [row["units"] for row in found["rows"]] == [1, 2] and found["environment"]["packages"]["torch"]
     assert main(["bench", *words, "--compare", str(tmp_path / "a.json")]) == 0
     assert "times as fast" in capsys.readouterr().out
+    assert main(["bench", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == found.keys()
     twice = {**found, "rows": [{**row, "seconds": row["seconds"] / 2} for row in found["rows"]]}
     assert all(line.endswith(" 2.00 |") for line in table(twice, found).splitlines()[2:4])
     assert table(found).count("\n") == 10

@@ -75,5 +75,5 @@ def test_the_command_line_under_a_launcher_speaks_once(tmp_path):
 def test_processes_need_a_folder_they_share():
     model = own()
     x = images_for(model)
-    with pytest.raises(ValueError, match="^evaluate: 2 processes without out"):
+    with pytest.raises(ValueError, match=r"^evaluate: 2 processes without out"):
         rd.evaluate(model, x, model(x).argmax(1), suite="quick", distributed=Distributed(0, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import product, starmap
 from pathlib import Path
@@ -31,6 +32,7 @@ class Bench(Command):
       robustdeq bench --growth --out growth.json
       robustdeq bench --processes 1 --processes 2 --work "update, PGD-AT-10"
       robustdeq bench --out new.json --compare bench.json
+      robustdeq bench --work forward --json
       robustdeq bench --device cuda --model mdeq-large --batch 128 --variant eager --variant bfloat16+channels-last
 
     Images are random and weights fresh. Works of one variant, model, batch and N are timed in turn, so that their
@@ -52,6 +54,8 @@ class Bench(Command):
     repeats: Count = 5
     out: Path | None = None
     """A JSON file for all that was found."""
+    json: bool = False
+    """Print what --out would hold, and no tables."""
     compare: Path | None = None
     """Such a file of an earlier run: how many times as fast each work is now."""
     seed: Seed = 0
@@ -86,7 +90,7 @@ class Bench(Command):
         found = record(rows, rates(torch.device(self.device)))
         if self.out is not None:
             write_json(self.out, found)
-        print(table(found, old))
+        print(json.dumps(found, indent=1) if self.json else table(found, old))
 
 
 def _named(model: str, batch: int, steps: int | None) -> tuple[str, int, int | None]:

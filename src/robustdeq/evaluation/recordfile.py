@@ -42,8 +42,8 @@ def per_sample(batches: Mapping[int, Spent], name: str, dtype: torch.dtype = tor
 class Resumable(ABC):
     """What a folder keeps of work that is done batch by batch: a dataclass of JSON values in STEM.json.
 
-    stem: of the file's name. verb: what makes it. version: of what ``schema`` says there. identity: what must be the same for the work to go
-    on. environments: by the names that batches give.
+    stem: of the file's name. verb: what makes it. version: of what ``schema`` says there. identity: what must be the
+    same for the work to go on. environments: by the names that batches give.
     """
 
     stem: ClassVar[str]
@@ -107,7 +107,8 @@ class RecordFile(Generic[R]):
 
     def __init__(self, folder: Path | None, fresh: R, resume: bool, distributed: Distributed) -> None:
         if folder is None and distributed.world_size > 1:
-            raise ValueError(f"{fresh.verb}: {distributed.world_size} processes without out; allowed: a folder they share.")
+            several = f"{distributed.world_size} processes without out"
+            raise ValueError(f"{fresh.verb}: {several}; allowed: a folder they share.")
         self.folder, self.distributed = folder, distributed
         self.record: R = fresh
         if folder is not None:
