@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hypothesis import strategies as st
 from junk import HUGE, TEXTS, broken_json, json_values, text_or, wrong_words
@@ -101,7 +101,8 @@ def wrong_shapes(draw: Any) -> list[str]:
         flag = draw(st.sampled_from([word for word in first if word.startswith("--")]))
         return [*first, flag, first[first.index(flag) + 1]]
     if how == "bare":
-        valued = {name for name, hint in HINTS[verb].items() if hint is not bool} - {"set", *POSITIONAL}
+        bare = {name for name, hint in HINTS[verb].items() if hint is bool or bool in get_args(hint)}
+        valued = HINTS[verb].keys() - bare - {"set", *POSITIONAL}
         return [*first, f"--{draw(st.sampled_from(sorted(valued))).replace('_', '-')}"]
     if how == "verb":
         return [draw(TEXTS), *first[1:]]
