@@ -51,6 +51,9 @@ def main() -> None:
     )  # fmt: skip
     spent = time.process_time() - began
     print(result.table())
+    seconds = {name: total["seconds"] for name, total in result.to_dict().get("totals", {}).items()}
+    for name, own in seconds.items():
+        print(f"{own / sum(seconds.values()):5.1%} {name}")
     print(f"{rd.__file__}: {spent:.0f} CPU seconds")
 
 

@@ -153,13 +153,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--data", default="digits")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[*SEEDS])
     parser.add_argument("--out", type=Path, default=Path("runs/starts"))
     options = parser.parse_args()
     keep_freed_memory()
     digits = options.data == "digits"
     out = options.out / ("digits" if digits else "cifar10")
     out.mkdir(parents=True, exist_ok=True)
-    for seed in SEEDS:
+    for seed in options.seeds:
         for name in options.names:
             if not (out / f"{name}-{seed}.json").exists():
                 run(digits, options.data, out, name, seed)
