@@ -75,7 +75,8 @@ class Bench(Command):
             grown = [{**base, name: value} for name, values in GROWTH.items() for value in values]
             cases += [tuple(one.values()) for one in grown]
         rows, threads = list[Row](), torch.get_num_threads()
-        cases = [(*case, processes) for case in dict.fromkeys(starmap(_named, cases)) for processes in self.processes]
+        once = dict.fromkeys(starmap(_named, cases))
+        cases = [(*case, processes) for case in once for processes in self.processes]
         with bar("bench") as progress:
             for number, (model, batch, steps, processes) in enumerate(cases):
                 if progress is not None:
