@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
+from rich.progress import Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from .text import printable
 
@@ -21,12 +21,14 @@ class Lines:
     """In place of a bar, fed with (done, total, text): a plain line at most every ``every`` seconds, with the time left
     at the pace since this work was first seen.
 
-    say: lines of their own, at once. note: the same, but only where no bar is shown, so here.
+    work: how much work lies before so much is done, for that pace; who feeds it may set it. say: lines of their own, at
+    once. note: the same, but only where no bar is shown, so here.
     """
 
     def __init__(self, name: str, every: float = EVERY) -> None:
         self.name, self.every, self.said = name, every, time.monotonic()
         self.done = self.total = self.first = -1
+        self.work: Callable[[int], float] = float
 
     def __call__(self, done: int, total: int, text: str) -> None:
         now = time.monotonic()
@@ -37,7 +39,8 @@ class Lines:
             return
         self.said, left = now, ""
         if done > self.first:  # what had been done when it was first seen says nothing about the pace
-            left = f", about {duration((total - done) * (now - self.began) / (done - self.first))} left"
+            before, spent, whole = map(self.work, (self.first, done, total))
+            left = f", about {duration((whole - spent) * (now - self.began) / (spent - before))} left"
         self.say(f"{text}  ({done:,} of {total:,}{left})")
 
     def say(self, first: str, *more: str) -> None:
@@ -62,10 +65,11 @@ class Bar(Lines):
 
     def __call__(self, done: int, total: int, text: str) -> None:
         if self.task is None:
-            self.task = self.progress.add_task(self.name)
+            self.task = self.progress.add_task(self.name, count="")
             self.progress.start()
         description = escape(printable(f"{self.name}{self.joint}{text}"))
-        self.progress.update(self.task, completed=done, total=total, description=description)
+        completed, whole, count = self.work(done), self.work(total), f"{done:,}/{total:,}"
+        self.progress.update(self.task, completed=completed, total=whole, description=description, count=count)
 
     def write(self, line: str) -> None:
         self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -81,7 +85,8 @@ def _terminal() -> Iterator[Progress | None]:
     if not console.is_terminal:
         yield None
         return
-    progress = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    columns = [*Progress.get_default_columns(), TextColumn("{task.fields[count]}"), TimeElapsedColumn()]
+    progress = Progress(*columns, console=console)
     try:
         yield progress
     finally:

@@ -91,6 +91,27 @@ def test_of_random_states_about(tmp_path):
     assert 0.6 < said / _spent(trainer.history) < 1.6
 
 
+def test_the_time_left_is_told_by_what_a_step_costs(tmp_path):
+    """A run goes on from step 12; a step costs 28 f-units an image where the first ten cost 15."""
+    config = replace(CONFIG, validation_points=0, checkpoint_seconds=0)
+    with pytest.raises(KeyboardInterrupt):
+        _trained(tmp_path, Heard(stop=13), config)
+    heard = Heard()
+    history = _trained(tmp_path, heard, config).history
+    assert [heard.work(step) for step in (0, 10, 11, 25)] == [0, 2400, 2848, _spent(history)]
+
+
+def test_a_run_of_steps_that_cost_more_and_more_is_not_said_to_end_too_soon(monkeypatch, capsys):
+    """Ten steps of one second and ten of four: after five, 45 s are left and not 15."""
+    clock = iter(range(100))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    lines = Lines("training", every=0)
+    lines.work = lambda step: step + 3.0 * max(step - 10, 0)
+    for step in range(6):
+        lines(step, 20, "text")
+    assert capsys.readouterr().err.splitlines()[-1] == "training: text  (5 of 20, about 45 s left)"
+
+
 def test_a_run_says_how_it_begins_and_how_it_is_judged(tmp_path):
     heard = Heard()
     history = _trained(tmp_path, heard).history
@@ -135,6 +156,7 @@ def test_of_a_network_without_states_no_f_units_are_told(tmp_path):
     heard = Heard()
     network = torch.nn.Sequential(Linear.random(10, size=64), torch.nn.Identity())
     _trained(tmp_path, heard, model=network)
+    assert heard.work(7) == 7
     assert "; its f-units are not known beforehand; log in" in heard.notes[0]
 
 

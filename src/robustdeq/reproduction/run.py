@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -141,12 +142,20 @@ def _begin(queue: Any, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+class _Sent:
+    """The progress of a stage, on its way to the parent. work: see ``progress.Lines``; there its pace is the work's."""
+
+    def __init__(self, row: str, stage: str) -> None:
+        self.row, self.stage = row, stage
+        self.work: Callable[[int], float] = float
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        _queue.put((self.row, f"{self.stage}: {text}", round(self.work(done)), round(self.work(total))))
+
+
 def _row(job: Reproduction, name: str) -> None:
     """Train, evaluate, evaluate the defended model, analyse."""
-
-    def progress(stage: str) -> Callable[[int, int, str], None]:
-        return lambda done, total, text: _queue.put((name, f"{stage}: {text}", done, total))
-
+    progress = partial(_Sent, name)
     global _asked
     if _asked:
         return

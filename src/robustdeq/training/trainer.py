@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,11 +32,11 @@ from .optim import average_of, follow
 from .piece import AUGMENT, DATA
 from .states import FinalState
 from .step import TrainStep
-from .watch import judge, unattacked, warnings
+from .watch import judge, memory_gib, unattacked, warnings
 
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and a short text. One with a method ``note``, such as ``progress.Lines``, also
-gets a line when the run begins and one at each judgement."""
+gets a line when the run begins and one at each judgement; one with an attribute ``work`` is told what steps cost."""
 
 CHECKPOINT = "last.safetensors"
 """The file in a run's folder from which it goes on."""
@@ -141,23 +141,29 @@ class Trainer:
                 raise ValueError(f"labels up to {top} for a model of {classes} classes; allowed: 0..{classes - 1}.")
         self.update.rehearse(x, y)
 
-    def units_left(self) -> float | None:
-        """f-units of the updates that are still to come, about: one of every phase is measured on a few images, and
-        leaves no trace. None where nothing is counted, and with SyncBatchNorm, which no process computes alone."""
+    @cached_property
+    def works(self) -> tuple[list[int], list[float]] | None:
+        """Of the run's beginning and of every phase's end: how many steps are done by then, and about how many f-units:
+        an update of every phase is measured on a few images, and leaves no trace. None where nothing is counted, and
+        with SyncBatchNorm, which no process computes alone."""
         if self.deq is None or any(isinstance(module, nn.SyncBatchNorm) for module in self.model.modules()):
             return None
-        total, epoch, (x, y) = 0.0, 0, self._few()
+        ends, works, (x, y) = [0], [0.0], self._few()
         draws = 1 if isinstance(self.config.states, FinalState) else DRAWS
         seeds = [mix(self.config.seed, draw) % 2**31 for draw in range(draws)]
         for phase in self.config.phases:
-            epoch += phase.epochs
-            steps = min(phase.epochs * self.steps_per_epoch, epoch * self.steps_per_epoch - self.step)
-            before = self.tally.units
-            for seed in seeds if steps > 0 else ():
+            steps, before = phase.epochs * self.steps_per_epoch, self.tally.units
+            for seed in seeds:
                 config = replace(self.config, phases=(phase,), seed=seed)
                 TrainStep(self.model, self.optimizer, config, self.total).rehearse(x, y)
-            total += steps * self.config.batch_size * (self.tally.units - before) / (len(x) * len(seeds))
-        return total
+            spent = (self.tally.units - before) / (len(x) * len(seeds))
+            ends.append(ends[-1] + steps)
+            works.append(works[-1] + steps * self.config.batch_size * spent)
+        return ends, works
+
+    def units_left(self) -> float | None:
+        """f-units of the updates that are still to come, about; None where they are not known."""
+        return None if self.works is None else self.works[1][-1] - float(np.interp(self.step, *self.works))
 
     def _few(self) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and labels (B,), enough to see what an update does: two, or one where a piece is one."""
@@ -178,6 +184,8 @@ class Trainer:
         """From the step that is reached to the last one."""
         self.log = Log(self.folder, self.step, self.config.to_dict() if self.wandb else None, self.distributed.main)
         self.note: Callable[[str], None] | None = getattr(progress, "note", None)
+        if hasattr(progress, "work") and (works := self.works):
+            setattr(progress, "work", lambda step: float(np.interp(step, *works)))  # noqa: B010 - of whatever class
         if self.note is not None:
             self.note(beginning(self.config, len(self.images), self.step, self.total, self.units_left(), self.log.path))
         try:
@@ -260,14 +268,6 @@ class Trainer:
         if robust > before and self.distributed.main:
             save_model(models[best], self.best)
         return {**scores, "best": max(before, robust)}
-
-
-def memory_gib() -> float:
-    """The most memory that was held so far: of the GPU by tensors, else by this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from typing import Any
 
 import torch
@@ -96,6 +98,14 @@ def summary(history: list[dict[str, Any]]) -> str:
         shares = ", ".join(f"{name} {100 * share:.1f}%" for name, share in best.items() if name != "robust")
         lines.append(f"best on held-out images: robust {100 * best['robust']:.1f}% after epoch {epoch} ({shares})")
     return "\n".join([*lines, *(f"warning: {text}" for text in last["warnings"])])
+
+
+def memory_gib() -> float:
+    """The most memory that was held so far: of the GPU by tensors, else by this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 @torch.no_grad()
