@@ -60,7 +60,7 @@ class Registry(dict[str, type[T]], Generic[T]):
             return spec
         options = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
         if "class" in options:
-            given = f"load_model(folder, {self.kind.replace(' ', '_')}=...)"
+            given = f"load_model(folder, {self.kind.replace(' ', '_')}=...), or as part of the option that holds it"
             raise ValueError(
                 f"{self.kind} {options['class']} is a class outside of this package, which no file can bring in; "
                 f"allowed: the {self.base.__name__} itself, as in {given}."

@@ -7,6 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from robustdeq.analysis import variant
+from robustdeq.gradients import GRADIENTS
 from robustdeq.models import (
     ARCHITECTURES,
     DEQClassifier,
@@ -258,3 +260,33 @@ def test_tied_weights_are_saved(tmp_path):
     model = tied()
     back = load_model(save_model(model, tmp_path), into=tied())
     assert torch.equal(back[1].weight, model[0].weight)
+
+
+@pytest.mark.parametrize("changed", [lambda model: None, lambda model: variant(model, solver="broyden", steps=4)])
+def test_what_was_set_on_a_model_since_it_was_made_is_saved(saved, tmp_path, changed):
+    """Solver, steps and gradient are attributes, and ``variant`` gives a model others."""
+    model, _ = saved
+    model = changed(model) or model
+    model.steps, model.gradient = 3, GRADIENTS.resolve({"name": "phantom", "unroll": 2})
+    back = load_model(save_model(model, tmp_path / "changed"))
+    assert (back.solver, back.steps, back.gradient) == (model.solver, 3, model.gradient)
+    assert torch.equal(back(X), model(X))
+
+
+class Around(nn.Module):
+    """A module of one's own with the name that DataParallel gives to what it wraps."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x)
+
+
+@pytest.mark.parametrize("wrap", [nn.Sequential, torch.compile, nn.DataParallel, Around])
+def test_into_takes_back_what_was_saved_of_the_same_module(tmp_path, wrap):
+    model, other = wrap(own_model()), wrap(own_model())
+    back = load_model(save_model(model, tmp_path), into=other)
+    assert back is other and not back.training
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))

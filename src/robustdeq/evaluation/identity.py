@@ -16,6 +16,7 @@ from ..files import differences, digest, plain
 from ..models.fit import check_logits
 from ..models.modes import evaluating
 from ..models.structure import Structure
+from ..models.zoo import config_of
 from ..options import checked, describe
 from .images import Points
 
@@ -116,7 +117,7 @@ def below(kind: Structure) -> dict[str, Any]:
     """What tells the model below defence and readout from others."""
     inner, deq = kind.bare if kind.deq is None else kind.deq, kind.deq
     return {
-        "model": plain(getattr(inner, "config", None)) or type(inner).__name__, "weights": _weights(inner),
+        "model": plain(config_of(inner)) or type(inner).__name__, "weights": _weights(inner),
         "solver": None if deq is None else plain(describe(deq.solver)), "steps": None if deq is None else deq.steps,
     }  # fmt: skip
 

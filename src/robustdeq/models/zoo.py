@@ -23,6 +23,8 @@ from .modes import unwrapped
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MOST_KEYS = 12  # that an error lists
+SETTABLE = ("solver", "steps", "gradient")
+"""Of a config: attributes of a DEQ that may be given another value."""
 
 M = TypeVar("M", bound="HubModule")
 N = TypeVar("N", bound=nn.Module)
@@ -118,9 +120,15 @@ def save_model(model: nn.Module, folder: str | Path) -> Path:
     return folder
 
 
+def config_of(model: nn.Module) -> dict[str, Any] | None:
+    """The config that the model was made from, with what may have been set anew since; None where it has none."""
+    config = getattr(model, "config", None)
+    return config and {**config, **{name: describe(getattr(model, name)) for name in SETTABLE if name in config}}
+
+
 def stored_config(model: nn.Module) -> dict[str, Any]:
     """What config.json says of a model."""
-    config = getattr(model, "config", None) or {"model": None, "class": type(model).__qualname__}
+    config = config_of(model) or {"model": None, "class": type(model).__qualname__}
     classes = getattr(model, "classes", None)
     return {**config, "classes": list(classes)} if classes else config
 
@@ -146,12 +154,13 @@ def load_model(path_or_hub_id: str | Path, into: N | None = None, **overrides: A
     if not named or "model" not in config:
         raise ValueError(f"{file} has no 'model' or no list of classes; allowed: the JSON that save_model wrote.")
     state, _ = read_tensors(weights, "allowed: the file that save_model wrote", foreign=True)
-    state = stripped(state)
-    model: Any = _rebuild(file, config, overrides, state) if into is None else into
+    model: Any = _rebuild(file, config, overrides, stripped(state)) if into is None else unwrapped(into)
+    if state.keys() != model.state_dict().keys():  # a module of one's own may be called ``module`` itself
+        state = stripped(state)
     if classes:
         model.classes = tuple(classes)
     load_strictly(model, state, str(weights))
-    return model.eval()
+    return (model if into is None else into).eval()
 
 
 def stripped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

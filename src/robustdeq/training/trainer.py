@@ -23,7 +23,7 @@ from ..environment import environment
 from ..files import claim, differences, held, plain, read_json, read_tensors, tidy
 from ..models.modes import evaluating
 from ..models.structure import structure
-from ..models.zoo import CONFIG, WEIGHTS, check_keys, save_model, stored_config
+from ..models.zoo import CONFIG, WEIGHTS, check_keys, config_of, save_model, stored_config
 from ..seeds import generator, mix
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
@@ -102,7 +102,7 @@ class Trainer:
         self.steps_per_epoch = len(images) // size
         self.total = config.epochs * self.steps_per_epoch
         source = {"source": images.source, "count": len(images), "sha256": images.digest()}
-        self.identity = {"training": config.to_dict(), "model": getattr(model, "config", None), "images": source}
+        self.identity = {"training": config.to_dict(), "model": config_of(model), "images": source}
         self.update = TrainStep(model, self.optimizer, config, self.total, distributed, graphs)
         self.step, self.saved = 0, time.monotonic()
         self.history: list[dict[str, Any]] = []
