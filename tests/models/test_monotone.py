@@ -264,3 +264,19 @@ def test_what_has_no_bound_says_so_in_a_line():
     assert_refused("divisible by 8", lambda: rd.create_model("mondeq-small", image_shape=(3, 28, 28)))
     assert_refused("modulus=0", lambda: rd.create_model("mondeq-nano", modulus=0))
     assert_refused("bound=-1", lambda: rd.create_model("mondeq-nano", bound=-1))
+
+
+@pytest.mark.parametrize("splitting", SPLITTINGS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_gives_about_the_same(splitting, dtype):
+    model, x = rd.create_model("mondeq-nano", seed=0, splitting=splitting).eval(), images(3, shape=(1, 8, 8))
+    exact, half = model(x), copy.deepcopy(model).to(dtype)(x.to(dtype))
+    assert half.dtype == dtype
+    assert torch.allclose(half.float(), exact, atol=0.1 * exact.detach().std().item())
+
+
+@pytest.mark.parametrize("splitting", SPLITTINGS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_no_images_have_no_logits(splitting, stride):
+    model = rd.create_model("mondeq-nano", seed=0, splitting=splitting, stem_stride=stride).eval()
+    assert model(images(3, shape=(1, 8, 8))[:0]).shape == (0, 10)

@@ -49,7 +49,11 @@ class LinearInjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_dtype(x, self.weight)
-        x = F.pixel_unshuffle(x, self.stride)
+        if len(x):  # torch leaves no images as they are
+            x = F.pixel_unshuffle(x, self.stride)
+        else:
+            side = self.stride
+            x = x.new_zeros(0, x.shape[1] * side**2, x.shape[2] // side, x.shape[3] // side)
         return circular(x, self.kernel((x.shape[2], x.shape[3]))) + self.bias[:, None, None]
 
 
@@ -125,9 +129,11 @@ class ReflectedCell(MonotoneCell):
 
     def finish(self, prepared: tuple[Tensor, ...], u: Tensor, constants: Any = None) -> Tensor:
         h, inverse, step = prepared
-        waves = torch.fft.rfft2(h + step * u).flatten(2)
+        if not len(u):  # no Fourier transform takes no images
+            return h[:0].flatten(1)
+        waves = torch.fft.rfft2((h + step * u).to(step.dtype)).flatten(2)
         solved = torch.einsum("foi,bif->bof", inverse, waves).unflatten(2, (self.grid[0], -1))
-        return (2 * torch.fft.irfft2(solved, s=self.grid) - h).flatten(1)
+        return (2 * torch.fft.irfft2(solved, s=self.grid) - h).flatten(1).to(h.dtype)
 
     @torch.no_grad()
     def rate(self) -> tuple[float, float]:

@@ -30,6 +30,7 @@ def transfer(kernel: Tensor, grid: tuple[int, int]) -> Tensor:
     v e^(i w n) becomes (block(w) v) e^(i w n). So its singular values are those of the blocks (Sedghi, Gupta, Long
     2019, arXiv 1805.10408)."""
     height, width = grid
+    kernel = kernel.to(torch.promote_types(kernel.dtype, torch.float32))  # complex numbers have no smaller parts
     waves = []
     for size, count, taps in ((height, height, kernel.shape[2]), (width, width // 2 + 1, kernel.shape[3])):
         frequency = torch.arange(count, dtype=torch.float64, device=kernel.device) * (2 * torch.pi / size)
