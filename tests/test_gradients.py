@@ -199,6 +199,12 @@ def test_more_steps_than_can_be_run_backwards_are_refused():
         gradients(Unrolled(), Reversible(), f, most + 1)
 
 
+def test_a_forward_that_asks_for_no_gradient_may_take_more_steps_than_can_be_run_backwards():
+    f = tanh(5)
+    most = Reversible().max_steps(torch.float64) + 1
+    assert_same(Unrolled()(Reversible(), f, zeros(f), most), drive(Reversible(), f, zeros(f), most).z)
+
+
 def test_only_gradients_that_are_asked_for_are_computed():
     f = tanh(5)
     f.u.requires_grad_()

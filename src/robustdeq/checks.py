@@ -172,7 +172,10 @@ def check_range(x: Tensor, slack: float = 1e-5) -> None:
     """No pixel lies outside [0, 1] by more than rounding. A NaN is left to the solver's status."""
     if not x.numel():
         return
-    low, high = (float(v) for v in x.detach().aminmax())
+    x = x.detach()
+    low, high = (float(v) for v in x.aminmax())
+    if low != low:  # a NaN does not hide the other pixels
+        low, high = (float(v) for v in x.nan_to_num(0.5, torch.inf, -torch.inf).aminmax())
     if low < -slack or high > 1 + slack:
         way = "divide 8-bit pixels by 255" if low >= -slack else NORMALISED
         raise ValueError(f"images lie in [{low:.4g}, {high:.4g}]; allowed: [0, 1] ({way}).")

@@ -76,10 +76,9 @@ class Unrolled(Gradient):
     """Through the solver: the exact gradient of readout(z^[N]), the solver's own coefficients included. The default.
 
     segment: recompute the steps in the backward pass in segments of this length, for long solves; None keeps the graph
-        of every step. A solver that runs backwards does so instead, with memory independent of N, when the map can be
-        cut off from the graph of what it closes over: ``f.tensors`` names those tensors, and ``f.detached()`` is the
-        same map over leaves of its own, in the same order. Samples with steps of their own, and several states of one
-        solve, keep the whole graph.
+        of every step. A solver that runs backwards does so instead, with memory independent of N, where the map can be
+        cut off from its graph: ``f.tensors`` names what it closes over, ``f.detached()`` is the same map over leaves of
+        its own, in that order. Steps for every sample, and several states of one solve, keep the whole graph.
     """
 
     name: ClassVar[str] = "unrolled"
@@ -89,7 +88,8 @@ class Unrolled(Gradient):
     def solve(self, solver: Solver, f: Any, z: Tensor, steps: Steps, training: bool) -> Tensor:
         if not isinstance(steps, int):
             return reached(solver, f, z, steps)
-        if solver.runs_backwards and hasattr(f, "detached") and torch.is_grad_enabled():
+        tensors = (z, *getattr(f, "tensors", ())) if torch.is_grad_enabled() and hasattr(f, "detached") else ()
+        if solver.runs_backwards and any(tensor.requires_grad for tensor in tensors):
             return _ReversibleSolve.apply(solver, f.detached(), steps, z, *f.tensors)
         if self.segment is None:
             return drive(solver, f, z, steps).z

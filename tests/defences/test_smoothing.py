@@ -115,3 +115,15 @@ def test_what_does_not_fit_is_one_line(make, told):
     with pytest.raises(ValueError, match=told) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_a_majority_of_one_is_one_in_half_precision():
+    """251 of 501 votes: bfloat16 holds neither number."""
+
+    class Counted(torch.nn.Module):
+        def forward(self, x):
+            first = (torch.arange(len(x)) < 250)[:, None]
+            return torch.where(first, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])).to(x.dtype)
+
+    shares = Smoothing(0.5, draws=501, seed=0)(Counted())(images(1).bfloat16())
+    assert shares.dtype == torch.float32 and torch.allclose(shares, torch.tensor([[250 / 501, 251 / 501]]))

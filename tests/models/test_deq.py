@@ -187,6 +187,45 @@ def test_detached_map_is_the_same_map_over_leaves(kind):
         assert torch.equal(one, other) and other.is_leaf and one.requires_grad == other.requires_grad
 
 
+class Biased(nn.Module):
+    """An injection of two tensors: of every sample its own row, and of all the same one, of D numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat, self.bias = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), nn.Parameter(torch.linspace(-2, 2, 4))
+
+    def forward(self, x):
+        return self.flat(x), self.bias
+
+
+class Slow(nn.Module):
+    """Comes to rest in as many steps as the injection says, another number for every sample."""
+
+    def forward(self, z, u):
+        return torch.sigmoid(u[0]) * z + torch.sigmoid(u[1])
+
+
+def test_what_an_injection_shares_is_not_cut_like_samples():
+    """Four samples, of four numbers each, stop one after another (law 2)."""
+    torch.manual_seed(0)
+    model, x = DEQClassifier(Biased(), Slow(), nn.Linear(4, 3), [(4,)], steps=100).eval(), images(4)
+    together = model.trajectory(x, tolerance=1e-4)
+    assert len(set(together.evaluations.tolist())) > 1
+    for row, one in enumerate(x):
+        alone = model.trajectory(one[None], tolerance=1e-4)
+        torch.testing.assert_close(together.z[row], alone.z[0])
+        assert together.evaluations[row] == alone.evaluations[0]
+
+
+def test_a_nan_does_not_hide_what_else_is_wrong_with_the_images():
+    x = images()
+    x[0, 0, 0, 0] = torch.nan
+    assert nano()(x)[1:].isfinite().all()
+    x[1] *= 255
+    with pytest.raises(ValueError, match=r"images lie in \[0.*, 2[45].*\]; allowed: \[0, 1\] \(divide"):
+        nano()(x)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_trajectory_is_what_the_model_does(solver):
     model = nano(solver=solver)

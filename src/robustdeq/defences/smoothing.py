@@ -59,7 +59,8 @@ class SmoothedClassifier(Defended):
         super().__init__(model, method)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shares of the votes (B, K) of images x (B, C, H, W) in [0, 1]; NaN where no copy has finite logits.
+        """Shares of the votes (B, K), in float32 at least, of images x (B, C, H, W) in [0, 1]; NaN where no copy has
+        finite logits.
 
         The gradient is that of the mean probabilities, with the noise held constant (Salman et al. 2019, arXiv
         1906.04584, eq. 5): votes have none.
@@ -70,7 +71,8 @@ class SmoothedClassifier(Defended):
         if torch.is_grad_enabled() and len(pieces) > 1:  # the graph of one piece at a time
             read = functools.partial(checkpoint, read, use_reentrant=False, preserve_rng_state=False)
         votes, probabilities = (torch.stack(sums).sum(0) for sums in zip(*(read(x, noise) for noise in pieces)))
-        shares = torch.where(votes.sum(1, keepdim=True) > 0, votes / self.method.draws, torch.nan)
+        wide = torch.promote_types(x.dtype, torch.float32)  # half precision would make a majority a draw
+        shares = torch.where(votes.sum(1, keepdim=True) > 0, votes.to(wide) / self.method.draws, torch.nan)
         if not torch.is_grad_enabled():
             return shares
         mean = probabilities / self.method.draws
@@ -92,7 +94,7 @@ class SmoothedClassifier(Defended):
         logits = self.respond((x + self.method.sigma * noise).flatten(0, 1))
         shape = (len(noise), len(x), logits.shape[1])
         probabilities = logits.softmax(1).nan_to_num(0, 0, 0) if torch.is_grad_enabled() else torch.zeros_like(logits)
-        return ballots(logits).to(x.dtype).view(shape).sum(0), probabilities.view(shape).sum(0)
+        return ballots(logits).view(shape).sum(0), probabilities.view(shape).sum(0)
 
     def _noise(self, x: Tensor) -> Iterator[Tensor]:
         """Standard normal, (D, B or 1, C, H, W) at a time."""

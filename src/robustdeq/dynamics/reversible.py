@@ -19,7 +19,8 @@ class Reversible(Solver[SolverState]):
     """z^[t+1] = (1 - b) z^[t-1] + b f(z^[t]), with z^[-1] = z^[0] and b = ``mixing`` in (0, 1).
 
     It runs backwards, so its unrolled gradient needs memory that does not grow with the number of steps. Rounding grows
-    like (1 - b)^-N on the way back; ``max_steps`` says how far a dtype can be trusted.
+    like (1 - b)^-N on the way back where f grows no distance, and faster where it does; ``max_steps`` says how far a
+    dtype can be trusted in the first case.
     """
 
     name: ClassVar[str] = "reversible"

@@ -121,12 +121,11 @@ class CellMap:
         return other
 
     def rows(self, rows: Tensor, count: int) -> CellMap | None:
-        """The map of some of ``count`` samples, (R,) their numbers; None where u does not tell whose is what, and in
-        train mode, where a mask may be drawn for every sample."""
-        whose = [isinstance(leaf, Tensor) and leaf.shape[:1] == (count,) for leaf in tree_leaves(self.u)]
-        if self.cell.training or not all(whose):
+        """The map of some of ``count`` samples, (R,) their numbers; None where u does not tell whose is what, such as
+        several tensors, and in train mode, where a mask may be drawn for every sample."""
+        if self.cell.training or not isinstance(self.u, Tensor) or len(self.u) != count:
             return None
-        return CellMap(self.cell, tree_map_only(Tensor, lambda t: t[rows], self.u), self.constants, self.tally)
+        return CellMap(self.cell, self.u[rows], self.constants, self.tally)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
