@@ -181,6 +181,13 @@ def check_range(x: Tensor, slack: float = 1e-5) -> None:
         raise ValueError(f"images lie in [{low:.4g}, {high:.4g}]; allowed: [0, 1] ({way}).")
 
 
+def check_fine(x: Tensor) -> None:
+    """Images to be attacked: in half precision a pixel's own rounding takes it out of a ball of a few hundredths."""
+    if x.dtype.itemsize < 4:
+        way = "a model in half precision can be asked in autocast"
+        raise ValueError(f"images are {x.dtype}; allowed: torch.float32 or torch.float64 ({way}).")
+
+
 def check_dtype(x: Tensor, weight: Tensor) -> None:
     """The images have the dtype of the weights they meet first; autocast casts by itself."""
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):

@@ -83,6 +83,18 @@ def test_the_surrogate_is_recorded_and_another_one_is_another_attack(model, poin
     assert second["weights"] != first["weights"] and many > 5
     record = json.loads((tmp_path / "evaluation.json").read_text())
     assert record["attacks"][name]["settings"]["surrogate"] == second
+    third, many = again(defended_of(other(seed=2)))  # below its defence it is the same
+    assert third["defence"]["settings"]["updates"] == 2 and many > 5
+    fourth, many = again(rd.EntropyReduction(eps=0.2, step_size=0.05, updates=1)(other(seed=2)))
+    assert fourth != third and many > 5
+
+
+def test_what_an_attack_does_in_a_surrogate_is_among_its_costs(model, points):
+    """PGD of 5 steps takes 6 solves of 5 steps and 5 backward passes; that of the model is one forward more."""
+    surrogate = other(steps=5)
+    found = evaluated(model, (points[0][:1], model(points[0][:1]).argmax(1)), surrogates=[surrogate])
+    batch = found.record.attacks["pgd-5 surrogate 1 ce"].batches[0]
+    assert batch.evaluations == 6 * 5 + model.steps and batch.backward == 5 * 5
 
 
 @pytest.mark.parametrize(

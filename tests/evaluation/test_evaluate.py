@@ -8,6 +8,7 @@ from small_models import Linear, Watched, images_for, own
 from torch import nn
 
 import robustdeq as rd
+from robustdeq.analysis import variant
 from robustdeq.attacks import PGD, AutoAttack, Frozen, ThroughGradient
 from robustdeq.evaluation import Entry, Share
 
@@ -259,8 +260,13 @@ def test_the_all_of_the_bare_model_may_stand_beside(model, points):
     ):
         with pytest.raises(ValueError, match=f"with other {differing}"):
             defended.table(_evaluate(model, other, "quick", steps=1, threat=threat))
-    with pytest.raises(ValueError, match="with other weights;"):
+    with pytest.raises(ValueError, match="with other weights, steps;"):
         defended.table(_evaluate(own(10, side=8), points, "quick", steps=1))
+    with pytest.raises(ValueError, match="with other steps;"):
+        defended.table(_evaluate(variant(model, steps=2), points, "quick", steps=1))
+    for one in (bare, defended):
+        with pytest.raises(ValueError, match="on the same side of a defence"):
+            one.table(one)
     with pytest.raises(ValueError, match="without an attack"):
         defended.table(_evaluate(model, points, []))
 

@@ -157,6 +157,14 @@ def test_each_flag_has_its_slack(changes, expected):
     assert {flag.name for flag in flags(_record(_checks(**changes))) if flag.fired} == expected
 
 
+@pytest.mark.parametrize("eps, half, expected", [(1.0, 1.0, set()), (1.0, 2.0, {"loss"}), (0.0, 2.0, set())])
+def test_a_ball_that_cannot_grow_need_not_raise_the_loss(eps, half, expected):
+    """Twice Linf(1) is Linf(1), the box; and twice nothing is nothing."""
+    record = _record(_checks(double_eps=_trial(30, 10, 2.0), half_eps=_trial(10, 30, half)))
+    record.identity.eps = eps
+    assert {flag.name for flag in flags(record) if flag.fired} == expected
+
+
 def test_without_a_correct_sample_nothing_is_claimed():
     names = ("gradients", "more_steps", "fewer_steps", "half_eps", "double_eps", "huge_eps", "square")
     checks = _checks(**dict.fromkeys(names, ([], None)))

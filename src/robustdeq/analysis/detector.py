@@ -14,7 +14,7 @@ from ..attacks import LOSSES, PGD, Threat, predictions
 from ..attacks.door import at_the_door, logits_of
 from ..attacks.starts import ORDERS, goals
 from ..attacks.threat import OfThreat
-from ..checks import Count, Distance, NonNegative, Seed, described
+from ..checks import Count, Distance, NonNegative, Seed, check_number, described
 from ..defences import entropy
 from ..options import OneOf, checked
 
@@ -45,6 +45,7 @@ class Detector:
 
     def hits_at(self, false_alarms: float) -> float:
         """The largest share of attacked images found with at most this share of false alarms."""
+        check_number("hits_at", "false_alarms", false_alarms, 0, 1)
         return float(self.hits[self.false_alarms <= false_alarms].max())
 
     def __str__(self) -> str:
@@ -65,6 +66,8 @@ def detector(clean: Tensor, attacked: Tensor, *, pairs: Tensor | None = None) ->
         if not isinstance(scores, Tensor) or scores.dim() != 1 or scores.isnan().any():
             wanted = "a tensor of one number for each image, none of them NaN"
             raise ValueError(f"detector: {name} is {described(scores)}; allowed: {wanted}.")
+    if pairs is not None and not isinstance(pairs, Tensor):
+        raise ValueError(f"detector: pairs are {described(pairs)}; allowed: a tensor (A,) int64, or None.")
     if pairs is not None and (pairs.shape != attacked.shape or (len(pairs) and int(pairs.max()) >= len(clean))):
         wanted = f"for each of {len(attacked)} attacked scores one of 0..{len(clean) - 1}"
         raise ValueError(f"detector: pairs are {described(pairs)}; allowed: {wanted}.")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..attacks import PGD, Threat
 from ..checks import check_count
 from ..defences import EntropyReduction
+from ..evaluation.entries import exact
 from ..evaluation.images import Points, batches, loaded
 from ..evaluation.result import Share
 from ..files import read_tensors, write_tensors
@@ -116,9 +117,9 @@ class Measure:
         check_count("Measure", "starts", self.starts)
 
     def __call__(self, model: DEQClassifier, x: Tensor, y: Tensor, indices: Tensor) -> Measured:
-        step, draws = self.threat.eps / 4, {"seed": self.seed, "indices": indices}
-        x_adv = PGD(self.threat, step, self.steps, seed=self.seed, keep="highest")(model, x, y, indices=indices)
-        evading = Evading(self.threat, step, self.steps, seed=self.seed)(model, x, y, indices=indices)
+        step, draws, view = self.threat.eps / 4, {"seed": self.seed, "indices": indices}, exact(model)
+        x_adv = PGD(self.threat, step, self.steps, seed=self.seed, keep="highest")(view, x, y, indices=indices)
+        evading = Evading(self.threat, step, self.steps, seed=self.seed)(view, x, y, indices=indices)
         images = {CLEAN: x, ATTACKED: x_adv}
         states = {name: states_along(model, of) for name, of in {**images, EVADING: evading}.items()}
         deviations = {ATTACKED: deviation(model, x, x_adv)}
@@ -159,8 +160,8 @@ def measured(
 
 
 def entropy_detector(measured: Measured, inputs: str = ATTACKED, t: int | None = None) -> Detector:
-    """The entropy at z^[t], by default the last, as a detector of the attacks that succeed: images that the model gets
-    right at z^[N] against what of theirs is then misclassified there. inputs: attacked, evading, regulated attacked.
+    """The entropy at z^[t], by default the last, as a detector of the attacks that succeed: all clean images, right or
+    not, against what is misclassified there of those that were right. inputs: attacked, evading, regulated attacked.
 
     A sample whose entropy is not a number has no say.
     """

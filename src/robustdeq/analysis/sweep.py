@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from ..attacks import PGD, Frozen, Linf, predictions
 from ..checks import check_count
 from ..defences import EntropyReduction
+from ..evaluation.entries import exact
 from ..evaluation.images import Points, batches, loaded
 from ..evaluation.result import Share
 from ..evaluation.run import spending
 from ..files import read_json, write_json
 from ..models import DEQClassifier
 from ..models.modes import evaluating
+from ..text import shown
 from .dynamics import longest, variant
 
 if TYPE_CHECKING:
@@ -132,6 +134,8 @@ def sweep(
     made again; of this model, these images and these options alone.
     """
     check_count("sweep", "attack_steps", attack_steps)
+    if not isinstance(threat, Linf):
+        raise ValueError(f"sweep: threat={shown(threat)}; allowed: Linf(eps), the ball of input entropy reduction.")
     if settings is None:
         settings = settings_around(threat.eps, model.steps, longest(model, model.solver))
     attack = PGD(threat, threat.eps / 4, attack_steps, seed=seed)
@@ -166,7 +170,7 @@ def _row(model: DEQClassifier, points: Points, setting: Setting, attack: PGD, ba
         with spending(bare.tally) as spent:
             clean = _right(deployed, x, y)
         evaluations, updates = evaluations + spent.evaluations, updates + spent.updates
-        static = frozen = clean & _right(deployed, attack(bare, x, y, indices=indices), y)
+        static = frozen = clean & _right(deployed, attack(exact(bare), x, y, indices=indices), y)
         if deployed is not bare:
             frozen = clean & _right(deployed, attack(Frozen(deployed), x, y, indices=indices), y)
         flags.append((clean.cpu(), static.cpu(), frozen.cpu()))

@@ -8,10 +8,10 @@ from .losses import LOSSES, predictions
 from .pgd import PGD
 from .starts import Calls
 from .threat import L2, THREATS, Linf, Threat
-from .views import EndToEnd, Frozen, IntermediateState, Static, Summed, ThroughGradient, View
+from .views import EndToEnd, Exact, Frozen, IntermediateState, Static, Summed, ThroughGradient, View
 
 __all__ = [
-    "APGD", "ART", "L2", "LOSSES", "PGD", "THREATS", "AutoAttack", "Calls", "EndToEnd", "Foolbox", "Frozen",
+    "APGD", "ART", "L2", "LOSSES", "PGD", "THREATS", "AutoAttack", "Calls", "EndToEnd", "Exact", "Foolbox", "Frozen",
     "IntermediateState", "JointOptimisation", "Linf", "Static", "Summed", "Threat", "ThroughGradient", "View",
     "predictions",
 ]  # fmt: skip

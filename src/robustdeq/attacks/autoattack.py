@@ -73,7 +73,10 @@ class AutoAttack:
         x = x.contiguous()
         with process_as_it_was(), _silent():
             check_labels(x, y, self._classes(model, x))
-            return self.reference(model, x).run_standard_evaluation(x, y, batch_size=self.batch_size)[0].detach()
+            x_adv = self.reference(model, x).run_standard_evaluation(x, y, batch_size=self.batch_size)[0].detach()
+        outside = ~self.threat.contains(x, x_adv)  # by rounding, as it projects in float32
+        x_adv[outside] = self.threat.project(x[outside], x_adv[outside])
+        return x_adv
 
     def reference(self, model: nn.Module, x: Tensor) -> Reference:
         """The pyautoattack object that is run, for images like x. model: in eval mode."""

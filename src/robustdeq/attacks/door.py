@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_images, check_indices, check_labels, check_range
+from ..checks import check_fine, check_images, check_indices, check_labels, check_range
 from ..models.fit import asked, check_logits, check_module
 from ..models.modes import images_only, trackable
 
@@ -57,6 +57,7 @@ def _check(owner: str, model: Any, x: Any, y: Any, indices: Any) -> None:
             kind = "nested" if value.is_nested else "meta" if value.is_meta else value.layout
             raise ValueError(f"{owner}: {name} are a tensor of the kind {kind}; allowed: a dense one, with numbers.")
     check_images(x)
+    check_fine(x)
     check_range(x)
     check_labels(x, y)
     check_indices(x, indices)

@@ -105,8 +105,8 @@ class L2(Threat):
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         shift = x_adv - x
-        length = shift.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        return (x + shift * (self.eps / length.clamp_min(1e-12)).clamp_max(1)).clamp(0, 1)
+        length = self.distance(x, x_adv).view(-1, 1, 1, 1)  # of many pixels float32 would sum up too little
+        return (x + shift * (self.eps / length.clamp_min(1e-12)).clamp_max(1).to(x.dtype)).clamp(0, 1)
 
     def ascend(self, x_adv: Tensor, slope: Tensor, size: float) -> Tensor:
         largest = slope.flatten(1).abs().amax(dim=1).view(-1, 1, 1, 1)

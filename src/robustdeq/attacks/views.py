@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -15,10 +16,18 @@ from ..defences import Defended, SmoothSign
 from ..dynamics import drive
 from ..gradients import GRADIENTS, Phantom, Unrolled, phantom_state
 from ..models.deq import DEQClassifier
-from ..models.modes import unwrapped
+from ..models.modes import borrowed, unwrapped
+from ..models.structure import structure
 from ..options import checked, describe
 from ..text import shown
 from .door import logits_of
+
+
+def exactly(module: nn.Module) -> AbstractContextManager[None]:
+    """Inside, a DEQ in the module passes a gradient through its solver, whatever gradient is its own: what is wrapped
+    around it calls it as it is, and an attack is not to be led astray by that."""
+    deq = structure(module, opaque=True).deq
+    return borrowed([] if deq is None or isinstance(deq.gradient, Unrolled) else [deq], gradient=Unrolled())
 
 
 class View(nn.Module):
@@ -61,15 +70,23 @@ class Static(ThroughGradient):
         super().__init__(Frozen(defended).deployed.model, gradient)  # Frozen refuses what is not defended
 
 
-@checked
-class Frozen(View):
-    """A defended model with x' - x held constant in the backward pass (BPDA, Athalye et al. 2018)."""
+class Exact(View):
+    """What asks a DEQ, such as a readout of one's own, with the DEQ's exact gradient."""
 
-    accepts = Defended
+    accepts = nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        """The deployed logits (B, K), with x' - x held constant in the gradient."""
-        return self.deployed(x)
+        """The deployed logits (B, K)."""
+        with exactly(self.deployed):
+            return self.deployed(x)
+
+
+@checked
+class Frozen(Exact):
+    """A defended model with x' - x held constant in the backward pass (BPDA, Athalye et al. 2018). Of what is left, a
+    DEQ in it among others, the gradient is exact."""
+
+    accepts = Defended
 
 
 @checked
@@ -86,7 +103,8 @@ class EndToEnd(View):
 
     def forward(self, x: Tensor) -> Tensor:
         """The deployed logits (B, K), with the gradient through the defence."""
-        return self.deployed.end_to_end(x, self.sign)
+        with exactly(self.deployed):
+            return self.deployed.end_to_end(x, self.sign)
 
 
 @checked

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..checks import Count, PositiveDistance, Seed, beyond_the_box, check_images
 from ..models.fit import asked, check_logits
-from ..models.modes import evaluating, trackable, unwrapped
-from ..models.structure import Defended
+from ..models.modes import borrowed, evaluating, trackable, unwrapped
+from ..models.structure import Defended, structure
 from ..options import checked
 from ..seeds import generator
 
@@ -69,7 +70,10 @@ class SmoothedClassifier(Defended):
         x, read = trackable(x), self._piece
         pieces = list(self._noise(x))
         if torch.is_grad_enabled() and len(pieces) > 1:  # the graph of one piece at a time
-            read = functools.partial(checkpoint, read, use_reentrant=False, preserve_rng_state=False)
+            deq = structure(self.model, opaque=True).deq
+            owners, own = [] if deq is None else [deq], None if deq is None else deq.gradient  # as it is by now
+            again = lambda: (nullcontext(), borrowed(owners, gradient=own))  # noqa: E731
+            read = functools.partial(checkpoint, read, use_reentrant=False, preserve_rng_state=False, context_fn=again)
         votes, probabilities = (torch.stack(sums).sum(0) for sums in zip(*(read(x, noise) for noise in pieces)))
         wide = torch.promote_types(x.dtype, torch.float32)  # half precision would make a majority a draw
         shares = torch.where(votes.sum(1, keepdim=True) > 0, votes.to(wide) / self.method.draws, torch.nan)

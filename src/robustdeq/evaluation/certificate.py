@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import L2
-from ..checks import check_folder, check_number
+from ..checks import Distance, check_folder, check_number
 from ..distributed import SINGLE, Distributed
-from ..options import checked
+from ..options import checked, convert
 from ..text import markdown, printable
 from .evaluate import evaluate
 from .flags import Flag
@@ -128,6 +128,7 @@ class Certificate:
 
     def shares(self, radii: Sequence[float] = RADII) -> dict[float, Share]:
         """Certified accuracy by radius, with exact 95% intervals."""
+        radii = convert("shares", "radii", radii, Sequence[Distance])
         return {radius: Share.of(self.certified(radius)) for radius in radii}
 
     @property
@@ -263,6 +264,7 @@ def compare(
     certificate, whose folder then holds the evaluations. Raises a ValueError where labels or model are others.
     """
     attacked, own = {}, certificate.record.identity
+    radii = convert("compare", "radii", radii, Sequence[Distance])
     for radius in filter(None, radii):
         evaluation = attacked[float(radius)] = evaluate(
             model, x, y, suite=suite, threat=L2(radius), checks=0, distributed=distributed, progress=progress,

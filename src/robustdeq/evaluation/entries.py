@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..attacks import PGD, AutoAttack, Frozen, IntermediateState, Summed, ThroughGradient
+from ..attacks import PGD, AutoAttack, Exact, Frozen, IntermediateState, Summed, ThroughGradient
 from ..checks import Count
 from ..defences import EarlyState
+from ..gradients import Unrolled
 from ..models.structure import Structure, structure
 from ..options import checked, takes
 from ..text import shown
@@ -62,7 +63,10 @@ def exact(model: nn.Module) -> nn.Module:
     kind = structure(model, opaque=True)
     if kind.defence is not None:
         return Frozen(kind.deployed)
-    return ThroughGradient(kind.deployed, "unrolled") if kind.states else kind.deployed
+    if kind.states:
+        return ThroughGradient(kind.deployed, "unrolled")
+    given = kind.deq is not None and not isinstance(kind.deq.gradient, Unrolled)  # to what asks it, as a readout
+    return Exact(kind.deployed) if given else kind.deployed
 
 
 def static(model: nn.Module, gradient: str = "unrolled") -> nn.Module:

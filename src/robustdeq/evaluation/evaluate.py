@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..attacks import APGD, AutoAttack, Linf, Threat, ThroughGradient
+from ..attacks import APGD, AutoAttack, Exact, Linf, Threat, ThroughGradient
 from ..checks import Distance, Natural
+from ..defences import Readout
 from ..distributed import SINGLE, Distributed
 from ..files import held, plain
 from ..gradients import Unrolled
+from ..models.deq import DEQClassifier
 from ..models.fit import asked, check_logits
 from ..models.modes import evaluating, images_only
 from ..models.structure import Structure, structure
@@ -22,8 +24,8 @@ from ..options import Registry, check_options, describe
 from . import suites
 from .entries import Entry
 from .forecast import announce
-from .identity import Identity, below, check_classes, identity_of
-from .images import Points, Rows, loaded, points_of
+from .identity import Identity, around, below, check_classes, identity_of
+from .images import KeptImages, Points, Rows, loaded, points_of
 from .probes import probe
 from .record import RECORD, AttackRecord, Record
 from .recordfile import RecordFile
@@ -97,7 +99,7 @@ def _is_suite(suite: Any) -> bool:
 
 
 def _by_name(transfers: Any) -> bool:
-    return isinstance(transfers, Mapping) and all(hasattr(images, "__getitem__") for images in transfers.values())
+    return isinstance(transfers, Mapping) and all(isinstance(one, Tensor | KeptImages) for one in transfers.values())
 
 
 HINTS: dict[str, Any] = {
@@ -187,12 +189,17 @@ def _rehearse(views: Mapping[str, nn.Module], x: Tensor) -> None:
 def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> AttackRecord:
     """An attack on which nothing has been done yet."""
     gradient = view.gradient if isinstance(view, ThroughGradient) else None
-    if view is kind.deployed:  # a network without states has one gradient, and a readout's is always the exact one
-        gradient = kind.deq.gradient if kind.deq is not None and kind.deq is view else Unrolled()
+    if view is kind.deployed or isinstance(view, Exact):  # a network without states has one gradient
+        given = kind.deq is not None and not isinstance(view, Exact) and not isinstance(view, Readout)
+        gradient = kind.deq.gradient if kind.deq is not None and given else Unrolled()
     exact = kind.deployed in (view, getattr(view, "deployed", None)) and isinstance(gradient, Unrolled)
     attack, options, settings = type(entry.attack).__name__, None, plain(getattr(view, "settings", {}))
+    if isinstance(view, DEQClassifier) and not isinstance(view.gradient, Unrolled):  # it is looked at as it is
+        settings = {**settings, "gradient": plain(describe(view.gradient))}
     if entry.surrogate is not None:
-        settings = {**settings, "surrogate": below(structure(entry.surrogate, opaque=True))}
+        other = structure(entry.surrogate, opaque=True)
+        over = {name: asdict(one) for name, one in around(other).items() if one is not None}
+        settings = {**settings, "surrogate": {**below(other), **plain(over)}}
     if isinstance(entry.attack, Transfer):
         attack, options = "transfer", {"images": len(entry.attack.images)}
     else:

@@ -14,6 +14,7 @@ from statistics import mean
 import torch
 from scipy.stats import binomtest
 
+from .identity import Identity
 from .record import Checks, Record
 
 LEVEL, GAP_LEVEL = 0.01, 0.1
@@ -62,7 +63,8 @@ def flags(record: Record) -> list[Flag]:
     if (pair := comparable(record)) is not None:
         unrolled, phantom = (record.attacks[name].outcomes for name in pair)
         compared.append(_gap(unrolled[unrolled >= 0].tolist(), phantom[phantom >= 0].tolist()))
-    measured = _of_checks(record.checks) if record.checks is not None and record.checks.outcomes else []
+    checks = record.checks
+    measured = _of_checks(checks, record.identity) if checks is not None and checks.outcomes else []
     by_name = {flag.name: flag for flag in (*_outputs(record), *measured, *compared) if flag is not None}
     return list(by_name.values())
 
@@ -92,7 +94,7 @@ def _outputs(record: Record) -> list[Flag]:
     return fired
 
 
-def _of_checks(checks: Checks) -> list[Flag]:
+def _of_checks(checks: Checks, of: Identity) -> list[Flag]:
     outcomes, values = checks.outcomes, checks.values
     percent_failed = {name: 100 * each.count(0) / max(len(each), 1) for name, each in outcomes.items()}
     zero, other = percent_failed["gradients"], percent_failed["repeated"]
@@ -109,8 +111,9 @@ def _of_checks(checks: Checks) -> list[Flag]:
         text = f"{percent:.0f}% stand in a ball of 0.5, where every image can be made grey: the attack is broken"
         flagged.append(Flag("huge eps", surely > LEFT, percent, LEFT, text))
     half, whole, double = (values[name] for name in ("half eps", "more steps", "double eps"))
-    if half is not None and whole is not None and double is not None:
-        rise = min(whole - half, double - whole)
+    if of.eps and half is not None and whole is not None and double is not None:
+        wider = of.norm != "Linf" or of.eps < 1  # the box is the largest ball there is
+        rise = min(whole - half, double - whole) if wider else whole - half
         text = f"the loss does not rise with eps: {half:.3g}, {whole:.3g}, {double:.3g} at half, once and twice eps"
         flagged.append(Flag("loss", rise <= 0, rise, 0.0, text))
     if "residual" in values:

@@ -81,12 +81,8 @@ def identity_of(
         check_logits(owner, module, logits, 1)
     labels = getattr(points, "labels", label)
     check_labels(labels, labels, logits.shape[1])
-    readout, defence = (
-        None if wrapper is None else Described(type(wrapper).__name__, plain(wrapper.settings))
-        for wrapper in (kind.readout, kind.defence)
-    )
     return Identity(
-        **below(kind), deployed=_weights(kind.deployed), readout=readout, defence=defence,
+        **below(kind), **around(kind), deployed=_weights(kind.deployed),
         logits=logits[0].double().nan_to_num(0, 0, 0).tolist(), points=len(points), images=points.digest(),
         norm=threat.name, eps=threat.eps, **of,
     )  # fmt: skip
@@ -120,6 +116,14 @@ def below(kind: Structure) -> dict[str, Any]:
         "model": plain(config_of(inner)) or type(inner).__name__, "weights": _weights(inner),
         "solver": None if deq is None else plain(describe(deq.solver)), "steps": None if deq is None else deq.steps,
     }  # fmt: skip
+
+
+def around(kind: Structure) -> dict[str, Described | None]:
+    """What is around that model."""
+    return {
+        name: None if wrapper is None else Described(type(wrapper).__name__, plain(wrapper.settings))
+        for name, wrapper in (("readout", kind.readout), ("defence", kind.defence))
+    }
 
 
 def _weights(module: nn.Module) -> str:

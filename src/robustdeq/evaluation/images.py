@@ -11,7 +11,7 @@ from urllib.parse import quote
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_images, check_labels, check_range
+from ..checks import check_fine, check_images, check_labels, check_range
 from ..files import digest, read_tensors, write_tensors
 
 
@@ -72,6 +72,7 @@ def loaded(points: Points, rows: slice, model: nn.Module) -> tuple[Tensor, Tenso
     batch = points.take(rows)
     x, y = (tensor.clone() if tensor.is_inference() else tensor for tensor in (batch.images(), batch.labels))
     check_images(x)
+    check_fine(x)
     check_range(x)
     device = next((parameter.device for parameter in model.parameters()), x.device)
     return x.to(device), y.to(device)

@@ -144,6 +144,8 @@ class Evaluation:
         if column == "clean":
             return self.clean
         robust = [self.robust[name] for name, of in self.columns.items() if column in (of, "All")]
+        if not robust:
+            raise ValueError(f"standing: column={shown(column)}; allowed: {', '.join(self.shares())}.")
         points = min(map(len, robust))
         # Whoever was broken by an earlier attack of the column is False in the later ones as well.
         return torch.stack([self.clean[:points], *(stands[:points] for stands in robust)]).all(0)
@@ -195,13 +197,13 @@ class Evaluation:
 
     def check_beside(self, own: Identity, opaque: bool = False) -> None:
         """Raise a ValueError unless this evaluation can stand beside one with the identity ``own``."""
-        other = self.record.identity
-        names = ["points", "images", "norm", "eps"]
-        if not (self.record.opaque or opaque):  # an opaque model's weights have other names
-            names.append("weights")
+        other, hidden = self.record.identity, self.record.opaque or opaque  # whose weights have other names
+        names = ["points", "images", "norm", "eps"] + ([] if hidden else ["weights", "solver", "steps", "readout"])
         if differing := ", ".join(name for name in names if getattr(own, name) != getattr(other, name)):
-            wanted = "the same points, images, norm, eps and weights"
+            wanted = f"the same {', '.join(names)}"
             raise ValueError(f"table: beside is an evaluation with other {differing}; allowed: one of {wanted}.")
+        if (own.defence is None) == (other.defence is None):
+            raise ValueError("table: beside is of a model on the same side of a defence; allowed: of the other side.")
         if not self.columns:
             raise ValueError("table: beside is an evaluation without an attack; allowed: one with an All.")
 

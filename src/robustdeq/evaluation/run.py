@@ -179,7 +179,9 @@ class Run:
         """todo: (B,) bool on the CPU. The images of the other samples are left as they are, and not looked at."""
         (x, y), kept = self.batch(rows), self.record.kept(self.file.folder)
         rejected, outcomes, x_adv = 0, torch.full((len(x),), -1), x.clone()
-        with _heard() as warned, spending(self.model.tally) as spent:
+        # A surrogate's work is this attack's as well; of one that shares the model's tally it is counted once.
+        other = self.model if entry.surrogate is None else structure(entry.surrogate, opaque=True)
+        with _heard() as warned, spending(*{id(of.tally): of.tally for of in (self.model, other)}.values()) as spent:
             if todo.any():
                 at = todo.to(x.device)
                 indices = torch.arange(rows.start, rows.stop, device=x.device)[at]
@@ -194,15 +196,15 @@ class Run:
 
 
 @contextmanager
-def spending(tally: Tally) -> Iterator[Spent]:
-    """What the work inside costs, told at its end."""
-    before, began = vars(tally).copy(), time.perf_counter()
+def spending(*tallies: Tally) -> Iterator[Spent]:
+    """What the work inside costs on all tallies together, told at its end."""
+    before, began = [vars(tally).copy() for tally in tallies], time.perf_counter()
     yield (spent := Spent())
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     spent.seconds = round(time.perf_counter() - began, 6)
-    for name, count in before.items():
-        setattr(spent, name, getattr(tally, name) - count)
+    for name in before[0]:
+        setattr(spent, name, sum(getattr(tally, name) - count[name] for tally, count in zip(tallies, before)))
 
 
 @contextmanager

@@ -89,13 +89,13 @@ class Budget:
             entries.append(Entry(label + suffix, column, attack, view, self.points))
         return entries
 
-    def elsewhere(self, points: Count | None = None) -> list[Entry]:
+    def elsewhere(self) -> list[Entry]:
         """Images made against the surrogates. Every step is taken: just past a boundary they would transfer badly."""
-        far = {loss: replace(self.pgd, loss=loss, keep="highest") for loss in ("ce", "dlr")}
+        far, name = replace(self.pgd, keep="highest"), f"pgd-{self.steps} surrogate"
         return [
-            Entry(f"pgd-{self.steps} surrogate {number} {loss}", "surrogate", attack, exact, points, surrogate=other)
+            Entry(f"{name} {number} {loss}", "surrogate", replace(far, loss=loss), exact, self.points, surrogate=other)
             for number, other in enumerate(self.surrogates, start=1)
-            for loss, attack in far.items()
+            for loss in ("ce", "dlr")
         ]
 
 
@@ -106,7 +106,7 @@ def quick(model: Model, threat: Threat, **options: Any) -> list[Entry]:
     options: step_size, seed, batch_size, steps, points, surrogates of ``Budget``.
     """
     budget = Budget.of("quick", threat, COMMON, options)
-    return _quick(structure(model), budget) + budget.elsewhere(budget.points)
+    return _quick(structure(model), budget) + budget.elsewhere()
 
 
 def _quick(kind: Structure, budget: Budget, column: str = "joint") -> list[Entry]:
@@ -150,7 +150,7 @@ def paper(model: Model, threat: Threat, **options: Any) -> list[Entry]:
             state = f"Munroll-{state - 1}-5"
         views[f" {state}"] = partial(intermediate, code=state)
         views[f" {state}"](kind.deployed)  # a state that does not fit is a mistake now, not after an hour
-    entries = [Entry(f"pgd-{budget.steps}{code}", columns[0], pgd, view) for code, view in views.items()]
+    entries = [Entry(f"pgd-{budget.steps}{code}", columns[0], pgd, view, budget.points) for code, view in views.items()]
     entries += [entry for code, view in views.items() for entry in budget.each(code, columns[1], view)]
     return entries + budget.elsewhere()
 
@@ -227,8 +227,9 @@ def _defended(kind: Structure, budget: Budget) -> list[Entry]:
         entries += budget.each(f" {column}", column, view, ("apgd",), own=True)
         if budget.restarts > 1:
             entries.append(Entry(f"{name} {column} x{budget.restarts}", column, again, view))
-    summed = Entry(f"{name} summed", "end-to-end", pgd, lambda model: Summed([Frozen(model), EndToEnd(model)]))
-    return [*entries, summed]
+    entries.append(Entry(f"{name} summed", "end-to-end", pgd, lambda model: Summed([Frozen(model), EndToEnd(model)])))
+    whole = {entry.name for entry in _quick(kind, budget)}
+    return [entry if entry.name in whole else replace(entry, points=budget.points) for entry in entries]
 
 
 def _has_looks(kind: Structure) -> bool:

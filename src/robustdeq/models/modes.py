@@ -40,7 +40,7 @@ def trackable(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _borrowed(owners: Iterable[Any], **values: Any) -> Iterator[None]:
+def borrowed(owners: Iterable[Any], **values: Any) -> Iterator[None]:
     """Attributes of all ``owners`` have these values inside, and their own afterwards."""
     kept = [(owner, name, getattr(owner, name)) for owner in owners for name in values]
     try:
@@ -54,14 +54,14 @@ def _borrowed(owners: Iterable[Any], **values: Any) -> Iterator[None]:
 
 def evaluating(module: nn.Module) -> AbstractContextManager[None]:
     """Eval mode inside; every submodule's own mode afterwards."""
-    return _borrowed((inner for inner in module.modules() if inner.training), training=False)
+    return borrowed((inner for inner in module.modules() if inner.training), training=False)
 
 
 def statistics_kept(module: nn.Module) -> AbstractContextManager[None]:
     """A forward in train mode inside normalises as ever, and leaves no trace in BatchNorm's running statistics."""
     norms = (inner for inner in module.modules() if isinstance(inner, _BatchNorm))
     # With a momentum of 0 the running statistics take nothing in, and without its counter a norm counts no batches.
-    return _borrowed(norms, momentum=0.0, num_batches_tracked=None)
+    return borrowed(norms, momentum=0.0, num_batches_tracked=None)
 
 
 def buffers_of(module: nn.Module) -> Callable[[], None]:
@@ -79,5 +79,5 @@ def buffers_of(module: nn.Module) -> Callable[[], None]:
 def images_only(module: nn.Module) -> Iterator[None]:
     """Eval mode, and no parameter asks for a gradient: a backward pass inside is for the images alone (law 6)."""
     asking = (parameter for parameter in module.parameters() if parameter.requires_grad)
-    with _borrowed(asking, requires_grad=False), evaluating(module):
+    with borrowed(asking, requires_grad=False), evaluating(module):
         yield
