@@ -49,3 +49,41 @@ def test_a_folder_is_named_on_a_terminal_that_knows_no_such_letters(tmp_path):
     command = ["env", "PYTHONIOENCODING=ascii", "LC_ALL=C", sys.executable, "-m", "robustdeq", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "\\xfcn\\xef[/x]/model" in done.stdout
+
+
+CHILD = """
+import multiprocessing, os, signal, sys, time
+from pathlib import Path
+from robustdeq.training.interrupts import interrupts
+
+def work(out):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupts() as asked:
+        Path(out, "ready").touch()
+        while not asked.is_set():
+            time.sleep(0.01)
+        time.sleep(1.0)  # as long as a checkpoint takes
+        Path(out, "saved").touch()
+    Path(out, "after").touch()
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(sys.argv[1],))
+    process.start()
+    while not Path(sys.argv[1], "ready").exists():
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    for _ in range(3):
+        time.sleep(0.2)
+        process.terminate()
+    process.join()
+    print(process.exitcode)
+"""
+
+
+def test_a_process_of_a_pool_saves_before_it_ends(tmp_path):
+    """A terminal's Ctrl-C reaches it too, and is its parent's affair; the pool then ends it, perhaps more than once."""
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == str(-signal.SIGTERM), done.stderr
+    assert (tmp_path / "saved").exists() and not (tmp_path / "after").exists()

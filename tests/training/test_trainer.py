@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from small_models import own
 from torch import nn
 
 import robustdeq as rd
@@ -244,3 +245,48 @@ def test_label_smoothing_moves_the_targets_of_both_objectives(images):
         uniform = -model(x).log_softmax(1).mean()
         found, expected = (objective.losses(model, x, x, y).total for objective in (smooth, plain))
         torch.testing.assert_close(found, 0.8 * expected + 0.2 * uniform)
+
+
+def test_of_a_training_without_attacks_the_best_clean_accuracy_is_kept(images, tmp_path):
+    """Every epoch may tie at 0% robust, and the first one has learnt nothing; or says one class, which is robust."""
+    judged = {"validation_points": 20, "validation_steps": 10}
+    phases = (Phase(epochs=4, attack_steps=0),)
+    config = dataclasses.replace(SHORT, phases=phases, threat=Linf(1.0), eps=None, **judged)
+    _, history = _train(images, tmp_path, config)
+    scores = [row["validation"] for row in history]
+    assert scores[0]["clean"] < max(score["clean"] for score in scores)
+    kept = rd.load_model(tmp_path / "best")
+    few = images.take(slice(20))
+    right = float((kept(few.images()).argmax(1) == few.labels).float().mean())
+    assert right == pytest.approx(max(score["clean"] for score in scores))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gradient": "phantom"},
+        {"attack_gradient": "implicit"},
+        {"phases": (Phase(epochs=1, attack_steps=1, solver="broyden"),)},
+        {"phases": (Phase(epochs=1, attack_steps=1, gradient="phantom"),)},
+    ],
+)
+def test_what_a_network_without_states_cannot_do_is_refused(images, tmp_path, change):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(ValueError, match="with a Sequential, which has no states; allowed: no solver"):
+        Trainer(network, images, dataclasses.replace(SHORT, **change), tmp_path)
+
+
+@pytest.mark.parametrize("changed", ["steps", "solver", "held-out images"])
+def test_a_run_of_a_model_put_together_by_hand_goes_on_with_the_same_alone(images, tmp_path, changed):
+    config = dataclasses.replace(SHORT, validation_points=5, validation_steps=1)
+
+    def trainer(validation=slice(20), **options):
+        model = own(10, side=8, **options)
+        return Trainer(model, images, config, tmp_path, images.take(validation))
+
+    trainer().run()
+    others = {
+        "steps": {"steps": 3}, "solver": {"solver": "broyden"}, "held-out images": {"validation": slice(50, 70)},
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=changed.replace("-", "_").split()[0]):
+        trainer(**others[changed]).run()

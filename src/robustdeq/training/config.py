@@ -63,7 +63,8 @@ class TrainConfig:
     batch_size: of an update; accumulate: it is computed in so many equal pieces. optimizer: in ``OPTIMIZERS``, or what
     makes a torch optimizer of (parameters, lr=, weight_decay=).
     schedule: in ``SCHEDULES``, of the learning rate. clip: largest gradient norm. ema: decay of the moving average of
-    the weights, 0 for none. awp: size of the adversarial weight perturbation relative to each weight, 0 for none.
+    the weights, 0 for none. awp: size of the adversarial weight perturbation relative to each weight, 0 for none; every
+    piece of a batch has its own.
     jacobian: see ``JacobianPenalty``. consistency: weight of ``objectives.state_deviation`` between the dynamics of the
     images and of the attacked ones, which costs two unrolled solves; 0 for none.
     entropy_reduction: the update sees every image as this defence, put on the model in eval mode, leaves it after its

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..distributed import SINGLE, Distributed
 from ..dynamics.trajectory import monitored
+from ..gradients import Unrolled
 from ..models.modes import buffers_of, evaluating
 from ..models.structure import structure
 from ..seeds import mix
@@ -53,6 +54,12 @@ class TrainStep:
             if given := getattr(config, name):
                 kind = f"{name}={given} with a {type(model).__name__}, which has no states"
                 raise ValueError(f"{kind}; allowed: {TrainConfig.__dataclass_fields__[name].default}.")
+        gradients = (config.gradient, config.attack_gradient, *(phase.gradient for phase in config.phases))
+        solvers = [phase.solver for phase in config.phases if phase.solver is not None]
+        others = [rule for rule in gradients if rule is not None and not isinstance(rule, Unrolled)]
+        for one in [*others, *solvers] if self.deq is None else []:
+            kind = f"{one} with a {type(model).__name__}, which has no states"
+            raise ValueError(f"{kind}; allowed: no solver, and the gradient 'unrolled', which is its own.")
         if self.deq is None and config.jacobian.weight:
             kind = f"jacobian with weight={config.jacobian.weight:g} with a {type(model).__name__}, which has no states"
             raise ValueError(f"{kind}; allowed: weight=0.")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -23,10 +20,12 @@ from ..environment import environment
 from ..files import claim, differences, held, plain, read_json, read_tensors, tidy
 from ..models.modes import evaluating
 from ..models.structure import structure
-from ..models.zoo import CONFIG, WEIGHTS, check_keys, config_of, save_model, stored_config
+from ..models.zoo import CONFIG, SETTABLE, WEIGHTS, check_keys, config_of, save_model, stored_config
+from ..options import describe
 from ..seeds import generator, mix
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
+from .interrupts import interrupts
 from .log import Log, beginning, judgement, pace
 from .optim import average_of, follow
 from .piece import AUGMENT, DATA
@@ -102,7 +101,11 @@ class Trainer:
         self.steps_per_epoch = len(images) // size
         self.total = config.epochs * self.steps_per_epoch
         source = {"source": images.source, "count": len(images), "sha256": images.digest()}
+        held_out = None if self.held_out is None else self.held_out.digest()
         self.identity = {"training": config.to_dict(), "model": config_of(model), "images": source}
+        self.identity |= {"held_out": held_out}
+        if deq is not None:  # of one put together by hand there is no config
+            self.identity |= {name: describe(getattr(deq, name)) for name in SETTABLE}
         self.update = TrainStep(model, self.optimizer, config, self.total, distributed, graphs)
         self.step, self.saved = 0, time.monotonic()
         self.history: list[dict[str, Any]] = []
@@ -263,29 +266,12 @@ class Trainer:
         models = {"validation": self.model} | ({} if self.averaged is None else {"validation_ema": self.averaged})
         options = (images, self.config.threat, self.config.validation_steps, self.config.seed, self.distributed)
         scores = {name: judge(model, *options) for name, model in models.items()}
-        best = max(scores, key=lambda name: (scores[name]["robust"], scores[name]["clean"]))
+        # A model that says one class is robust on its images: where nothing was trained against attacks it would win.
+        names = ("robust", "clean") if any(phase.attack_steps for phase in self.config.phases) else ("clean",)
+        order = lambda score: tuple(score[name] for name in names)  # noqa: E731
+        best = max(scores, key=lambda name: order(scores[name]))
+        earlier = [row[kind] for row in self.history for kind in models if kind in row]
         robust, before = scores[best]["robust"], max((row.get("best", -1.0) for row in self.history), default=-1.0)
-        if robust > before and self.distributed.main:
+        if order(scores[best]) >= max(map(order, earlier), default=()) and self.distributed.main:
             save_model(models[best], self.best)
         return {**scores, "best": max(before, robust)}
-
-
-@contextmanager
-def interrupts() -> Iterator[threading.Event]:
-    """Inside, the first SIGINT or SIGTERM sets the event; a second one ends the process as usual."""
-    asked, before = threading.Event(), {}
-
-    def put_back() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def ask(*_: object) -> None:
-        asked.set()
-        put_back()
-
-    if threading.current_thread() is threading.main_thread():  # no other one may set a handler
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        put_back()
