@@ -83,6 +83,23 @@ def test_a_folder_of_another_run_is_refused(whole, tmp_path, capfd):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"defence": {"every": 9}}, "every=9; allowed: 1..4"),
+        ({"validation": 0}, "no held-out images"),
+        ({"model_options": {"steps": 1}}, "every=2; allowed: 1..1"),
+    ],
+)
+@pytest.mark.parametrize("seeds", [None, 2])
+def test_what_does_not_fit_is_said_before_anything_is_trained_or_written(tmp_path, settings, message, seeds):
+    chosen, out = recipe("smoke").changed(settings), tmp_path / "out"
+    job = Reproduction(recipe=chosen, out=out) if seeds is None else Repeated(recipe=chosen, out=out, seeds=seeds)
+    with pytest.raises(ValueError, match=message):
+        job.run(lambda *_: None)
+    assert not out.exists()
+
+
 def _children(pid):
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
     return [int(line) for line in found.stdout.split()]

@@ -33,7 +33,7 @@ class Recipe:
     data_seed: of that cut. image_size, streaming, image_column, label_column: see ``data.load``.
     model: a preset, with options. training: of the baseline row. defence: input entropy reduction of the defended rows.
     auto_attacks: which of AutoAttack's attacks a short run makes, on the first ``auto_points`` test images; a full run
-    makes the standard suite on all of them. test_points: how many of the test images, which are in random order, are
+    makes the standard suite on all of them. test_points: how many of the test images, the first ones, are
     used at all; None takes all. further: more rows of the table, by name what they change (see ``changed``).
     """
 

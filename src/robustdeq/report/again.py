@@ -24,7 +24,10 @@ def train_command(trained: Trained) -> str:
 
 
 def reproduce_command(run: Run, plan: dict[str, Any]) -> str:
-    """``robustdeq reproduce`` from the plan of the first row, which holds every option but the defence's."""
+    """The command that the records keep; else ``robustdeq reproduce`` from the plan of the first row, which holds every
+    option but the defence's and how many images are judged."""
+    if given := [line for one in run.evaluations for line in _kept(one.evaluation.record) if " reproduce " in line]:
+        return given[-1]
     words: list[Any] = ["robustdeq", "reproduce", str(plan.get("recipe"))]
     configs = sorted((run.folder / "training").glob("*/config.json"), key=lambda path: path.parent.name != "baseline")
     if configs:
@@ -39,9 +42,8 @@ def evaluate_command(assessed: Assessed, deployed: nn.Module | None, place: str,
     """The command that the record keeps; else ``robustdeq evaluate`` with the record's options. Where the attacks are
     those of no suite, it says so."""
     record = assessed.evaluation.record
-    given = [one.get("command") for one in record.environments.values() if isinstance(one, dict)]
-    if kept := [line for line in given if isinstance(line, str)]:
-        return kept[-1]
+    if given := _kept(record):
+        return given[-1]
     identity, name = record.identity, _suite(record, deployed)
     words: list[Any] = ["robustdeq", "evaluate", place or "MODEL", "--suite", name or "SUITE"]
     words += ["--data", data] if data else []
@@ -57,6 +59,12 @@ def evaluate_command(assessed: Assessed, deployed: nn.Module | None, place: str,
     if identity.defence is not None and not _usual(identity):
         lines.append("# the defence is another than --defend puts on: give it to robustdeq.evaluate")
     return "\n".join(lines)
+
+
+def _kept(record: Record) -> list[str]:
+    """The commands that the record was made by."""
+    given = [one.get("command") for one in record.environments.values() if isinstance(one, dict)]
+    return [line for line in given if isinstance(line, str)]
 
 
 def _usual(identity: Identity) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from ..attacks import AutoAttack
 from ..distributed import Distributed
 from ..files import claim, held, write_text
 from ..models import DEQClassifier
@@ -43,14 +44,24 @@ class Reproduction(Job):
     def run(self, report: Report) -> str:
         """Do all that is not done yet; return the table, which is ``out/table.md`` too, and where the report lies."""
         file = self.out / "recipe.json"
-        if not file.exists():  # what does not fit is refused before anything is written
-            data, here = self.recipe.load(), Distributed(device=torch.device(self.device))
-            for name, row in self.recipe.rows.items():
-                trainer_of(row, self.place("training", name), data, here)
+        if not file.exists():
+            self.check()
         with held(self.out):
             claim(file, self.plan())
             _run_rows(self, report)
             return assemble(self)
+
+    def check(self) -> None:
+        """Raise a ValueError for what does not fit, before anything is written: trainings, defence, attacks, images."""
+        data, here = self.recipe.load(), Distributed(device=torch.device(self.device))
+        if not len(data.validation):
+            raise ValueError("reproduce: no held-out images, on which readouts are chosen; allowed: validation > 0.")
+        attacks = None if self.full else self.recipe.auto_attacks
+        AutoAttack(self.recipe.training.threat, attacks=attacks).fitting(len(data.train.classes))
+        for name, row in self.recipe.rows.items():
+            model = trainer_of(row, self.place("training", name), data, here).model
+            if isinstance(model, DEQClassifier):
+                row.defence(model)
 
     def plan(self) -> dict[str, Any]:
         """What recipe.json says. Of a row: its training, and its model where that is not the recipe's."""
@@ -82,6 +93,8 @@ class Repeated(Job):
     def run(self, report: Report) -> str:
         """Do all that is not done yet; return the table, which is ``out/table.md`` too, and where the report lies."""
         parts = self.parts()
+        if not (self.out / "seeds.json").exists():
+            next(iter(parts.values())).check()
         with held(self.out):
             claim(self.out / "seeds.json", self.recipe.plan())  # more seeds may be asked for later
             for seed, part in parts.items():

@@ -56,7 +56,7 @@ def _table(job: Job, evaluations: Mapping[str, Evaluation], source: str) -> str:
     attacks = "standard" if job.full else " + ".join(name.upper() for name in job.recipe.auto_attacks)
     total, training = max(len(evaluation.clean) for evaluation in evaluations.values()), job.recipe.training
     ball = f"{'L-inf' if training.threat.name == 'Linf' else 'L2'}, eps {training.eps:g}, seed {training.seed}"
-    order = "cut at random before any training" if job.recipe.data == "digits" else "in their published order"
+    order = "cut at random before any training" if job.recipe.data == "digits" else "in the order of their source"
     points = total if job.full else min(job.recipe.auto_points, total)
     rows = []
     for name, evaluation in evaluations.items():
