@@ -176,6 +176,31 @@ def test_an_evaluation_that_cannot_stand_beside_is_refused_before_the_first_atta
     assert "| All, without the defence |" in capfd.readouterr().out
 
 
+def test_a_model_is_judged_on_what_its_run_held_out(tmp_path, capfd):
+    """The digits are cut by ``data_seed``, which the run beside the model tells."""
+    run = ["--set", "data_seed=1", 'phases=[{"epochs":1,"attack_steps":0}]', "validation_points=0"]
+    assert main(["train", "smoke", *run, "--out", str(tmp_path)]) == 0
+    tests = {}
+    for name, more in {"own": [], "other": ["--data-seed", "0"]}.items():
+        out = tmp_path / name
+        words = ["--set", "steps=1", "--subset", "50", "--checks", "0", *more, "--out", str(out)]
+        assert main(["evaluate", str(tmp_path / "model"), *words]) == 0
+        tests[name] = json.loads((out / "evaluation.json").read_text())["identity"]["images"]
+    few = [rd.data.load("digits", seed=seed).test.take(slice(50)).digest() for seed in (1, 0)]
+    assert list(tests.values()) == few and few[0] != few[1]
+
+
+def test_convert_leaves_the_folder_of_a_run_alone(tmp_path, capfd):
+    model = rd.create_model("mdeq-large", seed=0, channels=(16, 16), head_channels=(4, 4), features=8)
+    torch.save({"state_dict": rd.models.to_official(model)}, tmp_path / "theirs.pth")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    assert main(["convert", str(tmp_path / "theirs.pth"), "--out", str(run)]) == 2
+    assert "holds config.json; allowed: a new folder" in capfd.readouterr().err
+    assert (run / "config.json").read_text() == "{}"
+
+
 def test_convert_reads_the_authors_layout(tmp_path):
     model = rd.create_model("mdeq-large", seed=0, channels=(16, 16), head_channels=(4, 4), features=8)
     torch.save({"state_dict": rd.models.to_official(model)}, tmp_path / "theirs.pth")

@@ -96,7 +96,8 @@ def _command(name: str, *arguments: str) -> Any:
     given = [word.split("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
     check_options(f"robustdeq {name}", given, [*flags, "--help"])
     if "--help" in given or "-h" in arguments:
-        return tyro.cli(command, prog=f"robustdeq {name}", args=["--help"], config=(tyro.conf.FlagCreatePairsOff,))
+        shown_as = (tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction)
+        return tyro.cli(command, prog=f"robustdeq {name}", args=["--help"], config=shown_as)
     kinds = {field: _kind(hint) for field, hint in get_type_hints(command, include_extras=True).items()}
     values = _values(name, arguments, kinds, first)
     if needed := [field.name for field in fields(command) if field.default is MISSING and field.name not in values]:

@@ -13,8 +13,9 @@ from tyro.conf import arg
 
 from ..bench import VARIANTS, WORKS, Row, bench, rates, record, table, together
 from ..checks import Count, Seed
+from ..distributed import available
 from ..files import read_json, write_json
-from ..models import create_model
+from ..models import ARCHITECTURES, create_model
 from ..options import choose
 from ..progress import bar
 from .shared import Command
@@ -39,18 +40,18 @@ class Bench(Command):
     ratios hold on a machine that is busy; seconds of different machines say nothing beside each other.
     """
 
-    work: Annotated[tuple[str, ...], arg(help=" | ".join(WORKS))] = tuple(WORKS)
-    variant: Annotated[tuple[str, ...], arg(help="; ".join(f"{name}: {what}" for name, what in VARIANTS.items()))] = (
-        "eager",
-    )
-    model: tuple[str, ...] = ("mdeq-small",)
-    batch: tuple[Count, ...] = (16,)
+    work: Annotated[tuple[str, ...], arg(help=f"{' | '.join(WORKS)}; default: all.")] = ()
+    variant: Annotated[tuple[str, ...], arg(help="; ".join([*map(": ".join, VARIANTS.items()), "default: eager"]))] = ()
+    model: tuple[str, ...] = ()
+    """Default: mdeq-small."""
+    batch: tuple[Count, ...] = ()
+    """Default: 16."""
     steps: tuple[Count, ...] = ()
-    """N; default each model's own."""
+    """N; default: each model's own."""
     growth: bool = False
     """Beside that, the works over batch 1 to 128, N 2 to 32 and the models nano to large, one of them at a time."""
-    processes: tuple[Count, ...] = (1,)
-    """How many do the same at the same time, with their share of the threads; images/s are those of all."""
+    processes: tuple[Count, ...] = ()
+    """How many do the same at the same time, with their share of the threads; images/s are those of all. Default: 1."""
     repeats: Count = 5
     out: Path | None = None
     """A JSON file for all that was found."""
@@ -61,22 +62,34 @@ class Bench(Command):
     seed: Seed = 0
 
     def run(self) -> None:
-        for work in self.work:
+        works, variants, models = self.work or tuple(WORKS), self.variant or ("eager",), self.model or ("mdeq-small",)
+        for work in works:
             choose("work", work, WORKS)
-        for part in (part for variant in self.variant for part in variant.split("+")):
+        parts = [part for variant in variants for part in variant.split("+")]
+        for part in parts:
             choose("variant", part, VARIANTS)
-        wanted = "allowed: the --out of an earlier robustdeq bench"
+        device = available(self.device)
+        if "graph" in parts and device.type != "cuda":
+            raise ValueError(f"--variant graph on {device}; allowed: --device cuda, or another variant.")
+        for model in models:
+            if not model.startswith(("mdeq", "mondeq")):
+                choose("DEQ", model, {name: None for name in ARCHITECTURES if name.startswith(("mdeq", "mondeq"))})
+        wanted = "allowed: the --out of an earlier robustdeq bench of this version"
         old = None if self.compare is None else read_json(self.compare, wanted)
-        if old is not None and not (isinstance(old, dict) and {"rows", "rates"} <= set(old)):
-            raise ValueError(f"{self.compare} holds no rows; {wanted}.")
-        cases = list(product(self.model, self.batch, self.steps or (None,)))
+        try:
+            _ = [Row(**row) for row in ([] if old is None else old["rows"])]
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{self.compare} holds no rows; {wanted}.") from error
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+        cases = list(product(models, self.batch or (16,), self.steps or (None,)))
         if self.growth:
             base = dict(zip(("model", "batch", "steps"), cases[0]))
             grown = [{**base, name: value} for name, values in GROWTH.items() for value in values]
             cases += [tuple(one.values()) for one in grown]
         rows, threads = list[Row](), torch.get_num_threads()
         once = dict.fromkeys(starmap(_named, cases))
-        cases = [(*case, processes) for case in once for processes in self.processes]
+        cases = [(*case, processes) for case in once for processes in self.processes or (1,)]
         with bar("bench") as progress:
             for number, (model, batch, steps, processes) in enumerate(cases):
                 if progress is not None:
@@ -85,9 +98,9 @@ class Bench(Command):
                     model=model, batch=batch, steps=steps, device=self.device, repeats=self.repeats, seed=self.seed
                 )
                 if processes == 1:
-                    rows += bench(self.work, self.variant, **options)
+                    rows += bench(works, variants, **options)
                 else:
-                    rows += together(processes, max(1, threads // processes), self.work, self.variant, **options)
+                    rows += together(processes, max(1, threads // processes), works, variants, **options)
         found = record(rows, rates(torch.device(self.device)))
         if self.out is not None:
             write_json(self.out, found)

@@ -17,6 +17,7 @@ from ..evaluation import SUITES, Compared, Entry, Evaluation, certify, compare, 
 from ..files import held, tidy, write_json, write_tensors
 from ..gradients import GRADIENTS
 from ..models import load_model, load_official, save_model, structure
+from ..models.zoo import CONFIG, WEIGHTS
 from ..options import check_options, settings
 from ..progress import bar
 from ..text import printable
@@ -234,6 +235,11 @@ class Convert:
 
     def run(self) -> None:
         model = load_official(self.file)
+        ours = [file.name for file in self.out.glob("*") if not file.name.startswith(".")]
+        others = sorted(set(ours) - {CONFIG, WEIGHTS})
+        if others or ((self.out / CONFIG).exists() and not (self.out / WEIGHTS).exists()):
+            given = f"{printable(str(self.out))} holds {', '.join(others[:3]) or CONFIG}"
+            raise ValueError(f"convert: {given}; allowed: a new folder, or one of a model alone.")
         with held(self.out):
             tidy(self.out)
             save_model(model, self.out)

@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from ..attacks import Linf
 from ..checks import Count, PositiveDistance, Seed
 from ..data import load
-from ..files import write_text
+from ..files import read_json, write_text
 from ..models import load_model
 
 
@@ -51,15 +51,20 @@ class OnModel(Command):
     streaming: bool = False
     """Read images from disk batch by batch instead of holding the set in memory."""
     subset: Count | None = None
-    """Take only the first so many test images (they are in random order, unless streamed)."""
+    """Take only the first so many test images. (Those of the digits and of a folder of images are in random order,
+    others as they are stored: if that is by class, the first ones are no fair sample.)"""
+    data_seed: Seed | None = None
+    """How the source is cut where it has no test or validation set; default as for the model's training, or 0."""
     batch_size: Count = 100
     seed: Seed = 0
 
     def load(self, device: torch.device, *names: str) -> tuple[torch.nn.Module, list[Any]]:
         """The model on the device, and of the splits named the first ``subset`` images each."""
+        plan = self._plan()
+        seed = plan.get("data_seed", 0) if self.data_seed is None else self.data_seed
         splits = load(
-            self.data, image_size=self.image_size, streaming=self.streaming, image_column=self.image_column,
-            label_column=self.label_column,
+            self.data, seed=seed, validation=plan.get("validation"), image_size=self.image_size,
+            streaming=self.streaming, image_column=self.image_column, label_column=self.label_column,
         )  # fmt: skip
         if self.subset is not None and self.subset > len(splits.test):
             raise ValueError(f"--subset {self.subset}; allowed: 1..{len(splits.test)}.")
@@ -67,6 +72,16 @@ class OnModel(Command):
         if self.subset is not None:  # a streamed set is not taken into memory as a whole
             sets = [images.take(slice(self.subset)) for images in sets]
         return load_model(self.model).to(device), [images.to(device) for images in sets]
+
+    def _plan(self) -> dict[str, Any]:
+        """What the run that made the model says of its data, where that is these and the run is near the model."""
+        folder = Path(self.model)
+        for file in (folder.parent / "config.json", folder.parent.parent / "recipe.json"):  # of train, of reproduce
+            if folder.is_dir() and file.exists():
+                plan = read_json(file, "remove it, or say --data-seed")
+                if isinstance(plan, dict) and plan.get("data") == self.data:
+                    return plan
+        return {}
 
     def conclude(self, table: str) -> None:
         """Print the table and leave it in the folder, when everything else is there."""
