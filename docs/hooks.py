@@ -15,7 +15,8 @@ import griffe
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "results/*.md", "examples/*.py", "examples/*.md"]
+OUTSIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "results/*.md", "results/*.html"]
+OUTSIDE += ["examples/*.py", "examples/*.md", "weights/README.md", "weights/*/README.md"]
 """What the site has of the repository beside docs/."""
 ROOMS = ["models", "dynamics", "gradients", "defences", "attacks"]
 ROOMS += ["training", "evaluation", "data", "analysis", "testing"]
@@ -42,7 +43,8 @@ def on_files(files, config):
     for section in config.nav:
         for title, folder in section.items():
             if isinstance(folder, str) and folder.endswith("/"):
-                section[title] = sorted(file.src_uri for file in files if file.src_uri.startswith(folder))
+                pages = (file.src_uri for file in files if file.src_uri.endswith(".md"))
+                section[title] = sorted(uri for uri in pages if uri.startswith(folder))
                 section[title].sort(key=lambda uri: not uri.endswith("README.md"))
     return files
 
@@ -111,9 +113,9 @@ def _page(config, name, text):
 
 
 def _shown(path):
-    """A page of markdown as it stands; any other text as code under its name."""
+    """A page of markdown or HTML as it stands; any other text as code under its name."""
     text = path.read_text()
-    if path.suffix == ".md":
+    if path.suffix in (".md", ".html"):
         return text
     return f"# {path.name}\n\n```{'python' if path.suffix == '.py' else 'text'}\n{text}```\n"
 
