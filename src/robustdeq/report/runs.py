@@ -144,9 +144,10 @@ def _reproduction(run: Run, prefix: str) -> None:
             run.missing.append(f"{row}: not evaluated yet.")
         if (defended := folder / "evaluation" / (slug + REDUCED)).is_dir():
             _evaluation(run, f"{row} + entropy reduction", defended, (model,))
+        judged = [one.evaluation.record.identity for one in run.evaluations if one.name == row]
         if (analysis := folder / "analysis" / f"{slug}.json").exists():
             _analysis(run, row, analysis, dict)
-        else:
+        elif not judged or judged[-1].steps is not None:  # a network without states has none
             run.missing.append(f"{row}: no analysis along the states yet.")
 
 
