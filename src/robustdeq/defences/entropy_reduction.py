@@ -131,7 +131,6 @@ class _Regulator:
         else:
             for _ in range(self.method.updates):
                 adjusted = self._followed(adjusted, x, prepared)
-        self.f.tally.updates += self.method.updates * len(x)  # not where a backward pass makes one again
         self.inputs[-1] = adjusted
         self.f = self.f.at(self.model.inject(adjusted), state.z, prepared)
         return self.f
@@ -151,6 +150,7 @@ class _Regulator:
         """One step against the sign of dH / dx', z held fixed, cut to the ball around x and to the box. (B, C, H, W)"""
         exact = self.through is not None
         at = adjusted.clone() if exact else adjusted.detach()  # not ``adjusted`` itself, which z may depend on
+        self.f.tally.updates += len(at)
         with torch.enable_grad(), evaluating(self.model):  # the backward pass comes here again, in any mode
             at.requires_grad_()
             z = self.f.cell.finish(prepared, self.model.inject(at), self.f.constants)
