@@ -16,7 +16,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "results/*.md", "results/*.html"]
-OUTSIDE += ["examples/*.py", "examples/*.md", "weights/README.md", "weights/*/README.md"]
+OUTSIDE += ["examples/*.py", "examples/*.md", "weights/*/README.md"]
 """What the site has of the repository beside docs/."""
 ROOMS = ["models", "dynamics", "gradients", "defences", "attacks"]
 ROOMS += ["training", "evaluation", "data", "analysis", "testing"]

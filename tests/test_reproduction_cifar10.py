@@ -44,7 +44,7 @@ def reproduced(cifar10, tmp_path_factory):
 def test_cifar10_small_is_reproduced_on_images_of_one_s_own_choice(reproduced, capsys):
     """Held out as asked for, judged on them, and counted."""
     command, out, printed = reproduced
-    assert "| baseline + entropy reduction |" in printed and "20 test images, in the order of their source" in printed
+    assert "| baseline + entropy reduction |" in printed and "20 test images, in their published order" in printed
     plan = json.loads((out / "recipe.json").read_text())
     assert (plan["data_seed"], plan["validation"], plan["seed"]) == (3, 60, 5)
     config = json.loads((out / "training" / "baseline" / "config.json").read_text())

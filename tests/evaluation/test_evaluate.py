@@ -260,7 +260,7 @@ def test_the_all_of_the_bare_model_may_stand_beside(model, points):
     ):
         with pytest.raises(ValueError, match=f"with other {differing}"):
             defended.table(_evaluate(model, other, "quick", steps=1, threat=threat))
-    with pytest.raises(ValueError, match="with other weights, steps;"):
+    with pytest.raises(ValueError, match="with other weights;"):
         defended.table(_evaluate(own(10, side=8), points, "quick", steps=1))
     with pytest.raises(ValueError, match="with other steps;"):
         defended.table(_evaluate(variant(model, steps=2), points, "quick", steps=1))

@@ -131,10 +131,8 @@ class Evaluation:
         return flags(self.record)
 
     def shares(self) -> dict[str, Share]:
-        """clean, one share a column, and All: the samples that survive every attack, of those that every attack saw.
-
-        There is no All without an attack.
-        """
+        """clean, one share a column, and All: the samples that survive every attack, of those that every attack saw;
+        without an attack there is none."""
         columns = ["clean", *self.columns.values(), "All"] if self.columns else ["clean"]
         return {column: Share.of(self.standing(column)) for column in dict.fromkeys(columns)}
 
@@ -198,10 +196,11 @@ class Evaluation:
     def check_beside(self, own: Identity, opaque: bool = False) -> None:
         """Raise a ValueError unless this evaluation can stand beside one with the identity ``own``."""
         other, hidden = self.record.identity, self.record.opaque or opaque  # whose weights have other names
-        names = ["points", "images", "norm", "eps"] + ([] if hidden else ["weights", "solver", "steps", "readout"])
-        if differing := ", ".join(name for name in names if getattr(own, name) != getattr(other, name)):
-            wanted = f"the same {', '.join(names)}"
-            raise ValueError(f"table: beside is an evaluation with other {differing}; allowed: one of {wanted}.")
+        names = ["points", "images", "norm", "eps", *([] if hidden else ["weights"])]
+        for kind in (names, [] if hidden else ["solver", "steps", "readout"]):  # of other weights these say nothing
+            if differing := ", ".join(name for name in kind if getattr(own, name) != getattr(other, name)):
+                same = f"the same {', '.join(kind)}"
+                raise ValueError(f"table: beside is an evaluation with other {differing}; allowed: one of {same}.")
         if (own.defence is None) == (other.defence is None):
             raise ValueError("table: beside is of a model on the same side of a defence; allowed: of the other side.")
         if not self.columns:

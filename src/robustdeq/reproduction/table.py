@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import mean
 
 from ..environment import environment
@@ -56,7 +57,11 @@ def _table(job: Job, evaluations: Mapping[str, Evaluation], source: str) -> str:
     attacks = "standard" if job.full else " + ".join(name.upper() for name in job.recipe.auto_attacks)
     total, training = max(len(evaluation.clean) for evaluation in evaluations.values()), job.recipe.training
     ball = f"{'L-inf' if training.threat.name == 'Linf' else 'L2'}, eps {training.eps:g}, seed {training.seed}"
-    order = "cut at random before any training" if job.recipe.data == "digits" else "in the order of their source"
+    folder, order = Path(job.recipe.data), "in their published order"
+    if job.recipe.data == "digits":
+        order = "cut at random before any training"
+    elif folder.is_dir() and not any(folder.rglob("*.parquet")):  # images in a folder for each class
+        order = "in random order"
     points = total if job.full else min(job.recipe.auto_points, total)
     rows = []
     for name, evaluation in evaluations.items():
