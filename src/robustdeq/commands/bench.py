@@ -71,9 +71,9 @@ class Bench(Command):
         device = available(self.device)
         if "graph" in parts and device.type != "cuda":
             raise ValueError(f"--variant graph on {device}; allowed: --device cuda, or another variant.")
+        deqs = {name: None for name in ARCHITECTURES if name.startswith(("mdeq", "mondeq"))}
         for model in models:
-            if not model.startswith(("mdeq", "mondeq")):
-                choose("DEQ", model, {name: None for name in ARCHITECTURES if name.startswith(("mdeq", "mondeq"))})
+            choose("DEQ", model, deqs)
         wanted = "allowed: the --out of an earlier robustdeq bench of this version"
         old = None if self.compare is None else read_json(self.compare, wanted)
         try:
