@@ -2,11 +2,14 @@
 
 import math
 import re
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from robustdeq.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Series
+from robustdeq.report.curves import training_charts
+from robustdeq.report.runs import Trained
 
 VALUES = st.one_of(st.none(), st.floats(-1e6, 1e6), st.just(math.nan), st.just(math.inf))
 NUMBERS = re.compile(r"-?\d+\.\d")
@@ -54,3 +57,24 @@ def test_a_band_goes_forth_above_and_back_below():
     xs, ys = numbers[::2], numbers[1::2]
     assert xs == [*xs[:2], *reversed(xs[:2])] and ys[0] < ys[3] and ys[1] < ys[2]
     assert chart.band(Series("line", [1], [1.0])) == ""
+
+
+def test_hours_are_those_of_the_updates_so_far_and_no_epoch_without_its_seconds_is_placed():
+    rows = [
+        {"epoch": 1, "seconds": 1800.0},  # not judged
+        {"epoch": 2, "seconds": 3600.0, "validation": {"clean": 0.5, "robust": 0.2}},
+        {"epoch": 3, "seconds": 900.0, "validation": {"clean": 0.6, "robust": 0.3}},
+    ]
+
+    def by_hours(epochs):
+        charts = training_charts(Trained("run", Path("run"), epochs, [], {}, None))
+        return [chart for chart in charts if "by hours" in chart.title]
+
+    (chart,) = by_hours(rows)
+    robust = chart.series[1]
+    assert (chart.title, chart.x_label) == ("Held-out images, by hours", "hours of updates")
+    assert (list(robust.x), list(robust.y)) == ([0.5, 1.5, 1.75], [None, 0.2, 0.3])
+    averaged = [row | {"validation_ema": {"clean": 0.7, "robust": 0.4}} for row in rows]
+    (chart,) = by_hours(averaged)
+    assert chart.title.endswith("average of the weights") and chart.series[1].y[-1] == 0.4
+    assert not by_hours([rows[0], {key: value for key, value in rows[1].items() if key != "seconds"}, rows[2]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ ALONG, BANDS = "t, of z[t]", "accuracy (%), 95% bands"
 
 
 def training_charts(trained: Trained) -> list[Chart]:
-    """Loss, accuracy, the two gradients of the watch, residual and learning rate; what was not logged is left out."""
+    """Loss, accuracy, the two gradients of the watch, the same by hours, residual and learning rate; what was not
+    logged is left out."""
     epochs, per_epoch = [number(row, "epoch") or 0.0 for row in trained.epochs], _steps_per_epoch(trained)
     times = [number(row, "step") / per_epoch for row in trained.steps]  # type: ignore[operator]
 
@@ -48,10 +50,28 @@ def training_charts(trained: Trained) -> list[Chart]:
         shares("Accuracy on training images", *training),
         shares(held, *watched("validation")),
         shares(f"{held}, average of the weights", *watched("validation_ema")),
+        _by_hours(trained.epochs),
         Chart("Relative residual of the last state", "epoch", "residual (median)", (residual,), log=True),
         Chart("Learning rate", "epoch", "learning rate", (rate,), floor=0.0),
     ]
     return [chart for chart in charts if not chart.empty]
+
+
+def _by_hours(epochs: Sequence[Mapping[str, Any]]) -> Chart:
+    """Clean and robust accuracy on held-out images against the hours that the updates took: what an hour more buys. Of
+    the averaged weights, where they were judged. No chart where an epoch does not tell its seconds."""
+    seconds = [number(row, "seconds") for row in epochs]
+    if any(value is None for value in seconds):
+        epochs = []
+    hours = [total / 3600 for total in accumulate(value or 0.0 for value in seconds)]
+    averaged = any("validation_ema" in row for row in epochs)
+    kind, whose = ("validation_ema", ", average of the weights") if averaged else ("validation", "")
+    lines = tuple(
+        Series(name, hours, [number(row, kind, key) for row in epochs], style)
+        for name, style, key in (("clean", "clean", "clean"), ("stands all attacks", "attacked", "robust"))
+    )
+    title = f"Held-out images, by hours{whose}"
+    return Chart(title, "hours of updates", "accuracy (share)", lines, floor=0.0, ceiling=1.0, fine=True)
 
 
 def _steps_per_epoch(trained: Trained) -> float:
