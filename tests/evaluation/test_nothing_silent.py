@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from small_models import own
 from torch import nn
 
 import robustdeq as rd
@@ -15,6 +16,7 @@ from robustdeq.evaluation import Entry, Evaluation
 from robustdeq.evaluation.recordfile import _seal
 
 THREAT = rd.Linf(0.1)
+REDUCED = {"eps": 0.2, "step_size": 0.1, "updates": 1, "every": 2}
 
 
 def entries(**options):
@@ -86,6 +88,25 @@ def test_a_wrong_argument_is_one_line(options, points, tmp_path):
     with pytest.raises(ValueError) as error:
         rd.evaluate(model, *points, **{**usual, **options})
     assert len(str(error.value).splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_defence_below_another_belongs_to_what_was_judged(points, tmp_path):
+    """Of another inner defence no record is gone on with, neither that of attacks nor a certificate."""
+    model = own(10, side=8, steps=4)
+
+    def smoothed(updates):
+        return rd.Smoothing(0.1, draws=2, seed=0)(rd.EntropyReduction(0.2, 0.1, updates)(model))
+
+    attacked = {"suite": [Entry("pgd", "frozen", PGD(THREAT, 0.03, 1))], "checks": 0, "out": tmp_path / "attacked"}
+    proven = {"n0": 2, "n": 10, "alpha": 0.1, "out": tmp_path / "proven"}
+    x, y = points[0][:4], points[1][:4]
+    for judge, options in ((rd.evaluate, attacked), (rd.certify, proven)):
+        settings = judge(smoothed(1), x, y, **options).record.identity.defence.settings
+        assert settings["around"] == {"name": "RegulatedClassifier", "settings": {**REDUCED, "updates": 1}}
+        with pytest.raises(ValueError, match=r"belongs to another defence\.settings\.around\.settings\.updates"):
+            judge(smoothed(2), x, y, **options)
+    alone = rd.evaluate(rd.EntropyReduction(**REDUCED)(model), x, y, suite=[], checks=0)
+    assert alone.record.identity.defence.settings == REDUCED
 
 
 @pytest.mark.parametrize("model", [None, 5, "model", net, nn.Linear])

@@ -14,8 +14,8 @@ from ..attacks import Threat
 from ..checks import check_labels
 from ..files import differences, digest, plain
 from ..models.fit import check_logits
-from ..models.modes import evaluating
-from ..models.structure import Structure
+from ..models.modes import evaluating, unwrapped
+from ..models.structure import Structure, Wrapper
 from ..models.zoo import config_of
 from ..options import checked, describe
 from .images import Points
@@ -119,11 +119,16 @@ def below(kind: Structure) -> dict[str, Any]:
 
 
 def around(kind: Structure) -> dict[str, Described | None]:
-    """What is around that model."""
-    return {
-        name: None if wrapper is None else Described(type(wrapper).__name__, plain(wrapper.settings))
-        for name, wrapper in (("readout", kind.readout), ("defence", kind.defence))
-    }
+    """What is around that model. A wrapper around another one tells of it too, unless that is the readout."""
+
+    def told(wrapper: Any) -> Described:
+        settings, inner = plain(wrapper.settings), unwrapped(wrapper.model)
+        if isinstance(inner, Wrapper) and inner is not kind.readout:
+            settings = {**settings, "around": asdict(told(inner))}
+        return Described(type(wrapper).__name__, settings)
+
+    wrappers = {"readout": kind.readout, "defence": kind.defence}
+    return {name: None if wrapper is None else told(wrapper) for name, wrapper in wrappers.items()}
 
 
 def _weights(module: nn.Module) -> str:
