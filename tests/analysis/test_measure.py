@@ -161,3 +161,17 @@ def test_a_sweep_counts_what_the_deployed_model_says_and_what_it_costs(model, po
     frame = found.frame()
     assert list(frame["robust"]) == [int((row.static & row.frozen).sum()) for row in found.rows]
     assert len(found.table().splitlines()) == 2 + len(settings)
+
+
+def test_a_sweep_s_folder_is_of_one_model_and_of_one_attack(model, points, tmp_path):
+    """Rows of another model, ball or attack were read back as if they were these."""
+    options = {"settings": [Setting(2, 0, 0.05, 3)], "attack_steps": 1, "out": tmp_path}
+    (row,) = sweep(model, points, THREAT, **options).rows
+    others = {
+        "weights": (own(4, sharpness=2.0, steps=3), THREAT, options), "eps": (model, rd.Linf(0.1), options),
+        "attack_steps": (model, THREAT, {**options, "attack_steps": 2}),
+    }  # fmt: skip
+    for name, (of, threat, given) in others.items():
+        with pytest.raises(ValueError, match=f"holds a run with another {name}; give another --out"):
+            sweep(of, points, threat, **given)
+    assert sweep(model, points, THREAT, **options).rows[0].to_dict() == row.to_dict()

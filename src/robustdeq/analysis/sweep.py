@@ -17,9 +17,10 @@ from ..evaluation.entries import exact
 from ..evaluation.images import Points, batches, loaded
 from ..evaluation.result import Share
 from ..evaluation.run import spending
-from ..files import read_json, write_json
+from ..files import claim, digest, read_json, write_json
 from ..models import DEQClassifier
 from ..models.modes import evaluating
+from ..options import describe
 from ..text import shown
 from .dynamics import longest, variant
 
@@ -131,7 +132,7 @@ def sweep(
 
     The attacks are PGD of ``attack_steps`` steps of a quarter of eps, on the bare model and through the defence: few,
     to compare settings, not to judge one. out: a folder with a file for each setting, written when it is done and not
-    made again; of this model, these images and these options alone.
+    made again; a ValueError where it is of another model, of other images or of other options.
     """
     check_count("sweep", "attack_steps", attack_steps)
     if not isinstance(threat, Linf):
@@ -140,13 +141,18 @@ def sweep(
         settings = settings_around(threat.eps, model.steps, longest(model, model.solver))
     attack = PGD(threat, threat.eps / 4, attack_steps, seed=seed)
     rows, todo = [], "remove it, and it is made anew"
+    if out is not None:
+        claim(Path(out) / "plan.json", {
+            "weights": digest(*model.state_dict().values()), "solver": describe(model.solver),
+            "images": points.digest(), "eps": threat.eps, "attack_steps": attack_steps, "batch_size": batch_size,
+            "seed": seed,
+        })  # fmt: skip
     for done, setting in enumerate(settings):
         progress(done, len(settings), f"sweep {setting.name}")
         file = None if out is None else Path(out) / f"{setting.name}.json"
         if file is None or not file.exists():
             rows.append(_row(model, points, setting, attack, batch_size))
             if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(file, rows[-1].to_dict())
             continue
         value = read_json(file, todo)
