@@ -262,17 +262,19 @@ def test_of_a_training_without_attacks_the_best_clean_accuracy_is_kept(images, t
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "allowed"),
     [
-        {"gradient": "phantom"},
-        {"attack_gradient": "implicit"},
-        {"phases": (Phase(epochs=1, attack_steps=1, solver="broyden"),)},
-        {"phases": (Phase(epochs=1, attack_steps=1, gradient="phantom"),)},
+        ({"gradient": "phantom"}, "no solver"),
+        ({"attack_gradient": "implicit"}, "no solver"),
+        ({"phases": (Phase(epochs=1, attack_steps=1, solver="broyden"),)}, "no solver"),
+        ({"phases": (Phase(epochs=1, attack_steps=1, gradient="phantom"),)}, "no solver"),
+        ({"phases": (Phase(epochs=1, attack_steps=0, solver_steps=2),)}, "None"),
+        ({"phases": (Phase(epochs=1, attack_steps=1, attack={"name": "pgd", "solver_steps": 2}),)}, "None"),
     ],
 )
-def test_what_a_network_without_states_cannot_do_is_refused(images, tmp_path, change):
+def test_what_a_network_without_states_cannot_do_is_refused(images, tmp_path, change, allowed):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with pytest.raises(ValueError, match="with a Sequential, which has no states; allowed: no solver"):
+    with pytest.raises(ValueError, match=f"with a Sequential, which has no states; allowed: {allowed}"):
         Trainer(network, images, dataclasses.replace(SHORT, **change), tmp_path)
 
 

@@ -169,3 +169,11 @@ def test_a_run_with_attacks_by_name_is_written_down_and_read_back():
     phases = tuple(Phase(epochs=1, attack_steps=1, attack=name) for name in training_attacks.TRAINING_ATTACKS)
     config = TrainConfig(phases=phases)
     assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+def test_a_gradient_that_no_attack_takes_is_refused():
+    joint, pgd = (Phase(epochs=1, attack_steps=1, attack=name) for name in ("joint", "pgd"))
+    with pytest.raises(ValueError, match=r"attack_gradient=Phantom.* with attack='joint' alone.*; allowed: 'unrolled'"):
+        TrainConfig(phases=(joint,), attack_gradient="phantom")
+    TrainConfig(phases=(joint, pgd), attack_gradient="phantom")
+    TrainConfig(phases=(joint, replace(pgd, attack_steps=0)))

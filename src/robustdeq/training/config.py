@@ -10,7 +10,7 @@ from ..attacks import THREATS
 from ..checks import Count, Decay, Distance, Length, Natural, NonNegative, Pixels, Positive, Seed
 from ..defences import EntropyReduction
 from ..dynamics import SOLVERS
-from ..gradients import GRADIENTS
+from ..gradients import GRADIENTS, Unrolled
 from ..options import OneOf, checked, describe, make
 from ..text import shown
 from .attacks import TRAINING_ATTACKS
@@ -57,8 +57,9 @@ class TrainConfig:
     units; pixels are not clipped after it. Without an attack that is the training of Cohen et al. 2019 for smoothing,
     with one SmoothAdv of one draw (Salman et al. 2019, arXiv 1906.04584); the attack ``joint`` sees images without it.
     start_noise: standard deviation of z^[0], drawn for every sample of an update and its attack (path independence,
-    Anil et al. 2022, arXiv 2211.09961); 0: z^[0] = 0, as it is deployed.
-    gradient, attack_gradient: of the update and of its attack, in ``GRADIENTS``.
+    Anil et al. 2022, arXiv 2211.09961); 0: z^[0] = 0, as it is deployed. The attack ``joint`` begins at 0, and where it
+    is ``warm`` the update at its state.
+    gradient, attack_gradient: of the update and of its attack, in ``GRADIENTS``; ``joint`` has one of its own.
     threat: ``Linf | L2`` with the radius ``eps`` in pixel units of [0, 1], default 8/255; or a Threat, which has one.
     batch_size: of an update; accumulate: it is computed in so many equal pieces. optimizer: in ``OPTIMIZERS``, or what
     makes a torch optimizer of (parameters, lr=, weight_decay=).
@@ -110,7 +111,11 @@ class TrainConfig:
         size, pieces = self.batch_size, self.accumulate
         if size % pieces:
             raise ValueError(f"TrainConfig: accumulate={pieces}; allowed: a divisor of batch_size={size}.")
-        bare = [phase.attack.name for phase in self.phases if phase.attack_steps and phase.attack.bare]
+        attacks = [phase.attack for phase in self.phases if phase.attack_steps]
+        bare = [attack.name for attack in attacks if attack.bare]
+        if attacks and len(bare) == len(attacks) and not isinstance(self.attack_gradient, Unrolled):
+            given = f"attack_gradient={self.attack_gradient} with attack={bare[0]!r} alone, which has one of its own"
+            raise ValueError(f"TrainConfig: {given}; allowed: 'unrolled', or another attack.")
         if self.attack_entropy_reduction is not None and bare:
             given = f"attack_entropy_reduction with attack={bare[0]!r}, which looks at the bare dynamics"
             raise ValueError(f"TrainConfig: {given}; allowed: None, or another attack.")

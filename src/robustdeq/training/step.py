@@ -40,6 +40,26 @@ class StepResult:
     learning_rate: float
 
 
+def _check_stateless(model: nn.Module, config: TrainConfig) -> None:
+    """A ValueError for the first option that says nothing to a model without states."""
+    lacking = f"with a {type(model).__name__}, which has no states"
+    for name in OF_STATES:
+        if given := getattr(config, name):
+            raise ValueError(f"{name}={given} {lacking}; allowed: {TrainConfig.__dataclass_fields__[name].default}.")
+    gradients = (config.gradient, config.attack_gradient, *(phase.gradient for phase in config.phases))
+    solvers = [phase.solver for phase in config.phases if phase.solver is not None]
+    for one in [*(rule for rule in gradients if not isinstance(rule, Unrolled | None)), *solvers]:
+        allowed = "no solver, and the gradient 'unrolled', which is its own"
+        raise ValueError(f"{one} {lacking}; allowed: {allowed}.")
+    for phase in config.phases:
+        for owner in (phase, phase.attack) if phase.attack_steps else (phase,):
+            if given := owner.solver_steps:
+                whose = "a phase" if owner is phase else f"the attack {phase.attack.name!r}"
+                raise ValueError(f"solver_steps={given} of {whose} {lacking}; allowed: None.")
+    if config.jacobian.weight:
+        raise ValueError(f"jacobian with weight={config.jacobian.weight:g} {lacking}; allowed: weight=0.")
+
+
 class TrainStep:
     """Called with a batch; moves ``model`` once. total: updates of the whole run. Of several processes each is called
     with its part of the batch; DDP averages their gradients. graphs: see ``Graphed``; of one process and piece."""
@@ -50,19 +70,8 @@ class TrainStep:
     ) -> None:  # fmt: skip
         self.model, self.optimizer, self.config, self.total = model, optimizer, config, total
         self.deq, self.distributed = structure(model).deq, distributed
-        for name in OF_STATES if self.deq is None else ():
-            if given := getattr(config, name):
-                kind = f"{name}={given} with a {type(model).__name__}, which has no states"
-                raise ValueError(f"{kind}; allowed: {TrainConfig.__dataclass_fields__[name].default}.")
-        gradients = (config.gradient, config.attack_gradient, *(phase.gradient for phase in config.phases))
-        solvers = [phase.solver for phase in config.phases if phase.solver is not None]
-        others = [rule for rule in gradients if rule is not None and not isinstance(rule, Unrolled)]
-        for one in [*others, *solvers] if self.deq is None else []:
-            kind = f"{one} with a {type(model).__name__}, which has no states"
-            raise ValueError(f"{kind}; allowed: no solver, and the gradient 'unrolled', which is its own.")
-        if self.deq is None and config.jacobian.weight:
-            kind = f"jacobian with weight={config.jacobian.weight:g} with a {type(model).__name__}, which has no states"
-            raise ValueError(f"{kind}; allowed: weight=0.")
+        if self.deq is None:
+            _check_stateless(model, config)
         defences = {True: config.entropy_reduction, False: config.attack_entropy_reduction}
         self.defended = {update: defence and defence(model) for update, defence in defences.items()}
         self.graphed, self.epoch = Graphed(model, config.batch_size) if graphs else None, 0
