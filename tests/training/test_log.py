@@ -1,6 +1,7 @@
 """What a run leaves to be read: JSON lines, TensorBoard events, W&B on request, a closing summary."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from small_models import own
@@ -8,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import robustdeq as rd
 from robustdeq.training import Phase, TrainConfig, Trainer, summary
+from robustdeq.training.watch import warnings
 
 CONFIG = TrainConfig(
     eps=0.15, batch_size=8, validation_points=10, validation_steps=1, states="random",
@@ -50,6 +52,20 @@ def test_the_summary_tells_time_speed_and_the_best(tmp_path):
     assert f"best on held-out images: robust {100 * best:.1f}%" in text
     warned = [*history[:-1], {**history[-1], "warnings": ["something"]}]
     assert summary(warned).splitlines()[-1] == "warning: something"
+
+
+def test_what_nobody_attacked_has_no_accuracy_under_attack(tmp_path):
+    """Of a clean epoch the log, the summary and the warnings called the share of the images as they are attacked."""
+    splits, phases = rd.data.digits(), (Phase(epochs=1, attack_steps=1), Phase(epochs=1, attack_steps=0))
+    images = splits.train.take(slice(80))
+    trainer = Trainer(own(10, side=8), images, replace(CONFIG, phases=phases), tmp_path, splits.validation)
+    trainer.run()
+    attacked, clean = trainer.history
+    assert "% attacked" in summary([attacked]) and "% attacked" not in summary([attacked, clean])
+    steps = [json.loads(line)["train"] for line in trainer.log.path.read_text().splitlines() if '"train"' in line]
+    assert [type(step["accuracy_adv"]) for step in steps] == [float, type(None)] and "accuracy_adv" not in clean
+    best, fallen = ({**row, "validation": {"robust": share}} for row, share in ((clean, 0.5), (clean, 0.1)))
+    assert warnings([best, fallen]) == []
 
 
 def test_wandb_gets_every_number_of_a_run_that_may_be_resumed(tmp_path, monkeypatch):

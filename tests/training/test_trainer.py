@@ -222,6 +222,13 @@ def test_a_batch_larger_than_the_set_is_refused(images, tmp_path):
         Trainer(_model(), images.take(slice(10)), SHORT, tmp_path)
 
 
+@pytest.mark.parametrize(("count", "allowed"), [(5, "with 5 validation images; allowed: at most 5"), (0, "without")])
+def test_more_held_out_images_than_there_are_is_refused(images, tmp_path, count, allowed):
+    """A share of the first five was told as if it were one of eight."""
+    with pytest.raises(ValueError, match=f"validation_points=8 {allowed}"):
+        Trainer(_model(), images, dataclasses.replace(SHORT, validation_points=8), tmp_path, images.take(slice(count)))
+
+
 def test_any_field_of_a_recipe_can_be_changed_by_name_and_read_back(tmp_path):
     chosen = recipe("cifar10-small").changed(
         {"model": "mdeq-nano", "model_options": {"steps": 3}, "data": "digits", "data_seed": 4, "learning_rate": 0.5}

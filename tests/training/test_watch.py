@@ -9,7 +9,7 @@ import robustdeq as rd
 from robustdeq.attacks import PGD, JointOptimisation, Linf, ThroughGradient, predictions
 from robustdeq.distributed import SINGLE
 from robustdeq.seeds import mix
-from robustdeq.training.watch import judge
+from robustdeq.training.watch import judge, memory_gib
 
 EPS, POINTS = 0.02, 40
 
@@ -43,3 +43,9 @@ def test_a_network_without_states_is_judged_by_its_own_gradient():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
     found = judge(model, images(), Linf(EPS), 2, 0, SINGLE)
     assert set(found) == {"clean", "exact", "robust"} and found["robust"] == found["exact"]
+
+
+def test_the_memory_told_is_that_of_the_device_which_trains(monkeypatch):
+    """On a machine with a GPU a training on the CPU was said to take 0.0 GiB."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert memory_gib(torch.device("cpu")) > 0.05

@@ -30,12 +30,12 @@ OF_STATES = ("start_noise", "consistency", "entropy_reduction", "attack_entropy_
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of the batch as a whole. loss: of the update. accuracy_adv: on the attacked images, in [0, 1]. solver_steps: t of
-    the update's last forward, the mean where samples have their own, the last of several states. learning_rate: that
-    was used."""
+    """Of the batch as a whole. loss: of the update. accuracy_adv: on the attacked images, in [0, 1]; None where none
+    were attacked. solver_steps: t of the update's last forward, the mean where samples have their own, the last of
+    several states. learning_rate: that was used."""
 
     loss: float
-    accuracy_adv: float
+    accuracy_adv: float | None
     solver_steps: float
     learning_rate: float
 
@@ -112,7 +112,7 @@ class TrainStep:
         self.optimizer.step()
         if world_size > 1:
             self._share_buffers()
-        return StepResult(loss, accuracy, solver_steps, rate)
+        return StepResult(loss, accuracy if config.phase(epoch).attack_steps else None, solver_steps, rate)
 
     def rehearse(self, x: Tensor, y: Tensor) -> None:
         """The first attack and backward pass of every phase on these images, which leave no trace."""

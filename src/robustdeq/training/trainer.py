@@ -77,8 +77,10 @@ class Trainer:
             raise ValueError(f"states={config.states} with a {type(model).__name__}, which has none; allowed: final.")
         if len(images) < size:
             raise ValueError(f"batch_size={size} with {len(images)} training images; allowed: at most {len(images)}.")
-        if config.validation_points and not (validation is not None and len(validation)):
-            raise ValueError(f"validation_points={config.validation_points} without validation images; allowed: 0.")
+        there, points = 0 if validation is None else len(validation), config.validation_points
+        if points > there:
+            given = f"with {there} validation images" if there else "without validation images"
+            raise ValueError(f"validation_points={points} {given}; allowed: {f'at most {there}' if there else 0}.")
         if size % (config.accumulate * world_size):
             pieces = f"accumulate={config.accumulate} on {world_size} processes"
             raise ValueError(f"batch_size={size} with {pieces}; allowed: a multiple of their product.")
@@ -237,7 +239,7 @@ class Trainer:
         if self.averaged is not None:
             follow(self.averaged, self.model, config.ema, self.step)
         for name in ("loss", "accuracy_adv", "solver_steps"):
-            self.sums[name] += getattr(result, name)
+            self.sums[name] += getattr(result, name) or 0.0
         self.sums["seconds"] += time.perf_counter() - began
         self.sums["evaluations"] += (tally.evaluations - spent) / len(x)
         self.sums["units"] += (tally.units - units) / len(x)
@@ -250,7 +252,10 @@ class Trainer:
         speed, spent = self.config.batch_size / means["seconds"], ("evaluations", "units")
         means |= {f"{name}_per_image": means.pop(name) for name in spent}
         row: dict[str, Any] = {"epoch": epoch + 1, **means, "seconds": self.sums["seconds"], "images_per_second": speed}
-        row |= {**unattacked(self.model, self.images.take(slice(CLEAN_POINTS))), "memory_gib": memory_gib()}
+        if not self.config.phase(epoch).attack_steps:
+            del row["accuracy_adv"]
+        first, device = self.images.take(slice(CLEAN_POINTS)), next(self.model.parameters()).device
+        row |= {**unattacked(self.model, first), "memory_gib": memory_gib(device)}
         self.sums = dict.fromkeys(self.sums, 0.0)
         last = epoch + 1 == self.config.epochs
         if self.held_out is not None and (last or (epoch + 1) % self.config.validation_every == 0):

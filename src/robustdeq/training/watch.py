@@ -73,7 +73,8 @@ def warnings(history: list[dict[str, Any]]) -> list[str]:
             unrolled, phantom = (f"{100 * last[gradient]:.1f}% under the {gradient}" for gradient in GRADIENTS)
             texts.append(f"robust accuracy{whose} is {unrolled} and {phantom} gradient: one of them is masked")
         best = max((row for row in history if kind in row), key=lambda row: row[kind]["robust"])
-        rises = row["accuracy_adv"] > best["accuracy_adv"] + 0.01
+        now, before = (of.get("accuracy_adv") for of in (row, best))  # none of an epoch that attacked nothing
+        rises = now is not None and before is not None and now > before + 0.01
         if rises and last["robust"] < best[kind]["robust"] - APART:
             texts.append(
                 f"robust accuracy{whose} rises in training and falls on held-out images: catastrophic overfitting"
@@ -84,12 +85,13 @@ def warnings(history: list[dict[str, Any]]) -> list[str]:
 def summary(history: list[dict[str, Any]]) -> str:
     """How a run went, in a few lines: time, speed, the last epoch, the best on held-out images, warnings."""
     last, seconds = history[-1], sum(row["seconds"] for row in history)
+    attacked = f" and {100 * last['accuracy_adv']:.1f}% attacked" if "accuracy_adv" in last else ""
     images = sum(row["seconds"] * row["images_per_second"] for row in history)
     lines = [
         f"{len(history)} epochs, {images:,.0f} images, {seconds / 60:.1f} minutes of updates "
         f"({images / seconds:.0f} images/s), at most {last['memory_gib']:.1f} GiB",
-        f"last epoch: loss {last['loss']:.3f}, training images {100 * last['accuracy_clean']:.1f}% clean and "
-        f"{100 * last['accuracy_adv']:.1f}% attacked, {last['evaluations_per_image']:.0f} evaluations of f an image"
+        f"last epoch: loss {last['loss']:.3f}, training images {100 * last['accuracy_clean']:.1f}% clean{attacked}, "
+        f"{last['evaluations_per_image']:.0f} evaluations of f an image"
         + (f", residual {last['residual']:.3g}" if "residual" in last else ""),
     ]
     judged = [(row["epoch"], row[kind]) for row in history for kind in ("validation", "validation_ema") if kind in row]
@@ -100,10 +102,10 @@ def summary(history: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, *(f"warning: {text}" for text in last["warnings"])])
 
 
-def memory_gib() -> float:
-    """The most memory that was held so far: of the GPU by tensors, else by this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+def memory_gib(device: torch.device) -> float:
+    """The most memory that was held so far: of a GPU by tensors; where the model is on none, by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
