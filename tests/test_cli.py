@@ -66,6 +66,12 @@ def _run(*arguments):
         (["evaluate", "MODEL", "--out", "OUT", "--suite", "paper", "--set", "states=[9]"], "allowed: 1..3"),
         (["evaluate", "MODEL", "--out", "OUT", "--checks", "-1"], "checks=-1"),
         (["evaluate", "MODEL", "--out", "OUT", "--states", "--defend"], "allowed: --states alone"),
+        (["evaluate", "MODEL", "--out", "OUT", "--states", "--checks", "9"], "--states with --checks, which"),
+        (["certify", "MODEL", "--out", "OUT", "--attacked", "0", "--suite", "standard", "--steps", "9"],
+         "--attacked 0 with --suite, --steps"),
+        (["train", "smoke", "--out", "OUT", "--clean", "--attack-gradient", "phantom"], "--clean with --attack-grad"),
+        (["bench", "--out", "OUT", "--json", "--compare", "old.json"], "--json with --compare"),
+        (["view", "MODEL", "--space", "OUT", "--port", "8000", "--browser"], "--space with --port, --browser"),
         (["evaluate", "MODEL", "--out", "OUT", "--states", "--set", "queries=3"], "unknown option 'queries'"),
         (["evaluate", "MODEL", "--out", "OUT", "--data", "digit"], "did you mean 'digits'"),
         (["attack", "MODEL", "--out", "OUT", "--loss", "crossentropy"], "unknown loss"),
@@ -86,6 +92,22 @@ def test_a_mistake_is_one_or_two_lines_with_exit_code_2_and_nothing_is_written(
     assert names.get(message, message) in shown
     assert 1 <= len(shown.strip().splitlines()) <= 2 and "Traceback" not in shown
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["attack", "analyze", "reproduce", "bench", "view"])
+def test_a_verb_whose_work_no_processes_share_refuses_a_launcher(verb, folder, tmp_path, monkeypatch, capfd):
+    """Each would do all of it, on one GPU and in one folder; what ``bench`` measures is then another thing."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = {"bench": [], "reproduce": ["smoke"]}.get(verb, [str(folder)])
+    out = [] if verb == "view" else ["--out", str(tmp_path / "out")]
+    assert main([verb, *words, *out]) == 2 and not (tmp_path / "out").exists()
+    assert f"{verb}: in 2 processes; allowed: one" in capfd.readouterr().err
+
+
+def test_a_number_of_images_is_refused_where_no_images_are(tmp_path, capfd):
+    folder = rd.save_model(rd.create_model("mdeq-nano", seed=0, image_shape=(1, 16, 16)), tmp_path / "model")
+    assert main(["view", str(folder), "--count", "5", "--space", str(tmp_path / "out")]) == 2
+    assert "view without --data with --count" in capfd.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_mistake_in_a_real_process():

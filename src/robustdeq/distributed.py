@@ -76,6 +76,11 @@ def available(device: str) -> torch.device:
     return torch.device(device)
 
 
+def processes() -> int:
+    """How many a launcher has started of this run; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def launched(device: str = "cpu") -> Iterator[Distributed]:
     """The processes this one was started with, joined (NCCL on CUDA, Gloo on CPUs) and left at the end.
@@ -83,7 +88,7 @@ def launched(device: str = "cpu") -> Iterator[Distributed]:
     device: ``cpu`` or ``cuda``; of several GPUs each process takes the one of its local rank.
     """
     place = available(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+    if processes() <= 1:
         yield Distributed(device=place)
         return
     if place.type == "cuda":

@@ -91,7 +91,7 @@ def folder(tmp_path_factory):
 def test_the_command_prints_what_the_functions_find_and_goes_on(method, folder, tmp_path, capsys):
     name = "mondeq-nano" if method == "lipschitz" else "mdeq-nano"
     words = ["certify", folder / name, "--out", tmp_path, "--subset", "6", "--attacked", "3", "--steps", "2"]
-    words = [*map(str, words), "--n", "200", "--draws", "4", "--sigma", "0.5"]
+    words = [*map(str, words), *(["--n", "200", "--draws", "4", "--sigma", "0.5"] if method == "smoothing" else [])]
     assert main(words) == 0
     first = capsys.readouterr().out
     compared = Compared.read(tmp_path)
@@ -127,3 +127,14 @@ def test_a_mistake_is_one_line(words, told, folder, tmp_path, capsys):
     assert main(["certify", str(folder / "mdeq-nano"), "--out", str(tmp_path / "out"), "--subset", "2", *words]) == 2
     said = capsys.readouterr().err
     assert told in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_options_of_noise_are_refused_where_a_bound_certifies(folder, tmp_path, capsys):
+    """The radii said nothing of the sigma that was asked for."""
+    words = ["certify", str(folder / "mondeq-nano"), "--out", str(tmp_path / "out"), "--sigma", "0.5", "--n", "500"]
+    assert main(words) == 2 and not (tmp_path / "out").exists()
+    told = capsys.readouterr().err
+    assert "by the bound of a MonDEQ with --sigma, --n, which has no effect there; allowed: --method smoothing" in told
+    model = rd.load_model(folder / "mondeq-nano")
+    with pytest.raises(ValueError, match=r"n=500, alpha=0\.01 of a MonDEQ, which is certified without noise"):
+        certify(model, torch.rand(1, 1, 8, 8), torch.tensor([0]), n=500, alpha=0.01)

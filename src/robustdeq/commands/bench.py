@@ -62,6 +62,8 @@ class Bench(Command):
     seed: Seed = 0
 
     def run(self) -> None:
+        if self.json:
+            self.check_idle("--json", "without it", "compare")
         works, variants, models = self.work or tuple(WORKS), self.variant or ("eager",), self.model or ("mdeq-small",)
         for work in works:
             choose("work", work, WORKS)

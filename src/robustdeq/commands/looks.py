@@ -85,6 +85,8 @@ class View(Command):
     """Instead of showing the page, write a folder that is a Space of the hub, and runs at home with `python app.py`."""
 
     def run(self) -> None:
+        if self.space is not None:
+            self.check_idle("--space", "without it", "port", "browser")
         model = check_viewed(load_model(self.model)).to(available(self.device))
         shape, source = model.image_shape or (), self.data
         if source is None and tuple(shape) == (1, 8, 8):
@@ -92,6 +94,8 @@ class View(Command):
         images = None if source is None else first_images(source, shape, self.count)
         eps = ("0.15" if source == "digits" else "8/255") if self.eps is None else f"{self.eps:g}"
         name = Path(self.model).resolve().name if Path(self.model).is_dir() else self.model
+        if images is None:
+            self.check_idle("without --data", "--data", "count")
         if self.space is None:
             serve(model, images, name=name, eps=eps, port=self.port, browser=self.browser)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import nn
 from tyro.conf import Positional, arg
@@ -25,6 +25,8 @@ from .shared import InBall, OnModel, samples
 
 BUDGETS = ("steps", "step_size", "points", "iterations", "queries", "attacks", "states", "restarts")
 """What a user may set of a suite; a suite refuses those it does not have."""
+OF_SMOOTHING = ("sigma", "clip", "n0", "n", "alpha", "draws")
+"""Flags of certify."""
 
 
 @dataclass(kw_only=True)
@@ -46,6 +48,7 @@ class Evaluate(InBall):
     Given again, by any number of processes, the same command goes on from the last batch.
     """
 
+    shares: ClassVar[bool] = True
     suite: Annotated[str, arg(help=
         f"{' | '.join(SUITES)}. quick: PGD-20 with two gradients and two losses; paper: through intermediate states; "
         "standard: quick and AutoAttack; adaptive: everything, a defended model under four threat settings"
@@ -70,10 +73,8 @@ class Evaluate(InBall):
     def run(self) -> None:
         options = settings(self.set)
         check_options("evaluate --set", options, ("steps", "step_size") if self.states else BUDGETS)
-        others = self.defend, self.images, self.suite != "quick", self.beside is not None, self.surrogate
-        if self.states and any(others):
-            given = "--defend, --images, --suite, --beside or --surrogate"
-            raise ValueError(f"evaluate --states with {given}; allowed: --states alone.")
+        if self.states:
+            self.check_idle("--states", "--states alone", "defend", "images", "suite", "beside", "surrogate", "checks")
         beside = Evaluation.read(self.beside) if self.beside is not None else None
         if beside is not None and not self.defend and beside.record.identity.defence is None:
             raise ValueError("evaluate --beside of a bare model without --defend; allowed: both, or a defended one's.")
@@ -167,6 +168,7 @@ class Certify(OnModel):
     Given again, by any number of processes, the same command goes on from the last batch.
     """
 
+    shares: ClassVar[bool] = True
     method: Literal["smoothing", "lipschitz"] | None = None
     """Default: lipschitz where the model knows a bound, else smoothing."""
     sigma: PositiveDistance = 0.25
@@ -194,6 +196,8 @@ class Certify(OnModel):
         options = settings(self.set)
         check_options("certify --set", options, [name for name in BUDGETS if name != "steps"])
         options["steps"] = self.steps
+        if not self.attacked:
+            self.check_idle("--attacked 0", "without it", "suite", "steps", "set", "draws")
         with launched(self.device) as distributed, bar("certify", distributed.main) as progress:
             model, (test,) = self.load(distributed.device, "test")
             deployed = self._certified(model)
@@ -216,6 +220,7 @@ class Certify(OnModel):
             given = f"--method lipschitz of a {type(model).__name__}, which knows no bound of its slope"
             raise ValueError(f"certify: {given}; allowed: smoothing, or mondeq-nano or mondeq-small.")
         if self.method == "lipschitz" or (bounded and self.method is None):
+            self.check_idle(f"by the bound of a {type(model).__name__}", "--method smoothing", *OF_SMOOTHING)
             return model
         return Smoothing(self.sigma, draws=self.draws, clip=self.clip, seed=self.seed)(model)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
 
@@ -60,6 +60,7 @@ class Train(_OfRecipe):
     A killed run goes on from its last checkpoint when the same command is given again.
     """
 
+    shares: ClassVar[bool] = True
     out: Path
     """Folder for config.json, checkpoints, log and the model (out/model; the best on held-out images, if judged)."""
     objective: Annotated[str | None, arg(help=str(OBJECTIVES))] = None
@@ -90,6 +91,7 @@ class Train(_OfRecipe):
         if self.clean:
             if "phases" in settled:
                 raise ValueError("--clean and --set phases=; allowed: one of them (attack_steps=0 is a clean phase).")
+            self.check_idle("--clean", "without it", "attack_gradient")
             chosen = chosen.changed({"phases": clean(chosen.training).phases})
         if self.resume and not (self.out / CHECKPOINT).exists():
             raise ValueError(f"--resume, but {self.out} holds no {CHECKPOINT}; allowed: the folder of a run.")

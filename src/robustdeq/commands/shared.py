@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from huggingface_hub import constants as hub
@@ -14,22 +14,35 @@ from tyro.conf import Positional
 from ..attacks import Linf
 from ..checks import Count, PositiveDistance, Seed
 from ..data import load
+from ..distributed import processes
 from ..files import read_json, write_text
 from ..models import load_model
 
 
 @dataclass(kw_only=True)
 class Command:
-    """Options of every verb that computes."""
+    """Options of every verb that computes. shares: several processes of a launcher share its work."""
+
+    shares: ClassVar[bool] = False
 
     device: Literal["cpu", "cuda"] = "cpu"
     offline: bool = False
     """Ask no hub for anything: folders, and what is in the caches already. (So does HF_HUB_OFFLINE=1.)"""
 
     def __post_init__(self) -> None:
+        if not self.shares and (count := processes()) > 1:
+            given = f"{type(self).__name__.lower()}: in {count} processes"
+            raise ValueError(f"{given}; allowed: one (train, evaluate and certify share their work).")
         if self.offline:
             os.environ["HF_HUB_OFFLINE"] = "1"  # for `datasets`, which is imported later, and for other processes
             hub.HF_HUB_OFFLINE = True
+
+    def check_idle(self, where: str, allowed: str, *names: str) -> None:
+        """A ValueError if one of these flags says something, which it does to nobody there."""
+        own = type(self).__dataclass_fields__
+        if idle := [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) != own[name].default]:
+            given = f"{type(self).__name__.lower()} {where} with {', '.join(idle)}"
+            raise ValueError(f"{given}, which has no effect there; allowed: {allowed}.")
 
 
 @dataclass(kw_only=True)

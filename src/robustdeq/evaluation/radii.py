@@ -171,9 +171,9 @@ def certify(
     bound of its own, with a method ``slopes()``, as ``mondeq-small`` has (see ``radii.Bounded``). Both are of the map
     that is deployed, N steps from zero.
     x: (N, C, H, W) in [0, 1], with y: (N,) int64; or an ``ImageSet`` or ``StreamedSet``.
-    n0, n, alpha: of smoothing: noisy copies that choose a class and that are counted, and the probability with which a
-    radius may be wrong. norm: ``L2``, the only one. batch_size: images between two writes of certificate.json; no
-    radius depends on it, on the order of the images in a batch, or on how many processes share the batches. seed: of
+    n0, n, alpha: of smoothing alone: noisy copies that choose a class and that are counted, and the probability with
+    which a radius may be wrong. norm: ``L2``, the only one. batch_size: images between two writes of certificate.json;
+    no radius depends on it, on the order of the images in a batch, or on how many processes share the batches. seed: of
     the noise, which for an image follows from this and its number in x. together: noisy copies in one forward.
     out, resume, samples, distributed, progress: see ``evaluate``. Raises a ValueError for what does not fit.
     """
@@ -211,6 +211,10 @@ def _method(kind: Structure, **options: Any) -> Sampled | Bounded:
     if isinstance(kind.deployed, SmoothedClassifier):
         return Sampled(kind.deployed, **options)
     if callable(getattr(kind.deployed, "slopes", None)):
+        fields = Sampled.__dataclass_fields__
+        if idle := [f"{n}={value}" for n, value in options.items() if n != "seed" and value != fields[n].default]:
+            given = f"{', '.join(idle)} of a {type(kind.deployed).__name__}, which is certified without noise"
+            raise ValueError(f"certify: {given}; allowed: of Smoothing(sigma)(model) alone.")
         return Bounded(kind.deployed)
     raise ValueError(
         f"certify: a {type(kind.deployed).__name__}, which knows no bound of its slope; allowed: "
