@@ -154,6 +154,7 @@ def test_bad_indices_are_named(indices, why):
         ({"start": "unifrom"}, "did you mean 'uniform'"),
         ({"keep": "lst"}, "did you mean 'last'"),
         ({"keep": "last", "restarts": 2}, "keep='last', restarts=2.*allowed: 'worst'"),
+        ({"start": "clean", "restarts": 3}, "start='clean', restarts=3, all of them the same run"),
         ({"keep": "last", "loss": "ce-targeted"}, "keep='last'.*allowed: 'worst'"),
     ],
 )

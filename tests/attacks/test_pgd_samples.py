@@ -32,9 +32,8 @@ def weights(seed=0):
 def test_stays_inside_and_is_determined_by_its_seed(loss, start, keep, restarts, steps, threat, step_size, seed):
     if keep == "last" and loss.endswith("targeted"):
         loss = "ce"
-    attack = PGD(
-        threat, step_size, steps, 1 if keep == "last" else restarts, seed, loss=loss, targets=2, start=start, keep=keep
-    )
+    restarts = 1 if keep == "last" or start == "clean" else restarts
+    attack = PGD(threat, step_size, steps, restarts, seed, loss=loss, targets=2, start=start, keep=keep)
     x = images(4, seed=seed).round(decimals=1)
     y = torch.arange(4)
     before = x.clone()

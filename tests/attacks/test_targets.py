@@ -60,6 +60,13 @@ def test_an_unknown_order_names_the_allowed_ones(make):
         make(Linf(0.1), order="nearst")
 
 
+@pytest.mark.parametrize("make", [PGD, APGD, JointOptimisation])
+def test_an_order_without_a_target_is_refused(make):
+    """The attack was a plain one, and the record said that it was MALT's."""
+    with pytest.raises(ValueError, match=r"order='nearest' with loss='pm', which aims at no class"):
+        make(Linf(0.1), loss="pm", order="nearest")
+
+
 def test_what_a_linear_function_rises_over_a_distance_of_one():
     slope = torch.tensor([[3.0, -4.0]]).view(1, 1, 1, 2)
     for threat, wanted in ((Linf(0.1), 7.0), (L2(0.1), 5.0)):

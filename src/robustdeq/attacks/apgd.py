@@ -13,7 +13,7 @@ from ..checks import Count, Seed, Share
 from ..options import OneOf, checked
 from .door import at_the_door
 from .losses import LOSSES, Goal
-from .starts import ORDERS, Calls, fallen, goal_calls, goals, numbered, slope_calls, slope_of
+from .starts import ORDERS, Calls, check_order, fallen, goal_calls, goals, numbered, slope_calls, slope_of
 from .threat import OfThreat, Threat
 
 
@@ -119,6 +119,9 @@ class APGD:
     rho: Share = 0.75
     stack: Count = 1
     order: Annotated[str, OneOf("order", ORDERS)] = "likeliest"
+
+    def __post_init__(self) -> None:
+        check_order(self)
 
     @at_the_door
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from ..options import OneOf, checked
 from .door import at_the_door, logits_of
 from .losses import LOSSES, Goal, predictions
 from .pgd import PGD
-from .starts import ORDERS, Calls, goal_calls, goals, numbered, slope_calls
+from .starts import ORDERS, Calls, check_order, goal_calls, goals, numbered, slope_calls
 from .threat import OfThreat, Threat
 from .views import ThroughGradient
 
@@ -60,6 +60,9 @@ class JointOptimisation:
     stack: Count = 3
     order: Annotated[str, OneOf("order", ORDERS)] = "likeliest"
     finish: Natural = 10
+
+    def __post_init__(self) -> None:
+        check_order(self)
 
     @at_the_door
     def __call__(self, model: Any, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from ..checks import Count, Distance, Natural, Seed
 from ..options import OneOf, checked
 from .door import at_the_door
 from .losses import LOSSES, Goal
-from .starts import ORDERS, Calls, fallen, goal_calls, goals, numbered, slope_calls, slope_of
+from .starts import ORDERS, Calls, check_order, fallen, goal_calls, goals, numbered, slope_calls, slope_of
 from .threat import OfThreat, Threat
 from .views import ThroughGradient, Warm
 
@@ -53,6 +53,10 @@ class PGD:
     warm: Count | None = None
 
     def __post_init__(self) -> None:
+        check_order(self)
+        if self.start == "clean" and self.restarts > 1:
+            given = f"start='clean', restarts={self.restarts}, all of them the same run"
+            raise ValueError(f"PGD: {given}; allowed: one, or another start.")
         if self.keep == "last" and self.warm is not None:
             raise ValueError(f"PGD: keep='last', warm={self.warm}; allowed: 'worst' or 'highest', or warm=None.")
         if self.keep == "last" and (self.restarts > 1 or self.loss.endswith("targeted")):

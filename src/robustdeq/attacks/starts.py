@@ -39,6 +39,13 @@ def numbered(
     return torch.stack([draw(x.shape[1:], generator=stream, **kind) for stream in streams]).to(x)
 
 
+def check_order(attack: Any) -> None:
+    """A ValueError for an order of targets where the loss has none: a plain attack is not to pass for another one."""
+    if attack.order != "likeliest" and not attack.loss.endswith("targeted"):
+        given = f"{type(attack).__name__}: order={attack.order!r} with loss={attack.loss!r}, which aims at no class"
+        raise ValueError(f"{given}; allowed: 'likeliest', or a targeted loss.")
+
+
 def goals(attack: Any, model: nn.Module, x: Tensor, y: Tensor) -> list[Goal]:
     """One goal, or one for each target. The logits of the image are computed once an attack."""
     if attack.loss != "kl" and not attack.loss.endswith("targeted"):
