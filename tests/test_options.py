@@ -13,8 +13,9 @@ from robustdeq.attacks import PGD, THREATS, AutoAttack, EndToEnd, IntermediateSt
 from robustdeq.defences import EarlyState, SmoothSign
 from robustdeq.dynamics import SOLVERS
 from robustdeq.evaluation import Entry
+from robustdeq.files import read_json
 from robustdeq.gradients import GRADIENTS
-from robustdeq.options import Registry, checked, describe
+from robustdeq.options import Registry, checked, describe, parsed
 from robustdeq.training import OBJECTIVES, SCHEDULES, STATE_SAMPLERS, JacobianPenalty, Phase, TrainConfig
 from robustdeq.training.optim import OPTIMIZERS, Optimizer
 
@@ -166,3 +167,14 @@ def test_what_stands_for_a_choice_without_its_name_is_told_so(registry):
     cls = next(iter(registry.values()))
     with pytest.raises(ValueError, match=rf", a class; allowed: {cls.__name__}\(...\), an object"):
         registry.resolve(cls)
+
+
+def test_a_name_that_stands_twice_in_json_is_refused(tmp_path):
+    """JSON itself takes the last one, without a word."""
+    twice = '{"weight": 1, "share": {"weight": 1}, "weight": 2}'
+    with pytest.raises(ValueError, match=r"is no JSON \('weight' is there twice\)"):
+        parsed(twice)
+    (tmp_path / "config.json").write_text(twice)
+    with pytest.raises(ValueError, match=r"config.json cannot be read \('weight' is there twice\); mend it"):
+        read_json(tmp_path / "config.json", "mend it")
+    assert parsed('{"weight": {"weight": 2}}') == {"weight": {"weight": 2}}

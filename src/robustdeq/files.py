@@ -18,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .options import by_name
+
 LOCK = ".lock"
 """Lies in a folder while a process works there."""
 TEMPORARY = re.compile(r"\.(.+\.(json|jsonl|safetensors|md|csv|png|svg|html)|wandb-id)\.[a-z0-9_]{8}")
@@ -61,7 +63,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, todo: str) -> Any:
     """The value in a JSON file. todo: what to do where it cannot be read, for the ValueError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=by_name)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({first_line(error)}); {todo}.") from error
 

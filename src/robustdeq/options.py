@@ -248,10 +248,20 @@ def settings(words: Iterable[str], *classes: type) -> dict[str, Any]:
     return values
 
 
+def by_name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a ValueError where a name is there twice, of which JSON would take the last."""
+    options: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in options:
+            raise ValueError(f"{name!r:.80} is there twice")
+        options[name] = value
+    return options
+
+
 def parsed(word: str | None) -> Any:
     """A word of the command line as JSON, or as it is; None where it was not given."""
     try:
-        return None if word is None else json.loads(word)
+        return None if word is None else json.loads(word, object_pairs_hook=by_name)
     except (ValueError, RecursionError) as error:
         if word is not None and word.lstrip()[:1] in ("[", "{", '"'):  # meant as JSON
             raise ValueError(f"{word[:80]!r} is no JSON ({str(error)[:80]}); allowed: JSON, or a plain word.") from None
