@@ -157,6 +157,14 @@ def test_the_plain_program_gives_the_same_numbers(reference, solver):
     same(*(reference.pgd(each, climb, x, x, 3) for each in (lambda at: reference.phantom(model, at), through)))
 
 
+def test_seconds_in_f_are_those_of_the_same_case():
+    """Works of one N are timed in turn; beside another N, timed at another moment, one f was not 1.00 of itself."""
+    rows = [Row("one f", "eager", "mdeq-nano", n, 2, second, second, second, 1.0, 0.0, 1.0, 1.0, {})
+            for n, second in ((2, 0.1), (4, 0.4))]  # fmt: skip
+    cells = [line.split(" | ")[4] for line in table(record(rows, {"a": 1.0})).splitlines()[2:4]]
+    assert cells == ["1.00", "1.00"]
+
+
 def test_processes_that_do_the_same_at_the_same_time_are_one_row(tmp_path):
     words = ["--model", "mdeq-nano", "--batch", "2", "--steps", "2", "--repeats", "2", "--work", "one f"]
     assert main(["bench", *words, "--processes", "1", "--processes", "2", "--out", str(tmp_path / "a.json")]) == 0

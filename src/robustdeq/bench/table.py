@@ -56,14 +56,14 @@ def record(rows: Sequence[Row], reached: Mapping[str, float]) -> dict[str, Any]:
 def table(found: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> str:
     """Of ``record``'s JSON; beside an older one, how many times as fast each work is now."""
     rows = [Row(**row) for row in found["rows"]]
-    f = {(row.variant, row.model, row.images, row.processes): row.seconds for row in rows if row.work == "one f"}
+    f = {row.place[1:]: row.seconds for row in rows if row.work == "one f"}  # of the same N: works are timed in turn
     before = {row.place: row.seconds for row in (Row(**row) for row in (old["rows"] if old else []))}
     best = max(found["rates"].values())
     place = ["work", "variant", "model, N, batch, processes"]
     head = [*place, "seconds (quartiles)", "in f", "f-units", "images/s", "GFLOP/s", "MiB", "share"]
     lines = []
     for row in rows:
-        unit = f.get((row.variant, row.model, row.images, row.processes))
+        unit = f.get(row.place[1:])
         lines.append([
             *row.place, f"{row.seconds:.4f} ({row.low:.4f}, {row.high:.4f})",
             "-" if unit is None else f"{row.seconds / unit:.2f}",
