@@ -10,13 +10,15 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from robustdeq.cli import main
 from robustdeq.files import write_json
 from robustdeq.recipes import recipe
-from robustdeq.reproduction import Repeated, Reproduction
+from robustdeq.reproduction import Repeated, Reproduction, run
 from robustdeq.reproduction.table import evaluated, seeds_table
 
 ROWS = ["baseline", "random states", "no attacks in training"]
@@ -150,3 +152,16 @@ def test_the_table_of_seeds_has_means_and_counts_and_what_stands_in_one_row_only
     by_seed = [tuple(map(int, pair.split(","))) for pair in beside.split("|")[3].split(";")]
     assert by_seed[0] == by_seed[1][::-1] and by_seed[0][0] - by_seed[0][1] == other - one
     assert beside.split("|")[5].split(",") == [f" {sum(by_seed[0])}", f" {sum(by_seed[0])} "]
+
+
+def test_rows_share_the_threads_that_there_are(monkeypatch):
+    """OMP_NUM_THREADS, and what a container was given, were not looked at: as many as the machine has were taken."""
+
+    def pool(jobs, context, initializer, initargs):
+        raise InterruptedError(initargs[1])
+
+    monkeypatch.setattr(run, "ProcessPoolExecutor", pool)
+    for threads, each in ((6, 2), (2, 1)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        with pytest.raises(InterruptedError, match=f"^{each}$"):
+            run._run_rows(SimpleNamespace(jobs=3), print)

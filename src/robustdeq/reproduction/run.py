@@ -110,7 +110,7 @@ def _run_rows(job: Reproduction, report: Report) -> None:
     """Every row in a process of its own, ``jobs`` at a time; progress comes back through a queue."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    threads = max(1, (os.cpu_count() or 1) // job.jobs)
+    threads = max(1, torch.get_num_threads() // job.jobs)  # which OMP_NUM_THREADS says, where somebody has set it
     executor = ProcessPoolExecutor(job.jobs, context, initializer=_begin, initargs=(queue, threads))
     futures = {executor.submit(_row, job, row): row for row in job.recipe.rows}
     try:
