@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from robustdeq import environment as own
 
@@ -50,6 +51,19 @@ def test_a_repository_around_the_package_is_not_its_own(site):
 def test_versions_and_hardware_are_told():
     told = own.environment()
     assert told["packages"]["torch"] and told["hardware"]["cpu"] and told["threads"] >= 1
+
+
+def test_what_torch_was_told_of_precision_is_told():
+    """Inside autocast, or with TF32, an evaluation has other numbers, and its record was that of float32."""
+    assert own.environment()["autocast"] == {} and set(own.environment()["float32"]) == {"products", "convolutions"}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert own.environment()["autocast"] == {"cpu": "torch.bfloat16"}
+    before = own.environment()["float32"]
+    torch.backends.cudnn.allow_tf32 = False  # torch's default is True
+    try:
+        assert before["convolutions"] == "tf32" != own.environment()["float32"]["convolutions"]
+    finally:
+        torch.backends.cudnn.allow_tf32 = True
 
 
 FAULTS = """

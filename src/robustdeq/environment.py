@@ -20,16 +20,35 @@ import torch
 PACKAGES = ("robustdeq", "torch", "pyautoattack", "numpy", "scipy")
 
 
-def environment(command: bool = False) -> dict[str, Any]:
-    """Versions, commit and hardware: what a number depends on besides its config. command: the command line, too."""
+def environment(command: bool = False, device: torch.device | None = None) -> dict[str, Any]:
+    """Versions, commit, hardware, and what torch was told of precision: what a number depends on besides its config.
+    command: the command line, too. device: where it was computed, if that is known."""
     return {
         **({"command": _command()} if command else {}),
+        **({} if device is None else {"device": device.type}),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
         "hardware": {"cpu": _cpu(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
         "threads": torch.get_num_threads(),
+        "float32": _float32(),
+        "autocast": {
+            device: str(torch.get_autocast_dtype(device))
+            for device in ("cpu", "cuda")
+            if torch.is_autocast_enabled(device)
+        },
     }
+
+
+def _float32() -> dict[str, str]:
+    """What stands for float32 in matrix products and in convolutions on CUDA, in torch's words: ``tf32``
+    keeps ten bits."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    try:
+        return {"products": products.fp32_precision, "convolutions": convolutions.conv.fp32_precision}
+    except AttributeError:  # before torch 2.9
+        flags = {"products": products.allow_tf32, "convolutions": convolutions.allow_tf32}
+        return {name: "tf32" if allowed else "ieee" for name, allowed in flags.items()}
 
 
 def keep_freed_memory() -> None:

@@ -109,6 +109,12 @@ def test_a_defence_below_another_belongs_to_what_was_judged(points, tmp_path):
     assert alone.record.identity.defence.settings == REDUCED
 
 
+def test_a_record_tells_on_which_device_it_was_made(points):
+    """It named the machine's GPU, whether the model was there or not."""
+    record = rd.evaluate(net(), *points, suite=[], checks=0).record
+    assert [of["device"] for of in record.environments.values()] == ["cpu"]
+
+
 @pytest.mark.parametrize("model", [None, 5, "model", net, nn.Linear])
 def test_what_is_no_model_is_one_line(model, points):
     with pytest.raises(ValueError, match=r"allowed: a torch\.nn\.Module"):

@@ -215,7 +215,7 @@ def test_a_batch_made_elsewhere_keeps_its_own_environment(tmp_path, monkeypatch)
     model, x, y = _small()
     given = {"threat": THREAT, "out": tmp_path, "checks": 0, "batch_size": 6}
     rd.evaluate(model, x, y, suite=[Entry("one", "A", PGD(THREAT, 0.05, 1))], **given)
-    monkeypatch.setattr("robustdeq.evaluation.recordfile.environment", lambda command: {"commit": "another"})
+    monkeypatch.setattr("robustdeq.evaluation.recordfile.environment", lambda **_: {"commit": "another"})
     entries = [Entry(name, "A", PGD(THREAT, 0.05, 1)) for name in ("one", "two")]
     record = rd.evaluate(model, x, y, suite=entries, **given).record
     made = {

@@ -84,7 +84,7 @@ def evaluate(
     if folder is not None and not (folder / RECORD).exists():
         _rehearse(views, first[0])
     with held(folder or Path(), folder is not None and distributed.main):
-        file = RecordFile(folder, fresh, resume, distributed)
+        file = RecordFile(folder, fresh, resume, distributed, first[0].device)
         run = Run(kind, points, threat, file, views, progress or (lambda *_: None))
         announce(run, entries, checks, seed)
         run.clean()

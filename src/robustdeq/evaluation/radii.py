@@ -189,7 +189,7 @@ def certify(
     )  # fmt: skip
     folder = None if out is None else Path(out)
     with held(folder or Path(), folder is not None and distributed.main):
-        file = RecordFile(folder, fresh, resume, distributed)
+        file = RecordFile(folder, fresh, resume, distributed, first[0].device)
         for rows in file.mine(len(points)):
             if rows.start not in file.record.batches:
                 images, labels = loaded(points, rows, kind.deployed)

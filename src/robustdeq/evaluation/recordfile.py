@@ -102,10 +102,12 @@ class RecordFile(Generic[R]):
     """A record on disk. One of another identity is refused, not overwritten.
 
     A process alone writes STEM.json. Of several, each writes STEM.RANK.json, and whoever ends or begins unites them, so
-    their number may change between one start and the next.
+    their number may change between one start and the next. device: where this process computes.
     """
 
-    def __init__(self, folder: Path | None, fresh: R, resume: bool, distributed: Distributed) -> None:
+    def __init__(
+        self, folder: Path | None, fresh: R, resume: bool, distributed: Distributed, device: torch.device
+    ) -> None:
         if folder is None and distributed.world_size > 1:
             several = f"{distributed.world_size} processes without out"
             raise ValueError(f"{fresh.verb}: {several}; allowed: a folder they share.")
@@ -121,7 +123,7 @@ class RecordFile(Generic[R]):
         for done in self.record.stages():
             for start in done.keys() - mine:
                 del done[start]  # no stale copy of another process's batch can come back from this one's file
-        here = environment(command=True)
+        here = environment(command=True, device=device)
         self.environment = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()[:8]
         self.record.environments[self.environment] = here
 

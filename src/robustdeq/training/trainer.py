@@ -208,7 +208,8 @@ class Trainer:
         self.saved = time.monotonic()
         if self.distributed.main:
             header = {"step": self.step, "history": self.history, "sums": self.sums, "identity": self.identity}
-            header["environment"] = {**environment(), "processes": self.distributed.world_size}
+            device = next(self.model.parameters()).device
+            header["environment"] = {**environment(device=device), "processes": self.distributed.world_size}
             save_checkpoint(self.checkpoint, self.model, self.optimizer, header, self.averaged)
 
     def _epoch(self, epoch: int, progress: Progress | None) -> None:
