@@ -108,3 +108,14 @@ def test_backward_passes_are_counted(model, points):
     found = evaluated(model, points, suite=[Entry("pgd", "A", PGD(THREAT, 0.0, 2, start="clean"))])
     totals, right = found.to_dict()["totals"]["pgd"], int(found.clean.sum())
     assert (totals["evaluations"], totals["backward"]) == (4 * 3 * right, 2 * 3 * right)
+
+
+@pytest.mark.parametrize(
+    ("threat", "words"),
+    [(rd.Linf(8 / 255), "8/255"), (rd.L2(0.5), "0.5"), (rd.L2(1.0), "1"), (rd.L2(2.0), "2"), (rd.Linf(1.0), "1")],
+    ids=str,
+)
+def test_eps_is_a_fraction_of_255_where_it_is_one(threat, words, model, points):
+    """A radius of 1 was 255/255."""
+    record = evaluated(model, points, suite=[], threat=threat).record
+    assert record.identity.eps_words == words

@@ -58,9 +58,10 @@ class Identity:
 
     @property
     def eps_words(self) -> str:
-        """As RobustBench writes it: 8/255, or 0.5."""
+        """As RobustBench writes it: 8/255, 0.5, or 1."""
         steps = self.eps * 255
-        return f"{round(steps)}/255" if round(steps) and abs(steps - round(steps)) < 1e-6 else f"{self.eps:g}"
+        whole = 0 < round(steps) < 255 and abs(steps - round(steps)) < 1e-6
+        return f"{round(steps)}/255" if whole else f"{self.eps:g}"
 
 
 def identity_of(
