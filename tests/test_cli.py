@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 import robustdeq as rd
 from robustdeq.cli import COMMANDS, main
+from robustdeq.commands import Evaluate
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +232,14 @@ def test_convert_reads_the_authors_layout(tmp_path):
     back = rd.load_model(tmp_path / "ours")
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model.eval()(x), back(x))
+
+
+def test_the_plan_beside_a_model_is_found_however_its_source_is_written(tmp_path, monkeypatch):
+    """Else held-out images were cut by another seed, and among them were images that the model had been trained on."""
+    monkeypatch.chdir(tmp_path)
+    for place in ("run/model", "images"):
+        (tmp_path / place).mkdir(parents=True)
+    for written, asked in (("images", str(tmp_path / "images/")), ("uoft-cs/cifar10", "cifar10")):
+        (tmp_path / "run" / "config.json").write_text(json.dumps({"data": written, "data_seed": 7}))
+        for data, seed in ((asked, 7), (written, 7), ("digits", None)):
+            assert Evaluate(model="run/model", out=Path("out"), data=data)._plan().get("data_seed") == seed

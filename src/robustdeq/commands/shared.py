@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from ..attacks import Linf
 from ..checks import Count, PositiveDistance, Seed
 from ..data import load
+from ..data.sources import SHORT
 from ..distributed import processes
 from ..files import read_json, write_text
 from ..models import load_model
@@ -92,7 +93,7 @@ class OnModel(Command):
         for file in (folder.parent / "config.json", folder.parent.parent / "recipe.json"):  # of train, of reproduce
             if folder.is_dir() and file.exists():
                 plan = read_json(file, "remove it, or say --data-seed")
-                if isinstance(plan, dict) and plan.get("data") == self.data:
+                if isinstance(plan, dict) and _source(plan.get("data")) == _source(self.data):
                     return plan
         return {}
 
@@ -112,6 +113,13 @@ class InBall(OnModel):
     @property
     def threat(self) -> Linf:
         return Linf((0.15 if self.data == "digits" else 8 / 255) if self.eps is None else self.eps)
+
+
+def _source(data: Any) -> Any:
+    """The same for a source of images however it is written: a path to its folder, a name or the short one."""
+    if not isinstance(data, str):  # as somebody wrote it into a file
+        return data
+    return Path(data).resolve() if Path(data).is_dir() else SHORT.get(data, data)
 
 
 def samples(images: Any) -> str:
