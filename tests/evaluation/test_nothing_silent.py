@@ -12,6 +12,7 @@ from torch import nn
 import robustdeq as rd
 from robustdeq.attacks import PGD
 from robustdeq.cli import main
+from robustdeq.defences import Defended
 from robustdeq.evaluation import Entry, Evaluation
 from robustdeq.evaluation.recordfile import _seal
 
@@ -113,6 +114,24 @@ def test_a_record_tells_on_which_device_it_was_made(points):
     """It named the machine's GPU, whether the model was there or not."""
     record = rd.evaluate(net(), *points, suite=[], checks=0).record
     assert [of["device"] for of in record.environments.values()] == ["cpu"]
+
+
+def test_a_defence_of_one_s_own_is_known_by_its_numbers_where_it_has_no_method(points, tmp_path):
+    """One that blackens every image was given the accuracy of one that changes nothing."""
+
+    class Dimmed(Defended):
+        def __init__(self, share):
+            super().__init__(net())
+            self.share, self.name = share, "dimmed"
+
+        def forward(self, x):
+            return self.model(self.share * x)
+
+    options = {"suite": entries(), "checks": 0, "out": tmp_path}
+    record = rd.evaluate(Dimmed(1.0), *points, **options).record
+    assert record.identity.defence.settings == {"share": 1.0, "name": "dimmed"}
+    with pytest.raises(ValueError, match=r"belongs to another defence\.settings\.share"):
+        rd.evaluate(Dimmed(0.0), *points, **options)
 
 
 @pytest.mark.parametrize("model", [None, 5, "model", net, nn.Linear])

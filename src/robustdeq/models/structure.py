@@ -43,7 +43,8 @@ class Defended(Wrapper):
     attacks it under the four threat settings: static (``model`` is attacked), frozen, end-to-end, black-box; ``quick``
     and ``standard`` under the first two, ``paper`` under the first.
 
-    method: the defence's options, a dataclass or a mapping; the record shows them. looks: the states z^[t] of a DEQ at
+    method: the defence's options, a dataclass or a mapping, by which a record is known: of others it is not gone on
+    with. looks: the states z^[t] of a DEQ at
     which the defence first reads the prediction, which a static attack may aim at.
     """
 
@@ -59,8 +60,11 @@ class Defended(Wrapper):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The options of ``method``; JSON."""
-        return {} if self.method is None else describe(self.method)
+        """The options of ``method``; without one, what numbers and words are kept on the defence itself. JSON."""
+        if self.method is not None:
+            return describe(self.method)
+        kept = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"}
+        return {name: value for name, value in kept.items() if isinstance(value, bool | int | float | str)}
 
     def forward(self, x: Tensor) -> Tensor:
         """The deployed logits (B, K) of images x (B, C, H, W) in [0, 1]. Their gradient is the frozen setting's: what
