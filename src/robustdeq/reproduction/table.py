@@ -13,7 +13,7 @@ from .job import APGD_ITERATIONS, DEFENDED, END_TO_END_STEPS, QUERIES, SETTINGS,
 
 COLUMNS = ("clean", "PGD", "joint", "AA", *SETTINGS, "All")
 SHORT_BUDGETS = (
-    f" PGD-20, end-to-end PGD-{END_TO_END_STEPS}; through the defence APGD-CE takes {APGD_ITERATIONS} iterations, "
+    f" PGD-20, end-to-end PGD-{END_TO_END_STEPS}; through the defence APGD takes {APGD_ITERATIONS} iterations, "
     f"Square {QUERIES} queries."
 )
 
