@@ -20,7 +20,7 @@ COLUMNS = ("clean", "PGD", "joint", "AA", *SETTINGS, "All")
 BASE = "baseline"
 """The row that others are compared with, sample by sample."""
 SHORT_BUDGETS = (
-    f" PGD-20, end-to-end PGD-{END_TO_END_STEPS}; through the defence APGD-CE takes {APGD_ITERATIONS} iterations, "
+    f" PGD-20, end-to-end PGD-{END_TO_END_STEPS}; through the defence APGD takes {APGD_ITERATIONS} iterations, "
     f"Square {QUERIES} queries."
 )
 
