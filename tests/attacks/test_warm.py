@@ -6,6 +6,7 @@ from small_models import images_for, own
 
 from robustdeq import EntropyReduction, Linf
 from robustdeq.attacks import PGD, predictions
+from robustdeq.attacks.views import Warm
 from robustdeq.dynamics import drive
 
 LINF = Linf(0.2)
@@ -59,3 +60,7 @@ def test_it_is_of_a_bare_model():
         PGD(LINF, 0.04, 2, warm=2)(EntropyReduction(updates=1)(model), x, y)
     with pytest.raises(ValueError, match="allowed: 'worst' or 'highest', or warm=None"):
         PGD(LINF, 0.04, 2, keep="last", warm=2)
+
+
+def test_its_view_says_how_many_steps_it_takes():
+    assert Warm(fitted()[0], 3).settings == {"steps": 3}

@@ -156,7 +156,8 @@ class Warm(View):
 
     def __init__(self, deployed: nn.Module, steps: int = 2) -> None:
         super().__init__(deployed)
-        self.settings = {"steps": check_count("Warm", "steps", steps)}
+        check_count("Warm", "steps", steps)
+        self.settings = {"steps": steps}
         self.steps, self.z = steps, cast(Tensor | None, None)
 
     def forward(self, x: Tensor) -> Tensor:
