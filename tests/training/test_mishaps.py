@@ -126,7 +126,7 @@ def test_a_phase_made_of_objects_is_written_down_by_name():
 
 
 def test_overfitting_that_creeps_is_told():
-    from robustdeq.training.watch import warnings
+    from robustdeq.training.words import warnings
 
     falls = [(0.50, 0.40), (0.47, 0.45), (0.46, 0.50), (0.44, 0.55)]
     history = [{"accuracy_adv": rises, "validation": {"robust": robust}} for robust, rises in falls]
@@ -136,7 +136,7 @@ def test_overfitting_that_creeps_is_told():
 
 def test_the_averaged_weights_are_watched_like_the_last():
     """The average may be what is kept: it has a gap of its own, also where the last weights have none any more."""
-    from robustdeq.training.watch import warnings
+    from robustdeq.training.words import warnings
 
     gone = {"unrolled": 0.09, "phantom": 0.11, "robust": 0.09}
     apart = {"unrolled": 0.07, "phantom": 0.27, "robust": 0.07}

@@ -6,7 +6,7 @@ from .objectives import MART, OBJECTIVES, PGDAT, TRADES, JacobianPenalty, Losses
 from .optim import OPTIMIZERS, SCHEDULES, Schedule
 from .states import STATE_SAMPLERS, FinalState, RandomState, SeveralStates, StateSampler
 from .trainer import CHECKPOINT, Trainer
-from .watch import summary
+from .words import summary
 
 __all__ = [
     "CHECKPOINT", "MART", "OBJECTIVES", "OPTIMIZERS", "PGDAT", "SCHEDULES", "STATE_SAMPLERS", "TRADES",

@@ -1,16 +1,13 @@
-"""What a run writes down while it goes: a line of JSON and TensorBoard events a step, and W&B on request; and what it
-says of itself in words."""
+"""What a run writes down while it goes: a line of JSON and TensorBoard events a step, and W&B on request."""
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..files import write_text
-from .config import TrainConfig
 
 
 class Log:
@@ -49,42 +46,6 @@ class Log:
             self.board.close()
         if self.wandb is not None:
             self.wandb.finish()
-
-
-def beginning(config: TrainConfig, images: int, step: int, total: int, units: float | None, log: Path) -> str:
-    """A run that begins, or goes on behind step ``step`` of ``total``. units: f-units to go, None where unknown."""
-    per_epoch = total // config.epochs
-    text = f"{images:,} images, {config.epochs:,} epochs, {total:,} steps of {config.batch_size:,} images"
-    if step:
-        epoch = min(step // per_epoch + 1, config.epochs)
-        text += f"; {step:,} steps are done, it goes on in epoch {epoch:,}" if step < total else "; all are done"
-    if step < total:
-        known = units is not None and f"about {float(f'{units:.2g}'):,.0f} f-units"
-        text += f"; {known or 'its f-units are not known beforehand'}"
-    return f"{text}; log in {log}"
-
-
-def pace(config: TrainConfig, epoch: int, count: int, sums: Mapping[Any, float], history: list[dict[str, Any]]) -> str:
-    """How an epoch goes. sums: over its ``count`` steps so far. Accuracies: of its attacked images; and the last known
-    of training images as they are, and of held-out images under attack."""
-    text = f"epoch {epoch + 1}/{config.epochs}  loss {sums['loss'] / count:.3f}  "
-    text += f"{count * config.batch_size / sums['seconds']:.0f} images/s"
-    if config.phase(epoch).attack_steps:
-        text += f"  attacked {100 * sums['accuracy_adv'] / count:.1f}%"
-    if history:
-        text += f"  clean {100 * history[-1]['accuracy_clean']:.1f}%"
-    judged = [row["validation"]["robust"] for row in history if "validation" in row]
-    return text + (f"  held-out robust {100 * judged[-1]:.1f}%" if judged else "")
-
-
-def judgement(row: Mapping[str, Any]) -> str:
-    """What the watch found on held-out images, of an epoch's row of the history that has it."""
-    texts = []
-    for kind, name in (("validation", "held-out images"), ("validation_ema", "with averaged weights")):
-        shares = [f"{share} {100 * value:.1f}%" for share, value in reversed(row.get(kind, {}).items())]
-        texts += [f"{name} {', '.join(shares)}"] if shares else []
-    best = f"best robust so far {100 * row['best']:.1f}%"
-    return f"epoch {row['epoch']}: " + "; ".join([*texts, best, *(f"warning: {text}" for text in row["warnings"])])
 
 
 def _step(line: str) -> float:

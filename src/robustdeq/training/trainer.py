@@ -26,12 +26,13 @@ from ..seeds import generator, mix
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .interrupts import interrupts
-from .log import Log, beginning, judgement, pace
+from .log import Log
 from .optim import average_of, follow
 from .piece import AUGMENT, DATA
 from .states import FinalState
 from .step import TrainStep
-from .watch import judge, memory_gib, unattacked, warnings
+from .watch import judge, memory_gib, unattacked
+from .words import JUDGED, beginning, judgement, pace, warnings
 
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and a short text. One with a method ``note``, such as ``progress.Lines``, also
@@ -269,13 +270,13 @@ class Trainer:
 
     def _judge(self, images: ImageSet) -> dict[str, Any]:
         """Judge the weights and, apart, their average; the better one is kept if nothing was better before."""
-        models = {"validation": self.model} | ({} if self.averaged is None else {"validation_ema": self.averaged})
+        models = {kind: model for kind, model in zip(JUDGED, (self.model, self.averaged)) if model is not None}
         options = (images, self.config.threat, self.config.validation_steps, self.config.seed, self.distributed)
-        scores = {name: judge(model, *options) for name, model in models.items()}
+        scores = {kind: judge(model, *options) for kind, model in models.items()}
         # A model that says one class is robust on its images: where nothing was trained against attacks it would win.
         names = ("robust", "clean") if any(phase.attack_steps for phase in self.config.phases) else ("clean",)
         order = lambda score: tuple(score[name] for name in names)  # noqa: E731
-        best = max(scores, key=lambda name: order(scores[name]))
+        best = max(scores, key=lambda kind: order(scores[kind]))
         earlier = [row[kind] for row in self.history for kind in models if kind in row]
         robust, before = scores[best]["robust"], max((row.get("best", -1.0) for row in self.history), default=-1.0)
         if order(scores[best]) >= max(map(order, earlier), default=()) and self.distributed.main:

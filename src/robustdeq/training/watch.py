@@ -1,10 +1,9 @@
-"""Watching a run: attacks on held-out images, and what should worry a reader."""
+"""Watching a run: attacks on held-out images, the residual of training images, and memory."""
 
 from __future__ import annotations
 
 import resource
 import sys
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,8 +18,6 @@ from ..seeds import mix
 
 BATCH = 250
 GRADIENTS = ("unrolled", "phantom")
-APART = 0.05
-"""Robust accuracies under two gradients that differ by more are a sign of masking."""
 
 
 def judge(
@@ -60,46 +57,6 @@ def unattacked(model: nn.Module, images: ImageSet) -> dict[str, float]:
             logits = moved.logits(deq.steps)
             residual = {"residual": float(monitored(moved.residuals)[-1].median())}
     return {"accuracy_clean": float((logits.argmax(1) == images.labels).float().mean()), **residual}
-
-
-def warnings(history: list[dict[str, Any]]) -> list[str]:
-    """What the last epoch's row gives cause to say. Rows without a validation are passed over."""
-    texts, row = [], history[-1]
-    for kind, whose in (("validation", ""), ("validation_ema", " of the averaged weights")):
-        if kind not in row:
-            continue
-        last = row[kind]
-        if "phantom" in last and abs(last["unrolled"] - last["phantom"]) > APART:
-            unrolled, phantom = (f"{100 * last[gradient]:.1f}% under the {gradient}" for gradient in GRADIENTS)
-            texts.append(f"robust accuracy{whose} is {unrolled} and {phantom} gradient: one of them is masked")
-        best = max((row for row in history if kind in row), key=lambda row: row[kind]["robust"])
-        now, before = (of.get("accuracy_adv") for of in (row, best))  # none of an epoch that attacked nothing
-        rises = now is not None and before is not None and now > before + 0.01
-        if rises and last["robust"] < best[kind]["robust"] - APART:
-            texts.append(
-                f"robust accuracy{whose} rises in training and falls on held-out images: catastrophic overfitting"
-            )
-    return texts
-
-
-def summary(history: list[dict[str, Any]]) -> str:
-    """How a run went, in a few lines: time, speed, the last epoch, the best on held-out images, warnings."""
-    last, seconds = history[-1], sum(row["seconds"] for row in history)
-    attacked = f" and {100 * last['accuracy_adv']:.1f}% attacked" if "accuracy_adv" in last else ""
-    images = sum(row["seconds"] * row["images_per_second"] for row in history)
-    lines = [
-        f"{len(history)} epochs, {images:,.0f} images, {seconds / 60:.1f} minutes of updates "
-        f"({images / seconds:.0f} images/s), at most {last['memory_gib']:.1f} GiB",
-        f"last epoch: loss {last['loss']:.3f}, training images {100 * last['accuracy_clean']:.1f}% clean{attacked}, "
-        f"{last['evaluations_per_image']:.0f} evaluations of f an image"
-        + (f", residual {last['residual']:.3g}" if "residual" in last else ""),
-    ]
-    judged = [(row["epoch"], row[kind]) for row in history for kind in ("validation", "validation_ema") if kind in row]
-    if judged:
-        epoch, best = max(judged, key=lambda row: row[1]["robust"])
-        shares = ", ".join(f"{name} {100 * share:.1f}%" for name, share in best.items() if name != "robust")
-        lines.append(f"best on held-out images: robust {100 * best['robust']:.1f}% after epoch {epoch} ({shares})")
-    return "\n".join([*lines, *(f"warning: {text}" for text in last["warnings"])])
 
 
 def memory_gib(device: torch.device) -> float:
