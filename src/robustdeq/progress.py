@@ -9,10 +9,16 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.progress import TaskID, TextColumn, TimeElapsedColumn
 
 from .text import printable
 
+Progress = Callable[[int, int, str], None]
+"""What a long work calls with how much of how much is done, and a short text. More is used of one that has it, as
+``Lines`` has: ``say`` (what an evaluation will cost at most, attack by attack, for which the model is shown a few
+images), ``note`` (that a training begins, and each judgement) and ``work`` (set to what the steps of a training cost).
+"""
 EVERY = 60.0
 """Seconds that pass at least between two lines in place of a bar."""
 
@@ -58,47 +64,47 @@ class Bar(Lines):
     """One bar on a terminal, fed in the same way, and lines above it. It shows from then on, so that a refusal stands
     alone."""
 
-    def __init__(self, name: str, progress: Progress, joint: str = ": ") -> None:
+    def __init__(self, name: str, bars: Bars, joint: str = ": ") -> None:
         super().__init__(name)
-        self.progress, self.joint = progress, joint
+        self.bars, self.joint = bars, joint
         self.task: TaskID | None = None
 
     def __call__(self, done: int, total: int, text: str) -> None:
         if self.task is None:
-            self.task = self.progress.add_task(self.name, count="")
-            self.progress.start()
+            self.task = self.bars.add_task(self.name, count="")
+            self.bars.start()
         description = escape(printable(f"{self.name}{self.joint}{text}"))
         completed, whole, count = self.work(done), self.work(total), f"{done:,}/{total:,}"
-        self.progress.update(self.task, completed=completed, total=whole, description=description, count=count)
+        self.bars.update(self.task, completed=completed, total=whole, description=description, count=count)
 
     def write(self, line: str) -> None:
-        self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def note(self, first: str, *more: str) -> None:
         """Nothing: the bar shows it."""
 
 
 @contextmanager
-def _terminal() -> Iterator[Progress | None]:
+def _terminal() -> Iterator[Bars | None]:
     """What shows bars; None where standard error is no terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
         return
-    columns = [*Progress.get_default_columns(), TextColumn("{task.fields[count]}"), TimeElapsedColumn()]
-    progress = Progress(*columns, console=console)
+    columns = [*Bars.get_default_columns(), TextColumn("{task.fields[count]}"), TimeElapsedColumn()]
+    shown = Bars(*columns, console=console)
     try:
-        yield progress
+        yield shown
     finally:
-        if progress.tasks:
-            progress.stop()
+        if shown.tasks:
+            shown.stop()
 
 
 @contextmanager
 def bar(name: str, shows: bool = True, *, every: float = EVERY) -> Iterator[Lines | None]:
     """One progress bar, or lines where there is no terminal; None where nothing shows. every: see ``Lines``."""
-    with _terminal() as progress:
-        shown = Lines(name, every) if progress is None else Bar(name, progress)
+    with _terminal() as terminal:
+        shown = Lines(name, every) if terminal is None else Bar(name, terminal)
         yield shown if shows else None
 
 
@@ -107,13 +113,13 @@ def bars(*, every: float = EVERY) -> Iterator[Callable[[str, str, int, int], Non
     """A progress bar for every row, fed with (row, text, done, total). Without a terminal, a line for every stage (what
     the text says before its first colon), and within a stage those of ``Lines``."""
     shown, stages = dict[str, Lines](), dict[str, str]()
-    with _terminal() as progress:
+    with _terminal() as terminal:
 
         def report(row: str, text: str, done: int, total: int) -> None:
             stage = text.split(":")[0]
-            if progress is not None and row not in shown:
-                shown[row] = Bar(row, progress, " · ")
-            elif progress is None and stages.get(row) != stage:
+            if terminal is not None and row not in shown:
+                shown[row] = Bar(row, terminal, " · ")
+            elif terminal is None and stages.get(row) != stage:
                 shown[row], stages[row] = Lines(row, every), stage
                 shown[row].say(stage)
             shown[row](done, total, text)

@@ -15,9 +15,9 @@ from .defences import EntropyReduction
 from .distributed import SINGLE, Distributed
 from .models import create_model, load_model, save_model
 from .options import check_options, checked, describe
+from .progress import Progress
 from .text import shown
 from .training import RandomState, TrainConfig, Trainer
-from .training.trainer import Progress
 
 PLAN = ("data", "validation", "data_seed", "image_size", "streaming", "image_column", "label_column", "model",
         "model_options")  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from ..files import claim, digest, read_json, write_json
 from ..models import DEQClassifier
 from ..models.modes import evaluating
 from ..options import describe
+from ..progress import Progress
 from ..text import shown
 from .dynamics import longest, variant
 
@@ -126,7 +127,7 @@ class Sweep:
 def sweep(
     model: DEQClassifier, points: Points, threat: Linf, *, settings: Sequence[Setting] | None = None,
     attack_steps: int = ATTACK_STEPS, batch_size: int = 100, seed: int = 0, out: str | Path | None = None,
-    progress: Callable[[int, int, str], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> Sweep:  # fmt: skip
     """Every setting, by default ``settings_around`` the defence's defaults: clean and robust accuracy, and cost.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from statistics import median, quantiles
@@ -23,6 +23,7 @@ from ..checks import check_count
 from ..counting import Operations, peak_bytes
 from ..environment import keep_freed_memory
 from ..models import DEQClassifier, create_model
+from ..progress import Progress
 from .table import Row
 from .works import WORKS, Call, made
 
@@ -93,7 +94,7 @@ def rates(device: torch.device, size: int = 2048, repeats: int = 5) -> dict[str,
 def bench(
     works: Sequence[str] = tuple(WORKS), variants: Sequence[str] = ("eager",), *, model: str = "mdeq-small",
     batch: int = 16, steps: int | None = None, device: str | torch.device = "cpu", repeats: int = 5, seed: int = 0,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Row]:  # fmt: skip
     """Time the works on random images and fresh weights; all works of one variant are interleaved."""
     check_count("bench", "repeats", repeats, 2)

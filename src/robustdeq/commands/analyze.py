@@ -22,7 +22,7 @@ from ..evaluation import readouts
 from ..files import claim, digest, held, write_json, write_text
 from ..models import DEQClassifier, structure
 from ..options import describe, parsed
-from ..progress import bar
+from ..progress import Progress, bar
 from ..text import markdown, printable
 from .shared import InBall, samples
 
@@ -42,7 +42,6 @@ SWEEP_NOTE = (
     "constant; both: what stands under both. f-units: evaluations of f and updates of the input, for one image. So few "
     "attacks compare settings; what a defence is worth, robustdeq evaluate --defend --suite adaptive says."
 )
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(kw_only=True)

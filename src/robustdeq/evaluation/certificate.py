@@ -15,6 +15,7 @@ from ..attacks import L2
 from ..checks import Distance, check_folder, check_number
 from ..distributed import SINGLE, Distributed
 from ..options import checked, convert
+from ..progress import Progress
 from ..text import markdown, printable
 from .evaluate import evaluate
 from .flags import Flag
@@ -23,7 +24,6 @@ from .images import Points
 from .record import RECORD
 from .recordfile import Resumable, Spent, per_sample
 from .result import Evaluation, Share
-from .run import Progress
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """L2, at which certified accuracy is told unless others are asked for."""

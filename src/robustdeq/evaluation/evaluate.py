@@ -21,6 +21,7 @@ from ..models.fit import asked, check_logits
 from ..models.modes import evaluating, images_only
 from ..models.structure import Structure, structure
 from ..options import Registry, check_options, describe
+from ..progress import Progress
 from . import suites
 from .entries import Entry
 from .forecast import announce
@@ -30,7 +31,7 @@ from .probes import probe
 from .record import RECORD, AttackRecord, Record
 from .recordfile import RecordFile
 from .result import Evaluation
-from .run import ARGUMENTS, Fits, Progress, Run, Transfer, check_arguments
+from .run import ARGUMENTS, Fits, Run, Transfer, check_arguments
 
 
 @torch.inference_mode(False)
@@ -54,10 +55,10 @@ def evaluate(
     images: keep the adversarial images there, too. distributed: each process takes its share of the batches.
     transfers: adversarial images (points, C, H, W) from elsewhere, a tensor or another evaluation's ``images``, by name
     "COLUMN/NAME", verified like any other attack. checks: look for red flags on the first so many samples, 0 for none.
-    samples: how they were chosen, in words. opaque: take a module that hides a DEQ or a defence. progress: see ``run``.
-    beside: an evaluation of the bare model where this one is defended, or the other way round; refused where it is not
-    that. The images it kept are tried: of the bare model's own in the column ``static`` here, or ``white-box`` if this
-    one is bare, the others' in ``transfer``.
+    samples: how they were chosen, in words. opaque: take a module that hides a DEQ or a defence. progress: see
+    ``progress.Progress``. beside: an evaluation of the bare model where this one is defended, or the other way round;
+    refused where it is not that. The images it kept are tried: of the bare model's own in the column ``static`` here,
+    or ``white-box`` if this one is bare, the others' in ``transfer``.
     """
     check_arguments("evaluate", locals(), HINTS)
     if images and out is None:

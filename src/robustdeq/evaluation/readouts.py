@@ -16,12 +16,12 @@ from ..defences import EarlyState, Ensemble
 from ..distributed import SINGLE, Distributed
 from ..files import held, tidy
 from ..models.structure import structure
+from ..progress import Progress
 from ..text import markdown
 from .entries import Entry
 from .evaluate import evaluate
 from .images import Points
 from .result import Share
-from .run import Progress
 
 OWN, TRANSFER = "own", "transfer"
 

@@ -23,15 +23,12 @@ from ..models.cell import Tally
 from ..models.modes import evaluating
 from ..models.structure import Structure, structure
 from ..options import convert
+from ..progress import Progress
 from ..text import shown
 from .entries import Attack, Entry
 from .images import Points, Rows, loaded
 from .record import Batch, CleanBatch, Record
 from .recordfile import RecordFile, Spent
-
-Progress = Callable[[int, int, str], None]
-"""Called with how much of how much is done, and of what. One with a method ``say``, such as ``progress.bar`` gives, is
-told first what the evaluation will cost at most, attack by attack; for that the model is shown a few images."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ..checks import check_count
 from ..environment import environment
 from ..files import first_line, read_json, write_text
+from ..progress import Progress
 from ..text import shown
 from ..training import summary
 from .again import evaluate_command, reproduce_command, train_command
@@ -25,7 +26,7 @@ from .figures import accuracy_figure, certified_figure, entropy_figure, state_fi
 from .kept import Kept
 from .paired import Paired, paired
 from .runs import Assessed, Run, Trained, read_runs
-from .samples import Progress, Shown, group_analysis, samples
+from .samples import Shown, group_analysis, samples
 from .words import CHECKED, FLAGS, SETTINGS, column_words
 
 TEMPLATES = Path(__file__).parent / "templates"

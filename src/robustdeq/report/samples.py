@@ -5,7 +5,6 @@ Legend of shapes: B samples, T steps, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +18,10 @@ from ..files import first_line
 from ..models import structure
 from ..models.deq import ClassifierTrajectory
 from ..models.modes import evaluating
+from ..progress import Progress
 from .kept import Kept
 from .runs import Assessed
 
-Progress = Callable[[int, int, str], None]
-"""Called with how much of how much is done, and what comes next."""
 BATCH = 50
 SIDES = (128, 64, 48, 32)
 BUDGET = 3_500_000

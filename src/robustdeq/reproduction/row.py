@@ -17,6 +17,7 @@ from ..dynamics.trajectory import monitored
 from ..evaluation import Entry, Evaluation, adaptive, cost, evaluate, quick, readouts, standard
 from ..files import read_json, write_json
 from ..models import DEQClassifier, load_model
+from ..progress import Progress
 from ..recipe import Recipe, train
 from ..seeds import mix
 
@@ -59,18 +60,18 @@ class Row:
         self.seed = mix(self.recipe.training.seed, 1) % 2**31
         self.suite = {"step_size": self.threat.eps / 4, "seed": self.seed, "batch_size": BATCH, "points": self.points}
 
-    def train(self, progress) -> nn.Module:
+    def train(self, progress: Progress) -> nn.Module:
         folder = self.job.place("models", self.name)
         if not (folder / "config.json").exists():
             here, out = Distributed(device=torch.device(self.job.device)), self.job.place("training", self.name)
             train(self.recipe, out, folder, data=self.data, distributed=here, progress=progress)
         return load_model(folder).to(self.job.device)
 
-    def evaluate(self, model: nn.Module, progress) -> Evaluation:
+    def evaluate(self, model: nn.Module, progress: Progress) -> Evaluation:
         attacks = None if self.job.full else self.recipe.auto_attacks
         return self._evaluate(model, standard(model, self.threat, attacks=attacks, **self.suite), self.name, progress)
 
-    def evaluate_defended(self, model: DEQClassifier, bare: Evaluation, progress) -> Evaluation:
+    def evaluate_defended(self, model: DEQClassifier, bare: Evaluation, progress: Progress) -> Evaluation:
         """Under all four threat settings; the short form with few steps and queries where the defence is in the way."""
         defended, name = self.recipe.defence(model), self.name + DEFENDED
         options: dict[str, Any] = {
@@ -91,14 +92,16 @@ class Row:
         options["checks"] = 0  # which leaves those that compare columns
         return self._evaluate(defended, entries, name, progress, **options)
 
-    def _evaluate(self, model: nn.Module, entries: list[Entry], name: str, progress, **options: Any) -> Evaluation:
+    def _evaluate(
+        self, model: nn.Module, entries: list[Entry], name: str, progress: Progress, **options: Any
+    ) -> Evaluation:
         return evaluate(
             model, self.test, suite=entries, threat=self.threat, batch_size=BATCH, seed=self.seed, images=True,
             out=self.job.place("evaluation", name), progress=progress, **options,
             samples=f"the first {len(self.test)} test images of {self.test.source}",
         )  # fmt: skip
 
-    def analyse(self, model: DEQClassifier, bare: Evaluation, progress) -> None:
+    def analyse(self, model: DEQClassifier, bare: Evaluation, progress: Progress) -> None:
         file = self.job.analysis(self.name)
         few = self.test.take(slice(self.recipe.auto_points))
         if file.exists() and read_json(file, "remove it to make it anew").get("points", len(few)) == len(few):

@@ -22,6 +22,7 @@ from ..models.modes import evaluating
 from ..models.structure import structure
 from ..models.zoo import CONFIG, SETTABLE, WEIGHTS, check_keys, config_of, save_model, stored_config
 from ..options import describe
+from ..progress import Progress
 from ..seeds import generator, mix
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
@@ -33,10 +34,6 @@ from .states import FinalState
 from .step import TrainStep
 from .watch import judge, memory_gib, unattacked
 from .words import JUDGED, beginning, judgement, pace, warnings
-
-Progress = Callable[[int, int, str], None]
-"""Called with steps done, steps in all, and a short text. One with a method ``note``, such as ``progress.Lines``, also
-gets a line when the run begins and one at each judgement; one with an attribute ``work`` is told what steps cost."""
 
 CHECKPOINT = "last.safetensors"
 """The file in a run's folder from which it goes on."""
