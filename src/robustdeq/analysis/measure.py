@@ -20,7 +20,7 @@ from ..checks import check_count
 from ..defences import EntropyReduction
 from ..evaluation.entries import exact
 from ..evaluation.images import Points, batches, loaded
-from ..evaluation.result import Share
+from ..evaluation.share import Share
 from ..files import read_tensors, write_tensors
 from ..models import DEQClassifier
 from ..text import markdown

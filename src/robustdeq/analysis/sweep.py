@@ -15,8 +15,8 @@ from ..checks import check_count
 from ..defences import EntropyReduction
 from ..evaluation.entries import exact
 from ..evaluation.images import Points, batches, loaded
-from ..evaluation.result import Share
 from ..evaluation.run import spending
+from ..evaluation.share import Share
 from ..files import claim, digest, read_json, write_json
 from ..models import DEQClassifier
 from ..models.modes import evaluating

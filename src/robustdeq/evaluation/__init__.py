@@ -10,7 +10,8 @@ from .probes import cost
 from .radii import certify
 from .readouts import Readouts, readouts
 from .record import Record
-from .result import Evaluation, Share
+from .result import Evaluation
+from .share import Share
 from .suites import SUITES, adaptive, paper, quick, standard, suite
 
 __all__ = [

@@ -23,7 +23,8 @@ from .identity import Identity
 from .images import Points
 from .record import RECORD
 from .recordfile import Resumable, Spent, per_sample
-from .result import Evaluation, Share
+from .result import Evaluation
+from .share import Share
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """L2, at which certified accuracy is told unless others are asked for."""

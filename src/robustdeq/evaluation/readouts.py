@@ -21,7 +21,7 @@ from ..text import markdown
 from .entries import Entry
 from .evaluate import evaluate
 from .images import Points
-from .result import Share
+from .share import Share
 
 OWN, TRANSFER = "own", "transfer"
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 from ..environment import environment
-from ..evaluation import Evaluation
-from ..evaluation.result import Share
+from ..evaluation import Evaluation, Share
 from ..files import read_json, write_json, write_text
 from ..report import entropy_figure, state_figure, write_report
 from ..report.paired import Paired, mcnemar, paired
