@@ -155,13 +155,12 @@ class Certificate:
             how = f"A Lipschitz bound: no difference of two logits has a slope above {options['largest slope']:.4g}"
         wrong, certified = int((self.predictions != self.labels).sum()), self.radius > 0
         mean = float(self.radius[certified].mean()) if certified.any() else 0.0
-        batches = self.record.batches.values()
-        evaluations, seconds = (sum(getattr(one, key) for one in batches) / count for key in ("evaluations", "seconds"))
+        spent = Spent.together(self.record.batches.values())
         return [
             f"{how}. Samples: {markdown(self.record.samples)}.",
             f"Certified {int(certified.sum())} of {count}, abstained {int(self.abstained.sum())}, wrong {wrong}. "
             f"Mean radius {float(self.radius.mean()):.3f}, that of the certified {mean:.3f}.",
-            f"Cost: {evaluations:,.0f} evaluations of f and {seconds:.3g} s an image.",
+            f"Cost: {spent.evaluations / count:,.0f} evaluations of f and {spent.seconds / count:.3g} s an image.",
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -79,6 +79,21 @@ class AttackRecord:
         return per_sample(self.batches, "outcomes")
 
     @property
+    def spent(self) -> Spent:
+        """By all batches together."""
+        return Spent.together(self.batches.values())
+
+    @property
+    def rejected(self) -> int:
+        """How many images lay outside the threat model."""
+        return sum(batch.rejected for batch in self.batches.values())
+
+    @property
+    def warnings(self) -> list[str]:
+        """Each once, in alphabetical order."""
+        return sorted({text for batch in self.batches.values() for text in batch.warnings})
+
+    @property
     def of_autoattack(self) -> tuple[str, ...]:
         """Which attacks of AutoAttack, with the budgets of its standard version, this is; none for others."""
         options = self.options or {} if self.attack == "AutoAttack" else {}

@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -32,6 +32,12 @@ class Spent:
     evaluations: int = 0
     backward: int = 0
     updates: int = 0
+
+    @classmethod
+    def together(cls, batches: Iterable[Spent]) -> Spent:
+        """What several cost in all."""
+        rows = list(batches)
+        return Spent(**{of.name: sum(getattr(row, of.name) for row in rows) for of in fields(Spent)})
 
 
 def per_sample(batches: Mapping[int, Spent], name: str, dtype: torch.dtype = torch.int64) -> Tensor:

@@ -188,15 +188,15 @@ class Evaluation:
         climbed = set()  # columns in which attacks of AutoAttack that follow the gradient have run
         for name, column in self.columns.items():
             attack, called = record.attacks[name], markdown(name)
-            if rejected := sum(batch.rejected for batch in attack.batches.values()):
-                lines.append(f"{called}: {rejected} images lay outside the threat model and were not counted.")
+            if attack.rejected:
+                lines.append(f"{called}: {attack.rejected} images lay outside the threat model and were not counted.")
             own = (attack.options or {}).get("threat", threat)
             if own != threat:
                 lines.append(f"{called}: made for {own['name']}, eps {own['eps']:.4g}, another threat model.")
-            warned = {text for batch in attack.batches.values() for text in batch.warnings}
+            warned = attack.warnings
             broken = int((attack.outcomes == 0).sum())
             if attack.of_autoattack == ("square",) and column in climbed and broken > SQUARE_SURPLUS * attack.points:
-                warned.add(f"Square broke {broken} samples that the attacks that follow the gradient had left.")
+                warned.append(f"Square broke {broken} samples that the attacks that follow the gradient had left.")
             if set(attack.of_autoattack) - {"square"}:
                 climbed.add(column)
             lines += [f"{called} warned: {markdown(text)}" for text in sorted(warned)]
@@ -204,12 +204,13 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The record with the shares, the sums of every attack, and the flags; JSON."""
-        totals, taken, counted = {}, self.taken(), ("rejected", "evaluations", "backward", "updates")
-        for name in self.columns:
-            rows = self.record.attacks[name].batches.values()
-            totals[name] = {key: sum(getattr(batch, key) for batch in rows) for key in counted}
-            totals[name]["seconds"] = round(sum(batch.seconds for batch in rows), 3)
-            totals[name] |= taken[name]
+        totals = {}
+        for name, taken in self.taken().items():
+            rejected, spent = self.record.attacks[name].rejected, self.record.attacks[name].spent
+            totals[name] = {
+                "rejected": rejected, "evaluations": spent.evaluations, "backward": spent.backward,
+                "updates": spent.updates, "seconds": round(spent.seconds, 3), **taken,
+            }  # fmt: skip
         shares, raised = {n: s.to_dict() for n, s in self.shares().items()}, [asdict(flag) for flag in self.flags]
         return {**self.record.to_json(), "shares": shares, "totals": totals, "flags": raised}
 

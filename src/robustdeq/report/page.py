@@ -131,14 +131,12 @@ def _row(assessed: Assessed) -> dict[str, Any]:
     evaluation, attacks = assessed.evaluation, []
     taken, alone = evaluation.taken(), evaluation.alone()
     for name, column in evaluation.columns.items():
-        batches = evaluation.record.attacks[name].batches.values()
+        attack = evaluation.record.attacks[name]
         attacks.append({
             "name": name, "column": column, "taken": taken[name],
             "alone": [sample for sample, of in alone.items() if of == name],
-            "work": sum(batch.evaluations + batch.backward for batch in batches),
-            "seconds": sum(batch.seconds for batch in batches),
-            "rejected": sum(batch.rejected for batch in batches),
-            "warnings": sorted({text for batch in batches for text in batch.warnings}),
+            "work": attack.spent.evaluations + attack.spent.backward, "seconds": attack.spent.seconds,
+            "rejected": attack.rejected, "warnings": attack.warnings,
         })  # fmt: skip
     return {
         "assessed": assessed, "shares": evaluation.shares(), "attacks": attacks,
