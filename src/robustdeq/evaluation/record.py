@@ -174,6 +174,16 @@ class Record(Resumable):
         """Whether the model was seen to update its input while it predicts."""
         return self.cost is not None and self.cost.updates > 0
 
+    @property
+    def done(self) -> dict[str, tuple[int, int]]:
+        """How many batches are done, and how many there are: of ``clean``, and of every attack in ``columns``."""
+        stages = {"clean": (len(self.clean), self.identity.points)}
+        for name in self.columns:
+            attack = self.attacks.get(name)
+            stages[name] = (len(attack.batches), attack.points) if attack else (0, 1)
+        size = max(self.identity.batch_size, 1)
+        return {name: (done, -(-points // size)) for name, (done, points) in stages.items()}
+
     def kept(self, folder: Path | None) -> dict[str, KeptImages]:
         """Per attack, its verified images, which lie below the record's folder; nothing where none are kept."""
         if folder is None or not self.images:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -44,10 +43,7 @@ class Evaluation:
         if unknown := [name for name in record.columns if name not in record.attacks]:
             lost = f"{place} names attacks that it does not hold, {shown(unknown)}"
             raise ValueError(f"{lost}; remove it, and evaluate anew.")
-        stages: dict[str, tuple[Any, int]] = {"clean": (record.clean, record.identity.points)}
-        stages |= {name: (record.attacks[name].batches, record.attacks[name].points) for name in record.columns}
-        size = max(record.identity.batch_size, 1)
-        missing = [name for name, (done, points) in stages.items() if len(done) < math.ceil(points / size)]
+        missing = [name for name, (done, whole) in record.done.items() if done < whole]
         if record.checks is None or not record.checks.done:
             missing.append("checks")
         if missing:

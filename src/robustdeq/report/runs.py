@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -192,17 +191,15 @@ def _else_table(run: Run, name: str, folder: Path) -> Iterator[None]:
 
 def _finished(record: Record) -> tuple[Record, list[str]]:
     """The record with those attacks only that were made on all their samples, and what is left out."""
-    size, points = max(record.identity.batch_size, 1), record.identity.points
-    wanted, undone, columns = math.ceil(points / size), [], {}
-    if len(record.clean) < wanted:
-        undone.append(f"clean images, {len(record.clean)} of {wanted} batches")
-    for name, column in record.columns.items():
-        attack = record.attacks.get(name)
-        done, whole = (len(attack.batches), math.ceil(attack.points / size)) if attack else (0, 1)
-        if done < whole or len(record.clean) < wanted:
+    undone, columns, attacks = [], {}, record.done
+    clean, wanted = attacks.pop("clean")
+    if clean < wanted:
+        undone.append(f"clean images, {clean} of {wanted} batches")
+    for name, (done, whole) in attacks.items():
+        if done < whole or clean < wanted:
             undone.append(f"{name}, {done} of {whole} batches")
         else:
-            columns[name] = column
+            columns[name] = record.columns[name]
     if not undone and (record.checks is None or not record.checks.done):
         undone.append("the checks for red flags")
     return replace(record, columns=columns), undone
