@@ -23,6 +23,7 @@ from ..models.structure import Structure, structure
 from ..options import Registry, check_options, describe
 from ..progress import Progress
 from . import suites
+from .arguments import ARGUMENTS, Fits, check_arguments
 from .entries import Entry
 from .forecast import announce
 from .identity import Identity, around, below, check_classes, identity_of
@@ -31,7 +32,7 @@ from .probes import probe
 from .record import RECORD, AttackRecord, Record
 from .recordfile import RecordFile
 from .result import Evaluation
-from .run import ARGUMENTS, Fits, Run, Transfer, check_arguments
+from .run import Run, Transfer
 
 
 @torch.inference_mode(False)

@@ -24,11 +24,12 @@ from ..models.structure import Structure, structure
 from ..options import checked, choose
 from ..progress import Progress
 from ..seeds import generator
+from .arguments import ARGUMENTS, check_arguments
 from .certificate import Certificate, Certification, CertifiedBatch, CertifiedIdentity
 from .identity import identity_of
 from .images import Points, loaded, points_of
 from .recordfile import RecordFile
-from .run import ARGUMENTS, check_arguments, spending
+from .run import spending
 
 CHOOSE, COUNT = 0, 1
 """What noise is drawn for."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,45 +16,16 @@ from torch import Tensor, nn
 from ..attacks import Calls, Threat, predictions
 from ..attacks.autoattack import LOGGER
 from ..attacks.views import summands
-from ..checks import Count, Seed, check_labels, described
+from ..checks import check_labels, described
 from ..files import digest
 from ..models.cell import Tally
 from ..models.modes import evaluating
 from ..models.structure import Structure, structure
-from ..options import convert
 from ..progress import Progress
-from ..text import shown
 from .entries import Attack, Entry
 from .images import Points, Rows, loaded
 from .record import Batch, CleanBatch, Record
 from .recordfile import RecordFile, Spent
-
-
-@dataclass(frozen=True)
-class Fits:
-    """Of an argument that ``check_arguments`` looks at: whether it will do, and what does, in words."""
-
-    fits: Callable[[Any], bool]
-    allowed: str
-
-    def check(self, owner: str, name: str, value: Any) -> None:
-        if not self.fits(value):
-            raise ValueError(f"{owner}: {name}={shown(value)}; allowed: {self.allowed}.")
-
-
-ARGUMENTS: dict[str, Any] = {
-    "batch_size": Count, "seed": Seed, "resume": bool, "samples": str | None,
-    "out": Annotated[Any, Fits(lambda out: isinstance(out, str | Path | None) and out != "", "a folder")],
-    "distributed": Annotated[Any, Fits(lambda processes: hasattr(processes, "world_size"), "a Distributed")],
-    "progress": Annotated[Any, Fits(lambda progress: progress is None or callable(progress), "a function")],
-}  # fmt: skip
-"""Of whatever works through images, as annotations that ``options.convert`` understands."""
-
-
-def check_arguments(owner: str, arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """A ValueError for the first argument that is not what ``hints`` say; others are not looked at."""
-    for name, hint in hints.items():
-        convert(owner, name, arguments[name], hint)
 
 
 @dataclass(frozen=True)
