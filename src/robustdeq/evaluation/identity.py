@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -83,17 +84,25 @@ def identity_of(
     labels = getattr(points, "labels", label)
     check_labels(labels, labels, logits.shape[1])
     return Identity(
-        **below(kind), **around(kind), deployed=_weights(kind.deployed),
-        logits=logits[0].double().nan_to_num(0, 0, 0).tolist(), points=len(points), images=points.digest(),
-        norm=threat.name, eps=threat.eps, **of,
+        **below(kind), **around(kind), deployed=_weights(kind.deployed), logits=on_record(logits), points=len(points),
+        images=points.digest(), norm=threat.name, eps=threat.eps, **of,
     )  # fmt: skip
+
+
+def on_record(logits: Tensor) -> list[float]:
+    """The logits (1, K) of one image as a record has them; what is not finite as 0, since JSON has no number for it."""
+    return logits[0].double().nan_to_num(0, 0, 0).tolist()
+
+
+def same_logits(one: Sequence[float], other: Sequence[float]) -> bool:
+    """But for what another machine or number of threads may have rounded otherwise."""
+    size = max(map(abs, (*one, *other)), default=0.0)
+    return len(one) == len(other) and all(abs(a - b) <= 1e-3 * size for a, b in zip(one, other))
 
 
 def check_same(path: Path, before: Identity, now: Identity) -> None:
     """A ValueError if the record in ``path`` is of anything else."""
-    size, pairs = max(map(abs, before.logits + now.logits)), list(zip(before.logits, now.logits))
-    # Another machine or number of threads may have rounded the logits otherwise.
-    if len(before.logits) == len(now.logits) and all(abs(a - b) <= 1e-3 * size for a, b in pairs):
+    if same_logits(before.logits, now.logits):
         before = replace(before, logits=now.logits)
     if differing := ", ".join(differences(asdict(before), asdict(now))):
         raise ValueError(f"{path} belongs to another {differing}; give another folder, or remove it.")

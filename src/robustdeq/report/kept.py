@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..checks import check_images
 from ..data import load
 from ..defences import METHODS
-from ..evaluation.identity import Described, Identity
+from ..evaluation.identity import Described, Identity, on_record, same_logits
 from ..files import first_line, read_json
 from ..models import load_model
 from ..models.modes import evaluating
@@ -124,13 +124,9 @@ def _same(model: nn.Module, x: Tensor, identity: Identity) -> bool:
     try:
         check_images(x, getattr(model, "image_shape", None))
         with evaluating(model):
-            logits = model(x)[0].double().nan_to_num(0, 0, 0)
+            return same_logits(on_record(model(x)), identity.logits)
     except (ValueError, RuntimeError):
         return False
-    # As a record is gone on with: another machine or number of threads may have rounded the logits otherwise.
-    wanted = torch.tensor(identity.logits, dtype=torch.float64)
-    scale = float(wanted.abs().max()) if len(wanted) else 0.0
-    return logits.shape == wanted.shape and bool(((logits - wanted).abs() <= 1e-3 * scale).all())
 
 
 def _defended(bare: nn.Module, defence: Described | None) -> nn.Module:
