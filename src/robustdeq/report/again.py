@@ -26,8 +26,9 @@ def train_command(trained: Trained) -> str:
 def reproduce_command(run: Run, plan: dict[str, Any]) -> str:
     """The command that the records keep; else ``robustdeq reproduce`` from the plan of the first row, which holds every
     option but the defence's and how many images are judged."""
-    if given := [line for one in run.evaluations for line in _kept(one.evaluation.record) if " reproduce " in line]:
-        return given[-1]
+    commands = [line for one in run.evaluations for line in _commands(one.evaluation.record)]
+    if whole := [line for line in commands if " reproduce " in line]:
+        return whole[-1]
     words: list[Any] = ["robustdeq", "reproduce", str(plan.get("recipe"))]
     configs = sorted((run.folder / "training").glob("*/config.json"), key=lambda path: path.parent.name != "baseline")
     if configs:
@@ -42,8 +43,8 @@ def evaluate_command(assessed: Assessed, deployed: nn.Module | None, place: str,
     """The command that the record keeps; else ``robustdeq evaluate`` with the record's options. Where the attacks are
     those of no suite, it says so."""
     record = assessed.evaluation.record
-    if given := _kept(record):
-        return given[-1]
+    if commands := _commands(record):
+        return commands[-1]
     identity, name = record.identity, _suite(record, deployed)
     words: list[Any] = ["robustdeq", "evaluate", place or "MODEL", "--suite", name or "SUITE"]
     words += ["--data", data] if data else []
@@ -61,27 +62,27 @@ def evaluate_command(assessed: Assessed, deployed: nn.Module | None, place: str,
     return "\n".join(lines)
 
 
-def _kept(record: Record) -> list[str]:
-    """The commands that the record was made by."""
-    given = [one.get("command") for one in record.environments.values() if isinstance(one, dict)]
-    return [line for line in given if isinstance(line, str)]
+def _commands(record: Record) -> list[str]:
+    """Those that the record was made by."""
+    commands = [one.get("command") for one in record.environments.values() if isinstance(one, dict)]
+    return [line for line in commands if isinstance(line, str)]
 
 
 def _usual(identity: Identity) -> bool:
     """Whether ``--defend`` makes the defence on record."""
-    made, defence = describe(EntropyReduction.usual(identity.eps, identity.steps)), identity.defence
-    return defence is not None and METHODS.get(defence.name) is EntropyReduction and defence.settings == made
+    usual, defence = describe(EntropyReduction.usual(identity.eps, identity.steps)), identity.defence
+    return defence is not None and METHODS.get(defence.name) is EntropyReduction and defence.settings == usual
 
 
 def _suite(record: Record, deployed: nn.Module | None) -> str | None:
     """The suite that makes the attacks on record, at its default budgets."""
     if deployed is None:
         return None
-    made = [name for name in record.columns if record.attacks[name].attack != "transfer"]
+    attacks = [name for name in record.columns if record.attacks[name].attack != "transfer"]
     threat: Any = THREATS.get(record.identity.norm, Linf)(record.identity.eps)
     for name in SUITES:
         with suppress(ValueError):
-            if [entry.name for entry in suite(name, deployed, threat)] == made:
+            if [entry.name for entry in suite(name, deployed, threat)] == attacks:
                 return name
     return None
 

@@ -123,9 +123,9 @@ class Chart:
         """The chart in words: from where to where each line goes."""
         ways = []
         for series in self.series:
-            known = [(x, y) for x, y in zip(series.x, series.y) if self._finite(y)]
-            if known and not series.faint:
-                (x0, y0), (x1, y1) = known[0], known[-1]
+            values = [(x, y) for x, y in zip(series.x, series.y) if self._finite(y)]
+            if values and not series.faint:
+                (x0, y0), (x1, y1) = values[0], values[-1]
                 ways.append(f"{series.name} from {y0:.3g} at {x0:.3g} to {y1:.3g} at {x1:.3g}")
         return f"{self.title}. {self.y_label} against {self.x_label}: {'; '.join(ways) or 'no values'}."
 

@@ -126,8 +126,8 @@ def training_figure(path: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]])
         judged = {row["epoch"]: row["validation"] for row in history if isinstance(row.get("validation"), Mapping)}
         shares, curves = (judged, HELD_OUT) if judged else ({row["epoch"]: row for row in history}, TRAINING)
         for key, (label, style) in curves.items():
-            if known := {epoch: 100 * row[key] for epoch, row in shares.items() if key in row}:
-                _curve(accuracy, Series(label, list(known), list(known.values()), style))
+            if percents := {epoch: 100 * row[key] for epoch, row in shares.items() if key in row}:
+                _curve(accuracy, Series(label, list(percents), list(percents.values()), style))
         accuracy.set_ylim(0, 102)
         accuracy.set_xlabel("epoch")
         accuracy.legend(frameon=False, fontsize=7.5)

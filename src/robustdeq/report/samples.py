@@ -32,12 +32,13 @@ CLASSES = 10
 
 @dataclass
 class Shown:
-    """The first B samples of one evaluation, and what was found of them. chosen: the attack whose image is shown, None
-    for none. x, x_adv: (B, C, H, W); source: where x is from. deployed, place: the model, and where it lay."""
+    """The first B samples of one evaluation, as far as their images and their model are there. attacks: whose image is
+    shown of each, None for none. x, x_adv: (B, C, H, W); source: where x is from. deployed, place: the model, and where
+    it lay."""
 
     assessed: Assessed
     labels: list[int]
-    chosen: list[str | None]
+    attacks: list[str | None]
     x: Tensor | None = None
     x_adv: Tensor | None = None
     classes: tuple[str, ...] = ()
@@ -49,17 +50,17 @@ class Shown:
 def samples(
     evaluations: list[Assessed], kept: Kept, count: int, progress: Progress
 ) -> tuple[dict[str, Any], list[str], dict[str, Shown]]:
-    """The first ``count`` samples of every evaluation, as JSON; what is missing; and what was found, by name."""
+    """The first ``count`` samples of every evaluation, as JSON; what is missing; and the samples by its name."""
     missing: list[str] = []
-    found: dict[str, Shown] = {}
+    by_name: dict[str, Shown] = {}
     groups, pictures = [], _Pictures()
     for done, assessed in enumerate(evaluations):
         progress(done, len(evaluations), assessed.name)
-        shown = found[assessed.name] = _found(assessed, kept, count, missing)
+        shown = by_name[assessed.name] = _first(assessed, kept, count, missing)
         if shown.labels:
             groups.append(_group(shown, pictures, missing))
     progress(len(evaluations), len(evaluations), "done")
-    return {"groups": groups, "pictures": pictures.encoded(missing)}, missing, found
+    return {"groups": groups, "pictures": pictures.encoded(missing)}, missing, by_name
 
 
 class _Pictures:
@@ -96,10 +97,11 @@ class _Pictures:
         return uris
 
 
-def _found(assessed: Assessed, kept: Kept, count: int, missing: list[str]) -> Shown:
+def _first(assessed: Assessed, kept: Kept, count: int, missing: list[str]) -> Shown:
+    """The first ``count`` samples, with images and model where those that were judged are found again."""
     evaluation = assessed.evaluation
     labels = evaluation.record.labels[:count].tolist()
-    shown = Shown(assessed, labels, _chosen(evaluation, len(labels)))
+    shown = Shown(assessed, labels, _attacks_shown(evaluation, len(labels)))
     if not labels:
         return shown
     try:
@@ -113,51 +115,51 @@ def _found(assessed: Assessed, kept: Kept, count: int, missing: list[str]) -> Sh
     return shown
 
 
-def _chosen(evaluation: Evaluation, count: int) -> list[str | None]:
+def _attacks_shown(evaluation: Evaluation, count: int) -> list[str | None]:
     """Of each sample the first attack that broke it; else the last that tried."""
-    chosen: list[str | None] = [None] * count
+    attacks: list[str | None] = [None] * count
     broken = set()
     for name in evaluation.columns:
         for sample, outcome in enumerate(evaluation.record.attacks[name].outcomes[:count].tolist()):
             if outcome >= 0 and sample not in broken:
-                chosen[sample] = name
+                attacks[sample] = name
             if outcome == 0:
                 broken.add(sample)
-    return chosen
+    return attacks
 
 
 def _attacked(assessed: Assessed, shown: Shown, missing: list[str]) -> Tensor | None:
     """The kept images (B, C, H, W), of every sample those of the attack that is shown; its own where there is none."""
-    images, names = assessed.evaluation.images, sorted({name for name in shown.chosen if name is not None})
+    images, names = assessed.evaluation.images, sorted({name for name in shown.attacks if name is not None})
     if not images:
         missing.append(f"{assessed.name}: the attacked images were not kept; evaluate with --images to see them.")
         return None
     x_adv = None if shown.x is None else shown.x.clone()
     for name in names:
-        rows = torch.tensor([row for row, of in enumerate(shown.chosen) if of == name])
+        rows = torch.tensor([row for row, of in enumerate(shown.attacks) if of == name])
         try:
-            made = images[name][rows].float()
+            attacked = images[name][rows].float()
         except (ValueError, OSError) as error:
             missing.append(f"{assessed.name}: {first_line(error)}")
             return None
         if x_adv is None:
-            x_adv = made.new_full((len(shown.labels), *made.shape[1:]), float("nan"))
-        x_adv[rows] = made
+            x_adv = attacked.new_full((len(shown.labels), *attacked.shape[1:]), float("nan"))
+        x_adv[rows] = attacked
     if shown.x is not None and x_adv is not None:
-        _moved(assessed, shown, x_adv)
+        _replace_unmoved(assessed, shown, x_adv)
     return x_adv
 
 
-def _moved(assessed: Assessed, shown: Shown, x_adv: Tensor) -> None:
+def _replace_unmoved(assessed: Assessed, shown: Shown, x_adv: Tensor) -> None:
     """Where an attack that failed gave the sample itself back, the image of another one that failed on it."""
     assert shown.x is not None
     for name in assessed.evaluation.columns:
         outcomes = assessed.evaluation.record.attacks[name].outcomes[: len(x_adv)]
         still = (x_adv == shown.x).flatten(1).all(1)[: len(outcomes)] & (outcomes == 1)
         rows = still.nonzero().flatten()
-        for row, made in zip(rows.tolist(), assessed.evaluation.images[name][rows].float() if len(rows) else ()):
-            if not torch.equal(made, shown.x[row]):
-                x_adv[row], shown.chosen[row] = made, name
+        for row, other in zip(rows.tolist(), assessed.evaluation.images[name][rows].float() if len(rows) else ()):
+            if not torch.equal(other, shown.x[row]):
+                x_adv[row], shown.attacks[row] = other, name
 
 
 def _group(shown: Shown, pictures: _Pictures, missing: list[str]) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def _group(shown: Shown, pictures: _Pictures, missing: list[str]) -> dict[str, A
     for row, label in enumerate(shown.labels):
         tried = {attack: rows[row] for attack, rows in outcomes.items() if row < len(rows) and rows[row] >= 0}
         entries.append({
-            "sample": row, "label": label, "predicted": predictions[row], "attack": shown.chosen[row],
+            "sample": row, "label": label, "predicted": predictions[row], "attack": shown.attacks[row],
             "tried": tried, "alone": alone.get(row), "outcome": _outcome(predictions[row] == label, tried),
         })  # fmt: skip
         _add_pictures(entries[-1], shown, row, pictures)
