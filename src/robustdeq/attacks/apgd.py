@@ -149,9 +149,9 @@ class APGD:
 
     def calls(self, model: nn.Module, classes: int) -> list[Calls]:
         """What it asks at most, for each image; see ``Calls``."""
-        count, chosen = goal_calls(self, model, classes)
+        count, aiming = goal_calls(self, model, classes)
         runs = self.restarts * count
-        return [*chosen, *slope_calls(model, runs * self.iterations, runs, runs * (self.iterations + 1))]
+        return [*aiming, *slope_calls(model, runs * self.iterations, runs, runs * (self.iterations + 1))]
 
     def _look(self, model: nn.Module, runs: Runs, batch: int, first: bool, wanted: bool) -> tuple[Tensor, ...]:
         """Of every row whether it is misclassified, its loss and its slope; at most ``stack * batch`` at a time."""

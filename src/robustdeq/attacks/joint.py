@@ -135,8 +135,8 @@ class JointOptimisation:
         def iteration(x: Tensor) -> Tensor:
             return deq(x, steps=1, start=deq.zeros(x).clone(), solver=Picard(), gradient=Unrolled())
 
-        count, chosen = goal_calls(self, model, classes)
+        count, aiming = goal_calls(self, model, classes)
         runs = self.restarts * count
         moved = [Calls(iteration, gradients=runs * self.iterations), Calls(model, forwards=runs)]
         finish = slope_calls(ThroughGradient(deq, "unrolled"), self.finish, 1) if self.finish else []
-        return [*chosen, *moved, *finish]
+        return [*aiming, *moved, *finish]

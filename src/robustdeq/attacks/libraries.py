@@ -50,13 +50,13 @@ class Foolbox(Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        made = self._made()
+        attack = self._attack()
         with suppress(AttributeError):  # an attack without a distance, as a rotation
-            self.check_norm(type(made).__name__, made.distance.p)
+            self.check_norm(type(attack).__name__, attack.distance.p)
 
     def generate(self, seen: Seen, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
         foolbox: Any = importlib.import_module("foolbox")
-        model, attack = foolbox.PyTorchModel(seen, bounds=(0, 1), device=x.device), self._made()
+        model, attack = foolbox.PyTorchModel(seen, bounds=(0, 1), device=x.device), self._attack()
         minimal = isinstance(getattr(attack, "attack", attack), foolbox.attacks.base.MinimizationAttack)
 
         def run(rows: slice) -> Tensor | None:
@@ -78,18 +78,19 @@ class Foolbox(Wrapped):
         logging.getLogger(LOGGER).warning(text, type(attack).__name__, failed, len(x))
         return images
 
-    def _made(self) -> Any:
+    def _attack(self) -> Any:
+        """An object of foolbox."""
         norm, distances = self.threat.name, vars(importlib.import_module("foolbox.distances"))
         if isinstance(self.attack, AttackObject):
-            made = copy.copy(self.attack.object)
+            attack = copy.copy(self.attack.object)
         else:
             cls = self.kind((f"{norm}{{}}Attack", f"{norm}{{}}", "{}Attack", "{}"))
-            made = self.make(cls, constraint=norm.lower(), distance=distances.get(norm.lower()))
-        if type(made).__name__ in ("L2FMNAttack", "LInfFMNAttack"):
+            attack = self.make(cls, constraint=norm.lower(), distance=distances.get(norm.lower()))
+        if type(attack).__name__ in ("L2FMNAttack", "LInfFMNAttack"):
             # Its radius is where a linear model has its boundary: it would stay there for ever, and find nothing.
-            project = _into_ball if type(made).__name__ == "L2FMNAttack" else made.project
-            made.project = lambda x, x0, epsilon: project(x, x0, 1.001 * epsilon)
-        return made
+            project = _into_ball if type(attack).__name__ == "L2FMNAttack" else attack.project
+            attack.project = lambda x, x0, epsilon: project(x, x0, 1.001 * epsilon)
+        return attack
 
 
 def _into_ball(x: Any, x0: Any, epsilon: Any) -> Any:
@@ -159,7 +160,7 @@ class ART(Wrapped):
         if attack.targeted or cls.__name__ == "AdversarialPatchNumpy":  # which takes every label for a target
             y = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
         images, labels = x.cpu().numpy(), nn.functional.one_hot(y, classes).float().cpu().numpy()
-        made = attack.generate(x=images.copy(), y=labels)
+        adversarial = attack.generate(x=images.copy(), y=labels)
         if hasattr(attack, "apply_patch"):  # generate made the patch and its mask
-            made = attack.apply_patch(images.copy(), scale=getattr(attack, "_attack", attack).scale_max)
-        return torch.from_numpy(np.asarray(made, dtype=np.float32))
+            adversarial = attack.apply_patch(images.copy(), scale=getattr(attack, "_attack", attack).scale_max)
+        return torch.from_numpy(np.asarray(adversarial, dtype=np.float32))

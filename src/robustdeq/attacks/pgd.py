@@ -112,12 +112,12 @@ class PGD:
 
     def calls(self, model: nn.Module, classes: int) -> list[Calls]:
         """What it asks at most, for each image; see ``Calls``."""
-        count, chosen = goal_calls(self, model, classes)
+        count, aiming = goal_calls(self, model, classes)
         if self.keep == "last":
-            return [*chosen, *slope_calls(model, gradients=self.steps, forwards=0)]
+            return [*aiming, *slope_calls(model, gradients=self.steps, forwards=0)]
         runs, judged = self.restarts * count, (self.steps + 1) * (self.keep == "worst")
         if (warm := self.warm) is None:
-            return [*chosen, *slope_calls(model, runs * self.steps, runs, runs * judged)]
+            return [*aiming, *slope_calls(model, runs * self.steps, runs, runs * judged)]
         deq, later = Warm(model, warm).deployed, max(0, self.steps - 1)
 
         def begun(x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class PGD:
             return solve(x)
 
         first = Calls(ThroughGradient(deq, "unrolled"), runs * (not self.steps), runs * bool(self.steps))
-        return [*chosen, first, Calls(begun, runs * bool(self.steps), runs * later), Calls(deq, runs * judged)]
+        return [*aiming, first, Calls(begun, runs * bool(self.steps), runs * later), Calls(deq, runs * judged)]
 
     def _start(self, x: Tensor, restart: int, indices: Tensor | None) -> Tensor:
         if self.start == "clean":

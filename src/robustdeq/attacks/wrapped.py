@@ -116,8 +116,8 @@ class Wrapped(ABC):
                 torch.manual_seed(seed)
                 random.seed(seed)
                 np.random.seed(seed % 2**32)
-                found = self._generate(Seen(seen), at.float().clamp(0, 1), y[rows], clean[rows]).detach().to(x)
-            x_adv[rows] = self.threat.project(at, torch.where(found.isfinite(), found, at))
+                images = self._generate(Seen(seen), at.float().clamp(0, 1), y[rows], clean[rows]).detach().to(x)
+            x_adv[rows] = self.threat.project(at, torch.where(images.isfinite(), images, at))
         with torch.no_grad():
             stands = correct & (predictions(seen(x_adv.float())) == y)
         # The smallest perturbation lies on the boundary, where rounding decides; a little more of it lies behind.

@@ -103,10 +103,10 @@ class Bench(Command):
                     rows += bench(works, variants, **options)
                 else:
                     rows += together(processes, max(1, threads // processes), works, variants, **options)
-        found = record(rows, rates(torch.device(self.device)))
+        measured = record(rows, rates(torch.device(self.device)))
         if self.out is not None:
-            write_json(self.out, found)
-        print(json.dumps(found, indent=1) if self.json else table(found, old))
+            write_json(self.out, measured)
+        print(json.dumps(measured, indent=1) if self.json else table(measured, old))
 
 
 def _named(model: str, batch: int, steps: int | None) -> tuple[str, int, int | None]:

@@ -65,8 +65,8 @@ class ImageSet:
         """
         check_epoch(size, generator, part, skip, len(self))
         order, starts = torch.randperm(len(self), generator=generator), range(skip * size, len(self) - size + 1, size)
-        chosen = (order[start : start + size][part].to(self.labels.device) for start in starts)
-        return ((self.pixels[rows].float() / self.white, self.labels[rows]) for rows in chosen)
+        batches = (order[start : start + size][part].to(self.labels.device) for start in starts)
+        return ((self.pixels[rows].float() / self.white, self.labels[rows]) for rows in batches)
 
 
 S = TypeVar("S", default=ImageSet)

@@ -82,8 +82,8 @@ class Sampled:
     def rows(self, x: Tensor, y: Tensor, indices: Tensor) -> Iterator[Certified]:
         """Of each image x (B, C, H, W) in [0, 1], of label y (B,) int64; indices: (B,) their numbers in their set."""
         for image, label, index in zip(x, y.tolist(), indices.tolist()):
-            chosen = torch.stack([*self._votes(image, self.n0, index, CHOOSE)]).sum(0)
-            prediction = int(chosen.argmax()) if chosen.any() else -1
+            counts = torch.stack([*self._votes(image, self.n0, index, CHOOSE)]).sum(0)
+            prediction = int(counts.argmax()) if counts.any() else -1
             if prediction != label:
                 yield Certified(prediction, 0.0)
                 continue

@@ -101,7 +101,7 @@ def _html(whole: Run, gallery: Any, charts: dict[str, list[Chart]], commands: li
         columns=["clean", *attacked, *(["All"] if attacked else [])], pairs=_pairs(whole.evaluations),
         trained=[(one, training_charts(one), _summary(one)) for one in whole.trainings],
         certified=[(name, one, certified_chart(one)) for name, one in whole.certified.items()],
-        analyses=charts, gallery=gallery, commands=commands, made=environment(), script=script,
+        analyses=charts, gallery=gallery, commands=commands, environment=environment(), script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
 

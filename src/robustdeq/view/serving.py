@@ -63,13 +63,13 @@ def serve(
     except ImportError as error:
         why = f"gradio cannot be imported ({first_line(error)})"
         raise ValueError(f"view: {why}; allowed: with pip install 'robustdeq[view]'.") from error
-    made = importlib.import_module(".page", __package__)  # which imports gradio at its head
-    page = made.page(deq, images, name=name, eps=eps)
+    pages = importlib.import_module(".page", __package__)  # which imports gradio at its head
+    page = pages.page(deq, images, name=name, eps=eps)
     try:
         _, address, _ = page.queue(api_open=False).launch(
             server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True, quiet=True, share=False,
             max_file_size=LARGEST, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
-            strict_cors=True, footer_links=[], run_history=False, theme=made.THEME, css=made.CSS,
+            strict_cors=True, footer_links=[], run_history=False, theme=pages.THEME, css=pages.CSS,
         )  # fmt: skip
     except OSError as error:
         place = f"{host or LOCAL}, port {port or '7860 to 7959'}"
