@@ -65,8 +65,9 @@ def exact(model: nn.Module) -> nn.Module:
         return Frozen(kind.deployed)
     if kind.states:
         return ThroughGradient(kind.deployed, "unrolled")
-    given = kind.deq is not None and not isinstance(kind.deq.gradient, Unrolled)  # to what asks it, as a readout
-    return Exact(kind.deployed) if given else kind.deployed
+    if kind.deq is None or isinstance(kind.deq.gradient, Unrolled):
+        return kind.deployed
+    return Exact(kind.deployed)  # what asks a DEQ, as a readout does, whose own gradient is another
 
 
 def static(model: nn.Module, gradient: str = "unrolled") -> nn.Module:

@@ -70,7 +70,7 @@ def evaluate(
         suite = suites.suite(suite, kind, threat, step_size=step_size, seed=seed, batch_size=batch_size, **options)
     else:
         check_options("evaluate with a list of entries", [*options, *([] if step_size is None else ["step_size"])], [])
-    entries = _entries({**_kept(beside, kind, suite), **(transfers or {})}, suite)
+    entries = _entries({**_beside(beside, kind, suite), **(transfers or {})}, suite)
     first = loaded(points, slice(0, 1), kind.deployed)
     identity = identity_of("evaluate", kind, points, first, threat, seed=seed, batch_size=batch_size)
     _check_fitting(entries, identity, points, first[0])
@@ -125,7 +125,7 @@ def _threat(suite: str | Sequence[Entry]) -> Threat:
     return next(iter(threats), None) or Linf(8 / 255)
 
 
-def _kept(beside: Evaluation | None, kind: Structure, suite: Sequence[Entry]) -> dict[str, Rows]:
+def _beside(beside: Evaluation | None, kind: Structure, suite: Sequence[Entry]) -> dict[str, Rows]:
     """The images that the other evaluation made, of attacks that saw as many points as every one of this one's."""
     if beside is None:
         return {}
@@ -192,8 +192,8 @@ def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> Atta
     """An attack on which nothing has been done yet."""
     gradient = view.gradient if isinstance(view, ThroughGradient) else None
     if view is kind.deployed or isinstance(view, Exact):  # a network without states has one gradient
-        given = kind.deq is not None and not isinstance(view, Exact) and not isinstance(view, Readout)
-        gradient = kind.deq.gradient if kind.deq is not None and given else Unrolled()
+        deq = None if isinstance(view, Exact | Readout) else kind.deq
+        gradient = Unrolled() if deq is None else deq.gradient
     exact = kind.deployed in (view, getattr(view, "deployed", None)) and isinstance(gradient, Unrolled)
     attack, options, settings = type(entry.attack).__name__, None, plain(getattr(view, "settings", {}))
     if isinstance(view, DEQClassifier) and not isinstance(view.gradient, Unrolled):  # it is looked at as it is
