@@ -8,16 +8,8 @@ from small_models import images_for, own
 
 import robustdeq as rd
 from robustdeq.analysis import deviation, spectral_radius, states_along, variant
-from robustdeq.analysis.measure import (
-    KINDS,
-    Measure,
-    Measured,
-    entropy_detector,
-    measured,
-    samples_frame,
-    summary,
-    table,
-)
+from robustdeq.analysis.measure import KINDS, Measure, Measured, measured
+from robustdeq.analysis.summary import entropy_detector, samples_frame, summary, table
 from robustdeq.analysis.sweep import Setting, settings_around, sweep
 from robustdeq.attacks import PGD, Frozen
 from robustdeq.evaluation.images import Pair
@@ -109,7 +101,7 @@ def test_the_summary_is_of_these_numbers(seen):
     order = attacked.entropy[-1][fallen][:, None] - clean.entropy[-1]
     assert roc.auc == pytest.approx(float((order > 0).double().mean() + 0.5 * (order == 0).double().mean()))
     assert told["radius"]["clean"]["below_one"]["count"] == (found.radii["clean"].radius < 1).sum()
-    lines = table({"a|b": told}).splitlines()
+    lines = table({"a|b": found}).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [r"| a\|b", r"| a\|b, regulated"]
     assert {line.replace(r"\|", "").count("|") for line in lines} == {11}
 

@@ -1,5 +1,4 @@
-"""All that is looked at for one model, on clean, attacked, evading and regulated images, a batch at a time; and told in
-few numbers: medians along t, the detector, and what goes with being right.
+"""All that is looked at for one model, on clean, attacked, evading and regulated images, a batch at a time.
 
 Legend of shapes: B batch, T steps.
 """
@@ -8,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +18,11 @@ from ..checks import check_count
 from ..defences import EntropyReduction
 from ..evaluation.entries import exact
 from ..evaluation.images import Points, batches, loaded
-from ..evaluation.share import Share
 from ..files import read_tensors, write_tensors
 from ..models import DEQClassifier
-from ..text import markdown
 from .convergence import PathIndependence, SpectralRadius, path_independence, spectral_radius
-from .detector import Detector, Evading, association, detector
-from .dynamics import Deviation, States, deviation, frame, stacked, states_along
+from .detector import Evading
+from .dynamics import Deviation, States, deviation, stacked, states_along
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -157,126 +153,3 @@ def measured(
             raise ValueError(f"{file} holds no measured batch of this version; {todo}.") from error
         progress(rows.stop)
     return Measured.joined(measured_batches)
-
-
-def entropy_detector(measured: Measured, inputs: str = ATTACKED, t: int | None = None) -> Detector:
-    """The entropy at z^[t], by default the last, as a detector of the attacks that succeed: all clean images, right or
-    not, against what is misclassified there of those that were right. inputs: attacked, evading, regulated attacked.
-
-    A sample whose entropy is not a number has no say.
-    """
-    row = -1 if t is None else t - 1
-    clean, attacked = (measured.states[kind].entropy[row] for kind in (BESIDE[inputs], inputs))
-    finite = clean.isfinite()
-    fallen = measured.right(BESIDE[inputs]) & ~measured.right(inputs) & attacked.isfinite() & finite
-    place = finite.cumsum(0) - 1  # of a sample among those that have a say
-    return detector(clean[finite], attacked[fallen], pairs=place[fallen])
-
-
-def summary(measured: Measured) -> dict[str, Any]:
-    """JSON: medians over the samples, along t as lists from t = 1; shares with exact 95% intervals; None for NaN."""
-    every_t = range(1, len(measured.states[CLEAN].entropy) + 1)
-    detectors, paths = {}, {}
-    for name in [name for name in BESIDE if name in measured.states]:
-        roc = entropy_detector(measured, name)
-        detectors[name] = {
-            "auc": _plain(roc.auc), "interval95": list(roc.interval), "hits_at_5_percent": roc.hits_at(0.05),
-            "auc_along": [_plain(entropy_detector(measured, name, t).auc) for t in every_t],
-        }  # fmt: skip
-    for name, path in measured.paths.items():
-        ended = association(path.ended, measured.right(name))
-        paths[name] = {
-            "started": _median(path.started), "ended": _median(path.ended), "agree": _plain(float(path.agree.mean())),
-            "rho_with_right": _plain(ended.rho), "auc_of_wrong": _plain(ended.wrong.auc),
-            "interval95": list(ended.wrong.interval),
-        }  # fmt: skip
-    return {
-        "samples": len(measured.labels),
-        "steps": len(every_t),
-        "accuracy": {name: [Share.of(measured.right(name, t)).to_dict() for t in every_t] for name in measured.states},
-        "states": {
-            name: {"entropy": _medians(states.entropy), "residual": _medians(states.residual)}
-            for name, states in measured.states.items()
-        },
-        "deviation": {
-            name: {term: _medians(values) for term, values in vars(terms).items()}
-            for name, terms in measured.deviations.items()
-        },
-        "detector": detectors,
-        "radius": {
-            name: {
-                "median": _median(of.radius), "largest": _plain(float(of.radius.nan_to_num(torch.inf).max())),
-                "below_one": Share.of(of.radius < 1).to_dict(), "drift": _median(of.drift),
-            }
-            for name, of in measured.radii.items()
-        },
-        "paths": paths,
-    }  # fmt: skip
-
-
-def samples_frame(measured: Measured) -> DataFrame:
-    """A row for each sample of the clean and the attacked images: inputs, sample, label, right, radius, drift, started,
-    ended, agree."""
-    tables = []
-    for name, path in measured.paths.items():
-        columns = {"label": measured.labels, "right": measured.right(name), **vars(measured.radii[name])}
-        columns |= {"started": path.started, "ended": path.ended, "agree": path.agree}
-        tables.append((name, frame(columns)))
-    return stacked(tables, "inputs")
-
-
-COLUMNS = (
-    "solver", "clean", "attacked", "entropy", "AUC", "AUC, evading", "residual", "deviation", "radius", "ends apart",
-)  # fmt: skip
-
-
-def table(summaries: dict[str, dict[str, Any]]) -> str:
-    """Markdown, a line for each solver and one for its regulated images, where there are some; of pairs the first is of
-    clean images, the second of attacked ones."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    for name, of in summaries.items():
-        lines.append(f"| {markdown(name)} | {' | '.join(_cells(of, CLEAN, ATTACKED))} |")
-        if REGULATED in of["states"]:
-            lines.append(f"| {markdown(name)}, regulated | {' | '.join(_cells(of, REGULATED_CLEAN, REGULATED))} |")
-    return "\n".join(lines)
-
-
-def _cells(of: dict[str, Any], clean: str, attacked: str) -> list[str]:
-    """One line of the table but its name, of one solver's summary and a pair of inputs."""
-    accuracy = [of["accuracy"][inputs][-1] for inputs in (clean, attacked)]
-    entropies, residuals = (
-        " / ".join(_short(of["states"][inputs][term][-1]) for inputs in (clean, attacked))
-        for term in ("entropy", "residual")
-    )
-    radii, ends = (
-        " / ".join(_short(of[kind][inputs][number]) if inputs in of[kind] else "-" for inputs in (clean, attacked))
-        for kind, number in (("radius", "median"), ("paths", "ended"))
-    )
-    terms = {term: _short(values[-1]) for term, values in of["deviation"][attacked].items()}
-    return [
-        *(str(Share(share["count"], share["total"])) for share in accuracy), entropies,
-        _area(of["detector"][attacked]), _area(of["detector"][EVADING]) if clean == CLEAN else "-", residuals,
-        f"{terms['total']} <= {terms['perturbation']} + {terms['accumulation']}", radii, ends,
-    ]  # fmt: skip
-
-
-def _area(roc: dict[str, Any]) -> str:
-    low, high = roc["interval95"]
-    return "-" if roc["auc"] is None else f"{roc['auc']:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}"
-
-
-def _medians(values: Tensor) -> list[float | None]:
-    """(T, B) to T medians; of an even number the mean of the middle two, NaN has no say."""
-    return [_median(row) for row in values]
-
-
-def _median(values: Tensor) -> float | None:
-    return _plain(float(values.double().nanquantile(0.5)))
-
-
-def _plain(value: float) -> float | None:
-    return value if isfinite(value) else None

@@ -11,7 +11,8 @@ from urllib.parse import quote
 from tyro.conf import arg
 
 from ..analysis.dynamics import longest, stacked, variant
-from ..analysis.measure import BESIDE, Measure, Measured, entropy_detector, measured, samples_frame, summary, table
+from ..analysis.measure import BESIDE, Measure, Measured, measured
+from ..analysis.summary import entropy_detector, samples_frame, summary, table
 from ..analysis.sweep import ATTACK_STEPS, Sweep, sweep
 from ..checks import Count
 from ..defences import EntropyReduction
@@ -118,8 +119,7 @@ class Analyze(InBall):
             first, test, threat=threat, steps=self.steps, samples=images, out=self._folder("readouts", name),
             progress=lambda done, total, text: progress(done, total, f"every z^[t], {text}"), **options,
         )  # fmt: skip
-        summaries = {solver: summary(of) for solver, of in seen.items()}
-        parts = [table(summaries), f"{NOTE} Images: {markdown(images)}; L-inf, eps {threat.eps:.4g}, PGD-{self.steps}."]
+        parts = [table(seen), f"{NOTE} Images: {markdown(images)}; L-inf, eps {threat.eps:.4g}, PGD-{self.steps}."]
         parts += [f"Every z^[t], {markdown(name)}:", every_state.table()]
         swept: Sweep | None = None
         if self.sweep:
@@ -134,7 +134,8 @@ class Analyze(InBall):
             write_text(self.out / "sweep.csv", swept.frame().to_csv(index=False))
         write_json(self.out / "analysis.json", {
             "model": self.model, "samples": images, "eps": threat.eps, "steps": self.steps, "seed": self.seed,
-            "defend": self.defend, "solvers": summaries, "readouts": {"solver": name, **every_state.to_dict()},
+            "defend": self.defend, "solvers": {solver: summary(of) for solver, of in seen.items()},
+            "readouts": {"solver": name, **every_state.to_dict()},
             "sweep": None if swept is None else {"solver": name, "rows": swept.frame().to_dict("records")},
             "environment": environment(),
         })  # fmt: skip
