@@ -132,9 +132,9 @@ def test_seeds_have_a_folder_each_and_one_table(whole, tmp_path):
     assert before and _written(job.out / "seed-0") == before
     assert (job.out / "seed-0" / "table.md").read_text() == (whole[0] / "table.md").read_text()
     assert table.strip() in told and (job.out / "report.html").exists()
-    assert table == seeds_table({0: evaluated(job.parts()[0])}) and "seeds 0." in table
-    assert list(replace(job, seeds=3).parts()) == [0, 1, 2]
-    assert {part.recipe.training.seed for part in replace(job, seeds=3).parts().values()} == {0, 1, 2}
+    assert table == seeds_table({0: evaluated(job.by_seed()[0])}) and "seeds 0." in table
+    assert list(replace(job, seeds=3).by_seed()) == [0, 1, 2]
+    assert {job.recipe.training.seed for job in replace(job, seeds=3).by_seed().values()} == {0, 1, 2}
     other = replace(job.recipe, training=replace(job.recipe.training, batch_size=64))
     with pytest.raises(ValueError, match=r"another training\.batch_size"):
         replace(job, recipe=other).run(lambda *_: None)

@@ -1,5 +1,6 @@
 """The main job: the rows of the paper's table, trained and evaluated."""
 
-from .run import JobError, Repeated, Reproduction
+from .processes import JobError
+from .run import Repeated, Reproduction
 
 __all__ = ["JobError", "Repeated", "Reproduction"]
