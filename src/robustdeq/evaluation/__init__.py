@@ -1,7 +1,8 @@
 """Honest robust accuracy: which attacks, how they are counted, and the record that is kept."""
 
 from ..environment import environment
-from .certificate import Certificate, Compared, compare
+from .certificate import Certificate
+from .compared import Compared, compare
 from .entries import Entry
 from .evaluate import evaluate
 from .flags import Flag, flags

@@ -115,7 +115,7 @@ def _trial(run: Run, rows: list[slice], attack: PGD | AutoAttack, view: nn.Modul
         x_adv, _, stands = run.attacked(attack, view, x, y, indices)
         outcomes += stands.int().tolist()
         loss = F.cross_entropy(run.logits(x_adv), y, reduction="none")
-        losses.append(loss.double().nan_to_num(0, 1e6, 0))
+        losses.append(loss.double().nan_to_num(0, 1e6, 0))  # their mean must be finite, and higher for an infinite one
     return outcomes, float(torch.cat(losses).mean()) if losses else None
 
 
