@@ -40,6 +40,19 @@ class StepResult:
     learning_rate: float
 
 
+@dataclass
+class Sums:
+    """Over the steps of an epoch so far: of what ``StepResult`` says, the seconds, and what was spent on an image of
+    this process. evaluations: of f; units: f-units."""
+
+    loss: float = 0.0
+    accuracy_adv: float = 0.0
+    solver_steps: float = 0.0
+    seconds: float = 0.0
+    evaluations: float = 0.0
+    units: float = 0.0
+
+
 def _check_stateless(model: nn.Module, config: TrainConfig) -> None:
     """A ValueError for the first option that says nothing to a model without states."""
     lacking = f"with a {type(model).__name__}, which has no states"

@@ -31,7 +31,7 @@ from .log import Log
 from .optim import average_of, follow
 from .piece import AUGMENT, DATA
 from .states import FinalState
-from .step import TrainStep
+from .step import Sums, TrainStep
 from .watch import judge, memory_gib, unattacked
 from .words import JUDGED, beginning, judgement, pace, warnings
 
@@ -109,7 +109,7 @@ class Trainer:
         self.update = TrainStep(model, self.optimizer, config, self.total, distributed, graphs)
         self.step, self.saved = 0, time.monotonic()
         self.history: list[dict[str, Any]] = []
-        self.sums = dict.fromkeys(("loss", "accuracy_adv", "solver_steps", "seconds", "evaluations", "units"), 0.0)
+        self.sums = Sums()
 
     def run(self, progress: Progress | None = None, plan: dict[str, Any] | None = None) -> nn.Module:
         """Train to the end, from the checkpoint if there is one. Returns the model of the last step, in eval mode, with
@@ -176,7 +176,7 @@ class Trainer:
 
     def _resume(self) -> None:
         header = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.identity, self.averaged)
-        self.step, self.history, self.sums = (header[name] for name in ("step", "history", "sums"))
+        self.step, self.history, self.sums = header["step"], header["history"], Sums(**header["sums"])
         if any("best" in row for row in self.history):  # it is needed at the end, so now is the time to miss it
             if differing := differences(read_json(self.best / CONFIG, ANEW), plain(stored_config(self.model))):
                 raise ValueError(f"{self.best / CONFIG} has another {', '.join(differing)}; {ANEW}.")
@@ -205,7 +205,7 @@ class Trainer:
     def _save(self) -> None:
         self.saved = time.monotonic()
         if self.distributed.main:
-            header = {"step": self.step, "history": self.history, "sums": self.sums, "identity": self.identity}
+            header = {"step": self.step, "history": self.history, "sums": asdict(self.sums), "identity": self.identity}
             device = next(self.model.parameters()).device
             header["environment"] = {**environment(device=device), "processes": self.distributed.world_size}
             save_checkpoint(self.checkpoint, self.model, self.optimizer, header, self.averaged)
@@ -237,25 +237,27 @@ class Trainer:
         self.step += 1
         if self.averaged is not None:
             follow(self.averaged, self.model, config.ema, self.step)
-        for name in ("loss", "accuracy_adv", "solver_steps"):
-            self.sums[name] += getattr(result, name) or 0.0
-        self.sums["seconds"] += time.perf_counter() - began
-        self.sums["evaluations"] += (tally.evaluations - spent) / len(x)
-        self.sums["units"] += (tally.units - units) / len(x)
+        self.sums.loss += result.loss
+        self.sums.accuracy_adv += result.accuracy_adv or 0.0
+        self.sums.solver_steps += result.solver_steps
+        self.sums.seconds += time.perf_counter() - began
+        self.sums.evaluations += (tally.evaluations - spent) / len(x)
+        self.sums.units += (tally.units - units) / len(x)
         if self.step % LOG_EVERY == 0:
             self.log.write(self.step, {"train": asdict(result)})
 
     def _close_epoch(self, epoch: int) -> None:
         """Close the epoch's account, judge the model on held-out images, and keep it if it is the best so far."""
-        means = {name: value / self.steps_per_epoch for name, value in self.sums.items()}
-        speed, spent = self.config.batch_size / means["seconds"], ("evaluations", "units")
-        means |= {f"{name}_per_image": means.pop(name) for name in spent}
-        row: dict[str, Any] = {"epoch": epoch + 1, **means, "seconds": self.sums["seconds"], "images_per_second": speed}
-        if not self.config.phase(epoch).attack_steps:
-            del row["accuracy_adv"]
-        first, device = self.images.take(slice(CLEAN_POINTS)), next(self.model.parameters()).device
-        row |= {**unattacked(self.model, first), "memory_gib": memory_gib(device)}
-        self.sums = dict.fromkeys(self.sums, 0.0)
+        sums, steps, device = self.sums, self.steps_per_epoch, next(self.model.parameters()).device
+        attacked = {"accuracy_adv": sums.accuracy_adv / steps} if self.config.phase(epoch).attack_steps else {}
+        row: dict[str, Any] = {
+            "epoch": epoch + 1, "loss": sums.loss / steps, **attacked, "solver_steps": sums.solver_steps / steps,
+            "seconds": sums.seconds, "evaluations_per_image": sums.evaluations / steps,
+            "units_per_image": sums.units / steps,
+            "images_per_second": self.config.batch_size / (sums.seconds / steps),
+            **unattacked(self.model, self.images.take(slice(CLEAN_POINTS))), "memory_gib": memory_gib(device),
+        }  # fmt: skip
+        self.sums = Sums()
         last = epoch + 1 == self.config.epochs
         if self.held_out is not None and (last or (epoch + 1) % self.config.validation_every == 0):
             row |= self._judge(self.held_out)

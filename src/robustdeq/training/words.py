@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import TrainConfig
+from .step import Sums
 from .watch import GRADIENTS
 
 JUDGED = ("validation", "validation_ema")
@@ -32,13 +33,13 @@ def beginning(config: TrainConfig, images: int, step: int, total: int, units: fl
     return f"{text}; log in {log}"
 
 
-def pace(config: TrainConfig, epoch: int, count: int, sums: Mapping[Any, float], history: list[dict[str, Any]]) -> str:
+def pace(config: TrainConfig, epoch: int, count: int, sums: Sums, history: list[dict[str, Any]]) -> str:
     """How an epoch goes. sums: over its ``count`` steps so far. Accuracies: of its attacked images; and the last known
     of training images as they are, and of held-out images under attack."""
-    text = f"epoch {epoch + 1}/{config.epochs}  loss {sums['loss'] / count:.3f}  "
-    text += f"{count * config.batch_size / sums['seconds']:.0f} images/s"
+    text = f"epoch {epoch + 1}/{config.epochs}  loss {sums.loss / count:.3f}  "
+    text += f"{count * config.batch_size / sums.seconds:.0f} images/s"
     if config.phase(epoch).attack_steps:
-        text += f"  attacked {100 * sums['accuracy_adv'] / count:.1f}%"
+        text += f"  attacked {100 * sums.accuracy_adv / count:.1f}%"
     if history:
         text += f"  clean {100 * history[-1]['accuracy_clean']:.1f}%"
     judged = [row["validation"]["robust"] for row in history if "validation" in row]
