@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..evaluation.share import Share
 from ..text import markdown
+from ..text import table as markdown_table
 from .detector import Detector, association, detector
 from .dynamics import frame, stacked
 from .measure import ATTACKED, BESIDE, CLEAN, EVADING, REGULATED, REGULATED_CLEAN, Measured
@@ -96,12 +97,12 @@ COLUMNS = (
 def table(seen: Mapping[str, Measured]) -> str:
     """Markdown, a line for each solver and one for its regulated images, where there are some; of pairs the first is of
     clean images, the second of attacked ones. seen: by the solver's name."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    rows = []
     for name, of in seen.items():
-        lines.append(f"| {markdown(name)} | {' | '.join(_cells(of, CLEAN, ATTACKED))} |")
+        rows.append([markdown(name), *_cells(of, CLEAN, ATTACKED)])
         if REGULATED in of.states:
-            lines.append(f"| {markdown(name)}, regulated | {' | '.join(_cells(of, REGULATED_CLEAN, REGULATED))} |")
-    return "\n".join(lines)
+            rows.append([f"{markdown(name)}, regulated", *_cells(of, REGULATED_CLEAN, REGULATED)])
+    return markdown_table(COLUMNS, rows)
 
 
 def _cells(of: Measured, clean: str, attacked: str) -> list[str]:

@@ -22,7 +22,7 @@ from ..models import DEQClassifier
 from ..models.modes import evaluating
 from ..options import describe
 from ..progress import Progress
-from ..text import shown
+from ..text import shown, table
 from .dynamics import longest, variant
 
 if TYPE_CHECKING:
@@ -115,13 +115,13 @@ class Sweep:
 
     def table(self) -> str:
         """Markdown, in percent with exact 95% intervals and counts."""
-        lines = ["| T_f | R | beta | N | clean | static | frozen | both | f-units |", "|---" * 9 + "|"]
+        lines = []
         for row in self.rows:
             of, flags = row.setting, (row.clean, row.static, row.frozen, row.robust)
             shares = [Share.of(right) for right in flags]
             cells = [of.every, of.updates, f"{of.step_size:.4g}", of.steps, *shares, f"{row.units:.3g}"]
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-        return "\n".join(lines)
+            lines.append([*map(str, cells)])
+        return table(["T_f", "R", "beta", "N", "clean", "static", "frozen", "both", "f-units"], lines)
 
 
 def sweep(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..checks import Distance, check_folder, check_number
 from ..options import checked, convert
-from ..text import markdown, printable
+from ..text import markdown, printable, table
 from .identity import Identity
 from .recordfile import Resumable, Spent, per_sample
 from .share import Share
@@ -129,9 +129,9 @@ class Certificate:
 
     def table(self, radii: Sequence[float] = RADII) -> str:
         """Markdown: certified accuracy by radius in percent with exact 95% intervals and counts; method, cost."""
-        lines = ["| L2 radius | certified percent | 95% interval | samples |", "|---|---|---|---|"]
-        lines += [f"| {radius:g} | {share.cells} |" for radius, share in self.shares(radii).items()]
-        return "\n".join([*lines, "", *self.notes()])
+        rows = [[f"{radius:g}", share.cells] for radius, share in self.shares(radii).items()]
+        head = ["L2 radius", "certified percent", "95% interval", "samples"]
+        return "\n".join([table(head, rows), "", *self.notes()])
 
     def notes(self) -> list[str]:
         """Sentences on method, samples, mean radius, abstentions, and cost."""

@@ -15,7 +15,7 @@ from ..checks import Distance
 from ..distributed import SINGLE, Distributed
 from ..options import convert
 from ..progress import Progress
-from ..text import markdown
+from ..text import markdown, table
 from .certificate import RADII, Certificate
 from .evaluate import evaluate
 from .flags import Flag
@@ -89,17 +89,16 @@ class Compared:
         """Markdown: certified and attacked accuracy by radius, in percent with exact 95% intervals; flags, notes."""
         if not self.attacked:
             return self.certificate.table()
-        first = f"first {self.points}"
-        head = f"| L2 radius | certified | certified, {first} | attacked, {first} | fell though certified |"
-        lines = [head, "|---|---|---|---|---|"]
+        rows, first = [], f"first {self.points}"
         for radius, share in self.certificate.shares(self.radii).items():
             few = Share.of(self.certificate.certified(radius)[: self.points])
-            cells = [share, few, self.standing_share(radius) or "-", len(self.broken(radius))]
-            lines.append(f"| {radius:g} | " + " | ".join(map(str, cells)) + " |")
+            stands = str(self.standing_share(radius) or "-")
+            rows.append([f"{radius:g}", str(share), str(few), stands, str(len(self.broken(radius)))])
+        head = ["L2 radius", "certified", f"certified, {first}", f"attacked, {first}", "fell though certified"]
         names = dict.fromkeys(name for evaluation in self.attacked.values() for name in evaluation.columns)
         notes = [*self.certificate.notes(), f"Attacks: {', '.join(map(markdown, names))}."]
         raised = [f"- RED FLAG {flag.name}: {flag.text}." for flag in self.flags if flag.fired]
-        return "\n".join([*lines, "", "Percent, exact 95% interval, count.", *notes, *raised])
+        return "\n".join([table(head, rows), "", "Percent, exact 95% interval, count.", *notes, *raised])
 
     def to_dict(self) -> dict[str, Any]:
         """By radius: certified and attacked shares, and the samples that are certified and fell; method and flags."""

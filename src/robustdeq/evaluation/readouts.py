@@ -17,7 +17,7 @@ from ..distributed import SINGLE, Distributed
 from ..files import held, tidy
 from ..models.structure import structure
 from ..progress import Progress
-from ..text import markdown
+from ..text import markdown, table
 from .entries import Entry
 from .evaluate import evaluate
 from .images import Points
@@ -57,11 +57,9 @@ class Readouts:
         rows["ensemble, mean of the states"] = self.ensemble
         if self.early is not None:
             rows[f"early state, t* = {self.early} on held-out images"] = self.states[self.early - 1]
-        lines = ["| readout | clean | own attack | attack on the last state | All |", "|---|---|---|---|---|"]
-        for name, shares in rows.items():
-            cells = " | ".join(str(shares[key]) for key in ("clean", OWN, TRANSFER, "All"))
-            lines.append(f"| {name} | {cells} |")
-        return "\n".join([*lines, "", self.note])
+        cells = [[name, *(str(of[key]) for key in ("clean", OWN, TRANSFER, "All"))] for name, of in rows.items()]
+        head = ["readout", "clean", "own attack", "attack on the last state", "All"]
+        return "\n".join([table(head, cells), "", self.note])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""

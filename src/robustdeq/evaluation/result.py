@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..checks import check_folder
 from ..files import write_bytes
-from ..text import markdown, printable, shown
+from ..text import markdown, printable, shown, table
 from .flags import FIXED_POINT, Flag, flags
 from .identity import Identity
 from .images import KeptImages
@@ -137,10 +137,8 @@ class Evaluation:
             back = self.record.identity.defence is None and beside.record.identity.defence is not None
             beside.check_beside(self.record.identity, self.record.opaque)
             rows[f"All, {'with' if back else 'without'} the defence"] = beside.shares()["All"]
-        lines = ["| accuracy | percent | 95% interval | samples |", "|---|---|---|---|"]
-        for name, share in rows.items():
-            lines.append(f"| {markdown(name)} | {share.cells} |")
-        lines += ["", *self._notes(), ""]
+        cells = [[markdown(name), share.cells] for name, share in rows.items()]
+        lines = [table(["accuracy", "percent", "95% interval", "samples"], cells), "", *self._notes(), ""]
         if not self.flags:
             return "\n".join([*lines, "No checks for red flags were made."])
         points = 0 if self.record.checks is None else self.record.checks.points
