@@ -44,8 +44,8 @@ def _fired(model, digits, **options):
 
 def test_a_sound_model_raises_no_flag(sound, digits):
     fired, found = _fired(sound, digits)
-    assert fired == set() and len(found.flags) == 8
-    assert "Checks on the first 60 samples: 8 passed." in found.table()
+    assert fired == set() and len(found.flags) == 10
+    assert "Checks on the first 60 samples: 10 passed." in found.table()
     assert found.to_dict()["flags"] == [asdict(flag) for flag in found.flags]
     assert found.robustbench()["unreliable"] is False
 
@@ -67,6 +67,30 @@ def test_a_masked_gradient_raises_its_flag(mask, expected, sound, digits):
     assert expected <= fired
     assert all(f"RED FLAG {name}: " in found.table() for name in expected)
     assert found.robustbench()["unreliable"] is True
+
+
+class Centred(Masked):
+    """Whose logits depend on the other images of a batch, as BatchNorm's in train mode do."""
+
+    def forward(self, x):
+        return self.model((x - x.mean(0) + 0.3).clamp(0, 1))
+
+
+class TwoFaced(Masked):
+    """Another function where a gradient is asked for: attacks stop at a boundary that is not the deployed one's."""
+
+    def forward(self, x):
+        return self.model(x) + 0.05 * torch.is_grad_enabled() * self.model(1 - x)
+
+
+def test_an_attack_that_sees_another_model_than_the_one_that_is_judged_is_told(sound, digits):
+    assert "batch" in _fired(Centred(sound), digits)[0]
+    fired, found = _fired(TwoFaced(sound), digits)
+    assert "gradient mode" in fired and "batch" not in fired
+    assert "RED FLAG gradient mode: " in found.table() and found.robustbench()["unreliable"] is True
+    # Whatever is random differs there as well; one flag says it.
+    noisy = _fired(Masked(sound, after=lambda logits: logits + torch.randn_like(logits)), digits)[0]
+    assert "random" in noisy and not noisy & {"batch", "gradient mode"}
 
 
 def test_dynamics_that_do_not_converge_are_told(sound, digits):
@@ -140,6 +164,9 @@ def _checks(**changes):
         ({"gradients": _trial(2, 38, None)}, set()),
         ({"gradients": _trial(3, 37, None)}, {"gradients"}),
         ({"repeated": _trial(1, 39, None)}, {"random"}),
+        ({"alone": _trial(2, 38, None), "with gradient": _trial(0, 40, None)}, set()),
+        ({"alone": _trial(3, 37, None), "with gradient": _trial(0, 40, None)}, {"batch"}),
+        ({"alone": _trial(0, 40, None), "with gradient": _trial(1, 39, None)}, {"gradient mode"}),
         ({"fewer_steps": _trial(36, 4, 1.5)}, set()),  # six samples may be chance
         ({"fewer_steps": _trial(37, 3, 1.5)}, {"more steps"}),
         ({"square": _trial(37, 3, 1.0)}, {"black-box"}),

@@ -23,8 +23,9 @@ FOLLOWING = ("PGD", "joint", "AA", "white-box", "frozen", "end-to-end")
 """Columns of attacks that follow the deployed model's gradient."""
 FIXED_POINT = ("residual", "joint")
 """Flags about attacks that assume a fixed point; the others do not need one."""
-GRADIENTS, LEFT, GAP, RESIDUAL = 5.0, 2.0, 5.0, 0.5
-"""Allowed: percent of zero gradients, percent left in a huge ball, points between two gradients, relative residual."""
+GRADIENTS, BATCH, LEFT, GAP, RESIDUAL = 5.0, 5.0, 2.0, 5.0, 0.5
+"""Allowed: percent of zero gradients, percent that a batch moves, percent left in a huge ball, points between two
+gradients, relative residual."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,19 @@ def _of_checks(checks: Checks, of: Identity) -> list[Flag]:
     still = f"{zero:.0f}% of the samples have a gradient that is zero or not finite: attacks on it stand still"
     random = f"two forwards of the same images differ on {other:.0f}% of the samples: one attack proves little"
     astray = "PGD-10 breaks fewer samples than PGD-3, by {value:.1f} percent: the gradient leads astray"
+    # Of what is random these would say nothing more.
+    moved = {name: percent_failed[name] for name in ("alone", "with gradient") if name in outcomes and not other}
     flagged = [
         Flag("gradients", zero > GRADIENTS, zero, GRADIENTS, still),
         Flag("random", other > 0, other, 0.0, random),
         _surplus("more steps", outcomes["more steps"], outcomes["fewer steps"], astray),
     ]
+    if (percent := moved.get("alone")) is not None:
+        text = f"{percent:.0f}% of the samples have other logits alone than in a batch: what falls in one may stand in"
+        flagged.append(Flag("batch", percent > BATCH, percent, BATCH, f"{text} another"))
+    if (percent := moved.get("with gradient")) is not None:
+        text = f"{percent:.0f}% of the samples have other logits where a gradient is asked for: attacks see another"
+        flagged.append(Flag("gradient mode", percent > 0, percent, 0.0, f"{text} model than the one that is judged"))
     if left := outcomes["huge eps"]:
         percent, surely = 100 * mean(left), 100 * binomtest(sum(left), len(left)).proportion_ci(0.95, "exact").low
         text = f"{percent:.0f}% stand in a ball of 0.5, where every image can be made grey: the attack is broken"

@@ -78,6 +78,8 @@ def _probes(run: Run, points: int, seed: int) -> dict[str, Probe]:
     probes = {
         "gradients": Probe(partial(_gradients, run, rows, view), view, [Calls(view, gradients=1)]),
         "repeated": Probe(partial(_repeated, run, rows), view, [Calls(deployed, forwards=2)]),
+        "alone": Probe(partial(_alone, run, rows), view, [Calls(deployed, forwards=2)]),
+        "with gradient": Probe(partial(_seen, run, rows, view), view, [Calls(deployed, 1), Calls(view, 1)]),
     }
     if model.states:  # a step more than one forward
         probes["residual"] = Probe(partial(_residual, run, rows), view, [Calls(model.bare, forwards=2)])
@@ -141,12 +143,33 @@ def _correct(run: Run, rows: list[slice]) -> Iterator[tuple[Tensor, Tensor, Tens
 
 def _repeated(run: Run, rows: list[slice]) -> Check:
     """Whether a second forward gives a sample the same logits, but for rounding."""
+    return _alike(run, rows, run.logits)
+
+
+def _alone(run: Run, rows: list[slice]) -> Check:
+    """Whether an image has the logits without the others of its batch that it has among them. Rounding is another in
+    batches of another size, and a defence that takes signs makes more of it."""
+    return _alike(run, rows, lambda x: torch.cat([run.logits(one) for one in x.split(1)]), slack=1e-2)
+
+
+def _seen(run: Run, rows: list[slice], view: nn.Module) -> Check:
+    """Whether the logits are the same where a gradient is asked for, as attacks see them."""
+
+    def seen(x: Tensor) -> Tensor:
+        with images_only(view), connected(view), torch.enable_grad():
+            return view(x.clone().requires_grad_()).detach()
+
+    return _alike(run, rows, seen)
+
+
+def _alike(run: Run, rows: list[slice], other: Callable[[Tensor], Tensor], slack: float = 1e-3) -> Check:
+    """Whether ``other`` gives a sample the deployed logits, up to ``slack`` times the largest of them."""
     outcomes = []
     for batch in rows:
         x, _ = run.batch(batch)
-        one, two = run.logits(x), run.logits(x)
+        one, two = run.logits(x), other(x)
         size = one.nan_to_num(0, 0, 0).abs().amax(1, keepdim=True)
-        same = ((one - two).abs() <= 1e-3 * size) | (one == two) | (one.isnan() & two.isnan())
+        same = ((one - two).abs() <= slack * size) | (one == two) | (one.isnan() & two.isnan())
         outcomes += same.all(1).int().tolist()
     return outcomes, None
 
