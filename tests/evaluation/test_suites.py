@@ -80,6 +80,12 @@ def test_the_adaptive_suite_tries_everything():
     assert defended["pgd-7 static targeted"].attack.loss == "ce-targeted"
 
 
+def test_a_defended_model_meets_the_losses_that_the_bare_one_meets():
+    """Or its All would stand beside a tighter one."""
+    losses = [{entry.attack.loss for entry in _entries("quick", kind).values()} for kind in ("plain", "defended")]
+    assert losses[0] == losses[1] == {"ce", "dlr"}
+
+
 def test_gradients_that_are_compared_are_independent():
     """Equals are compared: the two gradients on cross-entropy. The DLR loss sees what both have left."""
     entries = _entries("quick")

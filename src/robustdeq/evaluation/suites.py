@@ -126,7 +126,8 @@ def _quick(kind: Structure, budget: Budget, column: str = "joint") -> list[Entry
     views = {"": static, " first look": looks} if _has_looks(kind) else {"": static}
     far = replace(pgd, keep="highest")
     entries = [Entry(f"{name} static{of}", "static", far, view, points) for of, view in views.items()]
-    return [*entries, Entry(f"{name} frozen", "frozen", pgd, Frozen, points)]
+    through = {"": pgd, " dlr": replace(pgd, loss="dlr")}
+    return entries + [Entry(f"{name} frozen{of}", "frozen", attack, Frozen, points) for of, attack in through.items()]
 
 
 def paper(model: Model, threat: Threat, **options: Any) -> list[Entry]:
