@@ -33,9 +33,7 @@ def environment(command: bool = False, device: torch.device | None = None) -> di
         "threads": torch.get_num_threads(),
         "float32": _float32(),
         "autocast": {
-            device: str(torch.get_autocast_dtype(device))
-            for device in ("cpu", "cuda")
-            if torch.is_autocast_enabled(device)
+            kind: str(torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
         },
     }
 
@@ -45,7 +43,8 @@ def _float32() -> dict[str, str]:
     keeps ten bits."""
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     try:
-        return {"products": products.fp32_precision, "convolutions": convolutions.conv.fp32_precision}
+        words = {"products": products.fp32_precision, "convolutions": convolutions.conv.fp32_precision}
+        return {name: str(word) for name, word in words.items()}
     except AttributeError:  # before torch 2.9
         flags = {"products": products.allow_tf32, "convolutions": convolutions.allow_tf32}
         return {name: "tf32" if allowed else "ieee" for name, allowed in flags.items()}

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import robustdeq as rd
 from robustdeq.training import Phase, TrainConfig, Trainer, summary
-from robustdeq.training.watch import warnings
+from robustdeq.training.words import warnings
 
 CONFIG = TrainConfig(
     eps=0.15, batch_size=8, validation_points=10, validation_steps=1, states="random",

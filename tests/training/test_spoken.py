@@ -155,7 +155,8 @@ def test_a_run_that_goes_on_says_where_and_ends_with_the_same_bits(tmp_path):
 def test_of_a_network_without_states_no_f_units_are_told(tmp_path):
     heard = Heard()
     network = torch.nn.Sequential(Linear.random(10, size=64), torch.nn.Identity())
-    _trained(tmp_path, heard, model=network)
+    config = replace(CONFIG, phases=(Phase(epochs=5, attack_steps=2),))
+    _trained(tmp_path, heard, config, network)
     assert heard.work(7) == 7
     assert "; its f-units are not known beforehand; log in" in heard.notes[0]
 
