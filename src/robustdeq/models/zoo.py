@@ -136,9 +136,10 @@ def stored_config(model: nn.Module) -> dict[str, Any]:
 def load_model(path_or_hub_id: str | Path, into: N | None = None, **overrides: Any) -> HubModule | N:
     """The model in a folder, or of a hub id, in eval mode.
 
-    into: a model put together by hand that takes the weights; every key and shape must match. overrides: fields of the
-    model's config, such as ``solver``, ``steps`` and ``gradient`` of a DEQ; a solver of one's own, whose class no file
-    can bring in, must be given here. Raises a ValueError for anything that cannot be read or does not fit.
+    It is in float32, whatever precision its weights were kept in. into: a model put together by hand that takes the
+    weights, in its own precision; every key and shape must match. overrides: fields of the model's config, such as
+    ``solver``, ``steps`` and ``gradient`` of a DEQ; a solver of one's own, whose class no file can bring in, must be
+    given here. Raises a ValueError for anything that cannot be read or does not fit.
     """
     if not isinstance(into, nn.Module | None):
         raise ValueError(f"load_model: into={shown(into)}; allowed: a module.")
