@@ -18,7 +18,7 @@ import torch
 from robustdeq.cli import main
 from robustdeq.files import write_json
 from robustdeq.recipes import recipe
-from robustdeq.reproduction import Repeated, Reproduction, run
+from robustdeq.reproduction import Repeated, Reproduction, processes
 from robustdeq.reproduction.table import evaluated, seeds_table
 
 ROWS = ["baseline", "random states", "no attacks in training"]
@@ -160,8 +160,8 @@ def test_rows_share_the_threads_that_there_are(monkeypatch):
     def pool(jobs, context, initializer, initargs):
         raise InterruptedError(initargs[1])
 
-    monkeypatch.setattr(run, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", pool)
     for threads, each in ((6, 2), (2, 1)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         with pytest.raises(InterruptedError, match=f"^{each}$"):
-            run._run_rows(SimpleNamespace(jobs=3), print)
+            processes.run_rows(SimpleNamespace(jobs=3), print)
