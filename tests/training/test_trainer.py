@@ -222,11 +222,12 @@ def test_a_batch_larger_than_the_set_is_refused(images, tmp_path):
         Trainer(_model(), images.take(slice(10)), SHORT, tmp_path)
 
 
-@pytest.mark.parametrize(("count", "allowed"), [(5, "with 5 validation images; allowed: at most 5"), (0, "without")])
-def test_more_held_out_images_than_there_are_is_refused(images, tmp_path, count, allowed):
-    """A share of the first five was told as if it were one of eight."""
-    with pytest.raises(ValueError, match=f"validation_points=8 {allowed}"):
-        Trainer(_model(), images, dataclasses.replace(SHORT, validation_points=8), tmp_path, images.take(slice(count)))
+def test_points_without_held_out_images_are_refused_and_of_fewer_all_are_taken(images, tmp_path):
+    config = dataclasses.replace(SHORT, validation_points=8)
+    with pytest.raises(ValueError, match="validation_points=8 without validation images; allowed: 0"):
+        Trainer(_model(), images, config, tmp_path, images.take(slice(0)))
+    trainer = Trainer(_model(), images, config, tmp_path, images.take(slice(5)))
+    assert trainer.held_out is not None and len(trainer.held_out) == 5
 
 
 def test_any_field_of_a_recipe_can_be_changed_by_name_and_read_back(tmp_path):

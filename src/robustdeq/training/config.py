@@ -72,7 +72,7 @@ class TrainConfig:
     last step; attack_entropy_reduction: so does its attack, with x' - x held constant (BPDA).
     precision: ``float32``, or ``bfloat16`` by autocast. pad: of the random crop, in pixels; flip: horizontally.
     validation_points, validation_steps, validation_every: every so many epochs, PGD with so many steps and with both
-    gradients on the first so many validation images; 0 points turn it off.
+    gradients on the first so many validation images, on all where there are fewer; 0 points turn it off.
     checkpoint_seconds: a checkpoint is written when the last one is older than this, and after every epoch.
     """
 

@@ -75,10 +75,8 @@ class Trainer:
             raise ValueError(f"states={config.states} with a {type(model).__name__}, which has none; allowed: final.")
         if len(images) < size:
             raise ValueError(f"batch_size={size} with {len(images)} training images; allowed: at most {len(images)}.")
-        there, points = 0 if validation is None else len(validation), config.validation_points
-        if points > there:
-            given = f"with {there} validation images" if there else "without validation images"
-            raise ValueError(f"validation_points={points} {given}; allowed: {f'at most {there}' if there else 0}.")
+        if config.validation_points and not (validation is not None and len(validation)):
+            raise ValueError(f"validation_points={config.validation_points} without validation images; allowed: 0.")
         if size % (config.accumulate * world_size):
             pieces = f"accumulate={config.accumulate} on {world_size} processes"
             raise ValueError(f"batch_size={size} with {pieces}; allowed: a multiple of their product.")
