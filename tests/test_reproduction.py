@@ -15,10 +15,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import robustdeq as rd
 from robustdeq.cli import main
 from robustdeq.files import write_json
 from robustdeq.recipes import recipe
 from robustdeq.reproduction import Repeated, Reproduction, processes
+from robustdeq.reproduction.row import Job, Row
 from robustdeq.reproduction.table import evaluated, seeds_table
 
 ROWS = ["baseline", "random states", "no attacks in training"]
@@ -152,6 +154,23 @@ def test_the_table_of_seeds_has_means_and_counts_and_what_stands_in_one_row_only
     by_seed = [tuple(map(int, pair.split(","))) for pair in beside.split("|")[3].split(";")]
     assert by_seed[0] == by_seed[1][::-1] and by_seed[0][0] - by_seed[0][1] == other - one
     assert beside.split("|")[5].split(",") == [f" {sum(by_seed[0])}", f" {sum(by_seed[0])} "]
+
+
+def test_a_defended_row_meets_the_apgds_of_the_bare_one(tmp_path, monkeypatch):
+    """With APGD-CE alone a bound stood beside a tighter one."""
+    short = replace(recipe("smoke"), auto_attacks=("apgd-ce", "apgd-t"))
+    row, met = Row(Job(recipe=short, out=tmp_path), "baseline"), {}
+
+    def asked(module, entries, *_, **__):
+        met[type(module).__name__] = [entry.name for entry in entries]
+
+    monkeypatch.setattr(row, "_evaluate", asked)
+    model = rd.create_model(short.model, num_classes=10, seed=0, **short.model_options)
+    row.evaluate(model, lambda *_: None)
+    row.evaluate_defended(model, SimpleNamespace(images={}), lambda *_: None)
+    bare, defended = met["DEQClassifier"], met["RegulatedClassifier"]
+    apgds = [name for name in bare if name.startswith("apgd")]
+    assert apgds == ["apgd-ce", "apgd-t"] and defended[-2:] == [f"{name} frozen" for name in apgds]
 
 
 def test_rows_share_the_threads_that_there_are(monkeypatch):

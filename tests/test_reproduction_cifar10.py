@@ -20,8 +20,6 @@ SHORT = [
 ]  # fmt: skip
 
 
-
-
 @pytest.fixture(scope="module")
 def reproduced(cifar10, tmp_path_factory):
     """Made once: its command, its folder and what was printed. Further rows are as short as the others."""

@@ -44,8 +44,8 @@ class Defended(Wrapper):
     and ``standard`` under the first two, ``paper`` under the first.
 
     method: the defence's options, a dataclass or a mapping, by which a record is known: of others it is not gone on
-    with. looks: the states z^[t] of a DEQ at
-    which the defence first reads the prediction, which a static attack may aim at.
+    with. looks: the states z^[t] of a DEQ at which the defence first reads the prediction, which a static attack may
+    aim at.
     """
 
     looks: tuple[int, ...] = ()
