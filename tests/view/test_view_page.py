@@ -163,7 +163,7 @@ def test_a_run_tells_its_progress_and_stop_ends_it(opened, trained):
         long_run(page, "frozen")
         assert page.locator("#go").is_disabled()
         page.click("#stop")
-    assert wait(page, "Stopped") and page.inner_html("#result") == before
+        assert wait(page, "Stopped") and page.inner_html("#result") == before
     page.wait_for_selector("#go:enabled")
     assert page.locator("#stop").is_disabled()
     fill(page, "#steps", "1")
