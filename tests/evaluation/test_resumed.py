@@ -201,6 +201,26 @@ def test_a_model_that_computes_something_else_with_the_same_weights_is_refused(t
             rd.evaluate(Quantised(levels), x, y, suite=[], threat=THREAT, out=tmp_path, checks=0, opaque=True)
 
 
+def test_what_another_evaluation_into_the_folder_broke_is_told_of(tmp_path):
+    """All is of the attacks that were asked for; a stronger one that is on record is not passed over in silence."""
+    model, x, y = _small()
+    strong, weak = (Entry(f"pgd-{n}", "A", PGD(THREAT, 0.05, n, start="clean")) for n in (20, 0))
+    smaller = Entry("smaller", "A", PGD(rd.Linf(THREAT.eps / 2), 0.05, 20, start="clean"))
+
+    def notes(*entries):
+        found = rd.evaluate(model, x, y, suite=list(entries), threat=THREAT, out=tmp_path, checks=0)
+        again = Evaluation.read(tmp_path)
+        assert again.table() == found.table()
+        return found.shares()["All"].count, [line for line in found.table().splitlines() if "Not counted" in line]
+
+    assert notes(smaller)[1] == []
+    fallen = 12 - notes(strong)[0]
+    stand, (line,) = notes(weak)
+    assert stand == 12 and fallen > 0
+    assert "pgd-20" in line and "smaller" not in line and f"broke {fallen} of the samples that stand here" in line
+    assert notes(strong, weak)[1] == []
+
+
 def test_kept_images_are_those_of_the_attack_that_the_record_tells_of(tmp_path):
     model, x, y = _small()
     for steps, images in ((0, True), (20, False), (20, True)):

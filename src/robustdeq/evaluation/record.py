@@ -175,6 +175,19 @@ class Record(Resumable):
         return self.cost is not None and self.cost.updates > 0
 
     @property
+    def others(self) -> dict[str, Tensor]:
+        """Of every attack of another evaluation in this folder, as far as it came, which samples it broke under this
+        threat model, (N,) bool. The columns do not count them."""
+        broke = {}
+        for name, attack in self.attacks.items():
+            same = (attack.options or {}).get("threat", self.identity.threat) == self.identity.threat
+            if name not in self.columns and attack.batches and same:
+                broke[name] = torch.zeros(self.identity.points, dtype=torch.bool)
+                for start, batch in attack.batches.items():
+                    broke[name][start : start + len(batch.outcomes)] = torch.tensor(batch.outcomes) == 0
+        return broke
+
+    @property
     def done(self) -> dict[str, tuple[int, int]]:
         """How many batches are done, and how many there are: of ``clean``, and of every attack in ``columns``."""
         stages = {"clean": (len(self.clean), self.identity.points)}

@@ -179,6 +179,13 @@ class Evaluation:
         if len(self.columns) > 1 and (first := [(n, t) for n, t in self.taken().items() if t["first"]]):
             takers = "; ".join(f"{markdown(name)} {t['first']} ({t['alone']})" for name, t in first)
             lines.append(f"Samples that an attack was the first to break (that it alone broke): {takers}.")
+        if (others := record.others) and self.columns:
+            stands, fell = self.standing(), torch.stack(list(others.values())).any(0)
+            lines.append(
+                "Not counted, since another evaluation into this folder asked for them: "
+                f"{', '.join(map(markdown, others))}, which broke {int((stands & fell[: len(stands)]).sum())} of the "
+                "samples that stand here."
+            )
         climbed = set()  # columns in which attacks of AutoAttack that follow the gradient have run
         for name, column in self.columns.items():
             attack, called = record.attacks[name], markdown(name)
