@@ -10,6 +10,7 @@ import torch
 
 pytest.register_assert_rewrite("robustdeq.testing")
 torch.set_num_threads(1)  # for the fixtures of modules as well
+os.environ["OMP_NUM_THREADS"] = "1"  # and for the processes that a test starts
 
 
 @pytest.fixture(autouse=True)

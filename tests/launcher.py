@@ -15,7 +15,7 @@ FORK = multiprocessing.get_context("fork")
 
 def launch(*command: object) -> str:
     """What they print together; fails with the end of their errors if one of them fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([*LAUNCHER, *map(str, command)], env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

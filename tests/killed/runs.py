@@ -51,7 +51,7 @@ class Attempt:
         place |= {} if death is None else death.to_environment()
         if verb.real:
             command = [*(LAUNCHER if verb.ranks > 1 else [sys.executable]), "-m", "robustdeq", *words]
-            environment = {**os.environ, **place, "OMP_NUM_THREADS": "1"}
+            environment = {**os.environ, **place}
             with self.said.open("w") as said:
                 self.process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
             self.pids = [self.process.pid]

@@ -87,14 +87,16 @@ def test_the_same_runs_give_the_same_page(whole, html, tmp_path):
 
 
 def test_names_with_markup_are_text(digits, whole, tmp_path):
-    """In a folder, an attack, a column, a class and the words for the samples."""
+    """In a folder, an attack, one of another evaluation, a column, a class and the words for the samples."""
     model = rd.load_model(whole / "model")
     attack = rd.attacks.PGD(rd.Linf(0.15), 0.05, 2)
     folder = tmp_path / 'a&<b>"c\'{{ 7 * 7 }}'
     suite = [Entry(EVIL, EVIL, attack), Entry("</script><img src=x onerror=alert(2)>", "PGD", attack)]
     options = {"threat": rd.Linf(0.15), "samples": EVIL, "checks": 0, "images": True}
-    rd.evaluate(model, digits.images(), digits.labels, suite=suite, out=folder, **options)
+    for entries in (suite, [*suite, Entry(f"{EVIL} of before", "PGD", attack)], suite):
+        rd.evaluate(model, digits.images(), digits.labels, suite=entries, out=folder, **options)
     page = Read(write_report([folder], models=[whole / "model"]).read_text())
+    assert f"asked for them: {EVIL} of before, which broke" in "".join(page.text)
     assert (folder / "report.html").exists()
     assert [tag for tag, _ in page.tags].count("script") == 2 and not [t for t, of in page.tags if "onerror" in of]
     data = json.loads(page.scripts[0])

@@ -36,6 +36,7 @@ def test_an_unfinished_evaluation_counts_the_attacks_that_ended(run):
     assert read.missing == ["bare is unfinished: joint, 1 of 2 batches. The attacks that ended are shown."]
     left = read.evaluations[0].evaluation.shares()
     assert list(left) == ["clean", "PGD", "All"] and left["PGD"] == shares["PGD"] and not read.evaluations[0].finished
+    assert read.evaluations[0].evaluation.uncounted() is None
 
 
 def test_an_evaluation_that_has_only_begun_shows_its_clean_images(run):

@@ -51,7 +51,6 @@ def machines():
 
 def start(machines, out):
     """The same command on both machines."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launched = []
     for rank, (name, card) in enumerate(machines):
         torchrun = [
@@ -60,7 +59,7 @@ def start(machines, out):
         ]  # fmt: skip
         words = ["ip", "netns", "exec", name, *torchrun, *TRAIN, "--out", str(out)]
         said = (out.parent / f"{out.name}-{rank}.said").open("a")
-        own = {**environment, "GLOO_SOCKET_IFNAME": card}
+        own = {**os.environ, "GLOO_SOCKET_IFNAME": card}
         launched.append(subprocess.Popen(words, env=own, stdout=said, stderr=said, start_new_session=True))
     return launched
 

@@ -104,6 +104,15 @@ class Evaluation:
         # Whoever was broken by an earlier attack of the column is False in the later ones as well.
         return torch.stack([self.clean[:points], *(stands[:points] for stands in robust)]).all(0)
 
+    def uncounted(self) -> str | None:
+        """In a sentence, which attacks other evaluations into this folder ran, and what they broke; None for none."""
+        if not (others := self.record.others) or not self.columns:
+            return None
+        stands = self.standing()
+        fell = int((stands & torch.stack(list(others.values())).any(0)[: len(stands)]).sum())
+        who = f"another evaluation into this folder asked for them: {', '.join(others)}"
+        return f"Not counted, since {who}, which broke {fell} of the samples that stand here."
+
     def taken(self) -> dict[str, dict[str, int]]:
         """Per attack, how many samples it was shown (``seen``), broke, was the first to break, and broke alone.
 
@@ -179,13 +188,7 @@ class Evaluation:
         if len(self.columns) > 1 and (first := [(n, t) for n, t in self.taken().items() if t["first"]]):
             takers = "; ".join(f"{markdown(name)} {t['first']} ({t['alone']})" for name, t in first)
             lines.append(f"Samples that an attack was the first to break (that it alone broke): {takers}.")
-        if (others := record.others) and self.columns:
-            stands, fell = self.standing(), torch.stack(list(others.values())).any(0)
-            lines.append(
-                "Not counted, since another evaluation into this folder asked for them: "
-                f"{', '.join(map(markdown, others))}, which broke {int((stands & fell[: len(stands)]).sum())} of the "
-                "samples that stand here."
-            )
+        lines += [markdown(said)] if (said := self.uncounted()) else []
         climbed = set()  # columns in which attacks of AutoAttack that follow the gradient have run
         for name, column in self.columns.items():
             attack, called = record.attacks[name], markdown(name)

@@ -141,7 +141,7 @@ def _row(assessed: Assessed) -> dict[str, Any]:
     return {
         "assessed": assessed, "shares": evaluation.shares(), "attacks": attacks,
         "fired": [flag for flag in evaluation.flags if flag.fired],
-        "passed": [flag for flag in evaluation.flags if not flag.fired],
+        "passed": [flag for flag in evaluation.flags if not flag.fired], "uncounted": evaluation.uncounted(),
         **{key: sum(attack[key] for attack in attacks) for key in ("work", "seconds")},
     }  # fmt: skip
 

@@ -202,7 +202,8 @@ def _finished(record: Record) -> tuple[Record, list[str]]:
             columns[name] = record.columns[name]
     if not undone and (record.checks is None or not record.checks.done):
         undone.append("the checks for red flags")
-    return replace(record, columns=columns), undone
+    others = {name: attack for name, attack in record.attacks.items() if name not in record.columns}
+    return replace(record, columns=columns, attacks=others | {name: record.attacks[name] for name in columns}), undone
 
 
 def _training(run: Run, name: str, folder: Path) -> None:
