@@ -66,6 +66,11 @@ def test_the_tables_hold_the_tensors():
     assert middle["entropy", 3] == states.entropy[2].median().double()
 
 
+def test_quantiles_of_no_samples_are_refused():
+    with pytest.raises(ValueError, match="entropy of 0 samples; allowed: 1 or more"):
+        states_along(own(), images_for(own(), 3)[:0]).quantiles()
+
+
 def test_a_state_that_is_not_finite_is_said_and_leaves_the_others_alone():
     model, x = own(), images_for(own(), 3)
     bad = x.clone()

@@ -271,6 +271,7 @@ def test_the_sign_test_takes_seven_samples():
             "not finite",
             "of 6 clean logits",
         ),
+        (lambda logits: logits.sign(), "ties", "of 6 clean samples have their largest logit twice"),
     ],
 )
 def test_outputs_that_are_no_logits_are_told_without_checks_too(spoil, name, text, checks, sound, digits):

@@ -101,6 +101,8 @@ def quantiles(columns: Mapping[str, Tensor], levels: Sequence[float] = QUANTILES
 
     rows = []
     for name, values in columns.items():
+        if not values.shape[1]:
+            raise ValueError(f"quantiles: {name} of 0 samples; allowed: 1 or more.")
         table = values.detach().double().nanquantile(torch.tensor(levels).to(values.device).double(), dim=1)
         for t, column in enumerate(table.mT.tolist(), start=1):
             rows += [(name, t, level, value) for level, value in zip(levels, column)]

@@ -23,9 +23,9 @@ FOLLOWING = ("PGD", "joint", "AA", "white-box", "frozen", "end-to-end")
 """Columns of attacks that follow the deployed model's gradient."""
 FIXED_POINT = ("residual", "joint")
 """Flags about attacks that assume a fixed point; the others do not need one."""
-GRADIENTS, BATCH, LEFT, GAP, RESIDUAL = 5.0, 5.0, 2.0, 5.0, 0.5
+GRADIENTS, BATCH, LEFT, GAP, RESIDUAL, TIES = 5.0, 5.0, 2.0, 5.0, 0.5, 2.0
 """Allowed: percent of zero gradients, percent that a batch moves, percent left in a huge ball, points between two
-gradients, relative residual."""
+gradients, relative residual, percent of ties (half precision has some)."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def comparable(record: Record) -> tuple[str, str] | None:
 def _outputs(record: Record) -> list[Flag]:
     total, broken = len(record.predictions), int((record.predictions < 0).sum())
     probabilities = sum(batch.probabilities for batch in record.clean.values())
+    ties = sum(batch.ties for batch in record.clean.values())
     fired = []
     if record.cost is not None and record.cost.same == 1:
         text = "on clean images the defended logits are the bare model's, bit for bit: there the defence does nothing"
@@ -92,6 +93,9 @@ def _outputs(record: Record) -> list[Flag]:
     if probabilities and probabilities == total - broken:
         text = "outputs are probabilities, not logits: where they saturate, gradients vanish and attacks stand still"
         fired.append(Flag("probabilities", True, 100.0, 0.0, text))
+    if ties and (percent := 100 * ties / total) > TIES:
+        text = f"{ties} of {total} clean samples have their largest logit twice: which class is taken is an accident"
+        fired.append(Flag("ties", True, percent, TIES, text))
     return fired
 
 

@@ -26,11 +26,13 @@ STANDARD = {"iterations": 100, "queries": 5000}
 @checked
 @dataclass(kw_only=True)
 class CleanBatch(Spent):
-    """predictions: -1 where a logit is not finite. probabilities: rows of logits that lie in [0, 1] and sum to 1."""
+    """predictions: -1 where a logit is not finite. probabilities: rows of logits that lie in [0, 1] and sum to 1.
+    ties: finite rows whose largest logit several classes have."""
 
     predictions: list[int]
     labels: list[int]
     probabilities: int
+    ties: int = 0
 
     def __post_init__(self) -> None:
         if (one := len(self.predictions)) != (other := len(self.labels)):

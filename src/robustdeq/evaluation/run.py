@@ -74,8 +74,10 @@ class Run:
                 # Rows that lie in [0, 1] and sum to 1, as softmax leaves them and logits hardly ever are.
                 inside = ((logits >= 0) & (logits <= 1)).all(dim=1)
                 probabilities = int((inside & ((logits.float().sum(1) - 1).abs() <= 1e-3)).sum())
+                classes = predictions(logits)
+                ties = int(((logits == logits.amax(1, keepdim=True)).sum(1) > 1)[classes >= 0].sum())
                 self.record.clean[rows.start] = CleanBatch(
-                    predictions=predictions(logits).tolist(), labels=y.tolist(), probabilities=probabilities,
+                    predictions=classes.tolist(), labels=y.tolist(), probabilities=probabilities, ties=ties,
                     **vars(spent),
                 )  # fmt: skip
                 self.file.save()
