@@ -104,7 +104,7 @@ def test_a_finished_batch_is_not_repeated_and_another_certification_is_refused(t
     found(tmp_path)
     seen = smoothed()
     rd.certify(seen, *points(), n0=20, n=300, together=64, batch_size=3, out=tmp_path)
-    assert seen.model.tally.evaluations == 3 * (100 + 1)  # the first image, smoothed and bare, which tell the model
+    assert seen.model.tally.evaluations == 3 * (100 + 1 + 3)  # the first, smoothed and bare, and three bare tell it
     for other in ({"n": 301}, {"alpha": 0.01}, {"seed": 1}, {"together": 65}):
         with pytest.raises(ValueError, match=f"belongs to another .*{next(iter(other))}"):
             found(tmp_path, **other)

@@ -26,7 +26,7 @@ from . import suites
 from .arguments import ARGUMENTS, Fits, check_arguments
 from .entries import Entry
 from .forecast import announce
-from .identity import Identity, around, below, check_classes, identity_of
+from .identity import FIRST, Identity, around, below, check_classes, identity_of
 from .images import KeptImages, Points, Rows, loaded, points_of
 from .probes import probe
 from .record import RECORD, AttackRecord, Record
@@ -71,9 +71,10 @@ def evaluate(
     else:
         check_options("evaluate with a list of entries", [*options, *([] if step_size is None else ["step_size"])], [])
     entries = _entries({**_beside(beside, kind, suite), **(transfers or {})}, suite)
-    first = loaded(points, slice(0, 1), kind.deployed)
+    first = loaded(points, slice(min(FIRST, batch_size)), kind.deployed)
     identity = identity_of("evaluate", kind, points, first, threat, seed=seed, batch_size=batch_size)
-    _check_fitting(entries, identity, points, first[0])
+    x = first[0][:1]
+    _check_fitting(entries, identity, points, x)
     if beside is not None:
         beside.check_beside(identity, kind.opaque)
     views = {e.name: e.view(kind.deployed if e.surrogate is None else e.surrogate) for e in entries}
@@ -84,9 +85,9 @@ def evaluate(
     )  # fmt: skip
     folder = None if out is None else Path(out)
     if folder is not None and not (folder / RECORD).exists():
-        _rehearse(views, first[0])
+        _rehearse(views, x)
     with held(folder or Path(), folder is not None and distributed.main):
-        file = RecordFile(folder, fresh, resume, distributed, first[0].device)
+        file = RecordFile(folder, fresh, resume, distributed, x.device)
         run = Run(kind, points, threat, file, views, progress or (lambda *_: None))
         announce(run, entries, checks, seed)
         run.clean()
@@ -198,8 +199,10 @@ def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> Atta
     attack, options, settings = type(entry.attack).__name__, None, plain(getattr(view, "settings", {}))
     if isinstance(view, DEQClassifier) and not isinstance(view.gradient, Unrolled):  # it is looked at as it is
         settings = {**settings, "gradient": plain(describe(view.gradient))}
+    asked_directly = [kind.deployed, kind.bare, kind.deq]
     if entry.surrogate is not None:
         other = structure(entry.surrogate, opaque=True)
+        asked_directly += [other.deployed, other.bare, other.deq]
         over = {name: asdict(one) for name, one in around(other).items() if one is not None}
         settings = {**settings, "surrogate": {**below(other), **plain(over)}}
     if isinstance(entry.attack, Transfer):
@@ -210,6 +213,8 @@ def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> Atta
             options = plain({n: describe(v) if isinstance(v, Registry.bases) else v for n, v in values.items()})
         except (TypeError, AttributeError):
             pass  # no dataclass, or JSON cannot hold its options
+    if not hasattr(view, "settings") and view not in asked_directly:
+        options = None  # nor can be told what such a view does
     return AttackRecord(
         column=entry.column, attack=attack, options=options, view=type(view).__name__,
         settings=settings, points=min(entry.points or points, points),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from ..attacks import Threat
 from ..checks import check_labels
 from ..files import differences, digest, plain
-from ..models.fit import check_logits
+from ..models.fit import asked, check_logits
 from ..models.modes import evaluating, unwrapped
 from ..models.structure import Structure, Wrapper
 from ..models.zoo import config_of
 from ..options import checked, describe
 from .images import Points
+
+FIRST, SLACK = 32, 0.1
+"""Images whose largest logits are on record, and the share of them that another machine may round otherwise."""
 
 
 @checked
@@ -35,7 +38,8 @@ class Described:
 @dataclass(kw_only=True)
 class Identity:
     """What must be the same for a record to be continued. weights: digest below defence and readout; deployed: of all.
-    logits: of the first image without a defence, which tell models of the same weights apart. images: digest."""
+    logits: of the first image without a defence, which tell models of the same weights apart; peaks: the largest logit
+    of each of the first images (none: an older record), with the defence where no options tell it. images: digest."""
 
     model: Any
     weights: str
@@ -51,6 +55,7 @@ class Identity:
     eps: float
     seed: int
     batch_size: int
+    peaks: list[float] = field(default_factory=list)
 
     @property
     def threat(self) -> dict[str, Any]:
@@ -70,23 +75,34 @@ def identity_of(
 ) -> Identity:
     """Raises a ValueError of ``owner`` if images, labels or classes do not fit the model.
 
-    first: the first image (1, C, H, W) of the points, where the model computes, and its label (1,). of: seed,
+    first: the first images (B, C, H, W) of the points, where the model computes, and their labels. of: seed,
     batch_size.
     """
     check_classes(owner, kind, points)
-    x, label = first
+    x, labels = first
     logits = x
     # The bare model comes last, and its logits are kept: a defence may flip signs of almost nothing elsewhere.
     for module in dict.fromkeys((kind.deployed, kind.bare)):
         with torch.no_grad(), evaluating(kind.deployed):
-            logits = module(x)
+            logits = asked(f"{owner}: the model", module, x[:1].clone())
         check_logits(owner, module, logits, 1)
-    labels = getattr(points, "labels", label)
+    labels = getattr(points, "labels", labels)
     check_labels(labels, labels, logits.shape[1])
     return Identity(
-        **below(kind), **around(kind), deployed=_weights(kind.deployed), logits=on_record(logits), points=len(points),
-        images=points.digest(), norm=threat.name, eps=threat.eps, **of,
+        **below(kind), **around(kind), deployed=_weights(kind.deployed), logits=on_record(logits),
+        peaks=_peaks(kind, x), points=len(points), images=points.digest(), norm=threat.name, eps=threat.eps, **of,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def _peaks(kind: Structure, x: Tensor) -> list[float]:
+    """The largest logits of a module that has them again when it is asked again."""
+    own = kind.defence is not None and getattr(kind.defence, "method", None) is None
+    with evaluating(kind.deployed):
+        one, again = (kind.deployed(x.clone()).amax(1) for _ in range(2)) if own else (x, None)
+        if not own or not torch.equal(one, again):
+            one = kind.bare(x.clone()).amax(1)
+    return on_record(one[None])
 
 
 def on_record(logits: Tensor) -> list[float]:
@@ -96,14 +112,20 @@ def on_record(logits: Tensor) -> list[float]:
 
 def same_logits(one: Sequence[float], other: Sequence[float]) -> bool:
     """But for what another machine or number of threads may have rounded otherwise."""
+    return len(one) == len(other) and not _moved(one, other)
+
+
+def _moved(one: Sequence[float], other: Sequence[float]) -> int:
     size = max(map(abs, (*one, *other)), default=0.0)
-    return len(one) == len(other) and all(abs(a - b) <= 1e-3 * size for a, b in zip(one, other))
+    return sum(abs(a - b) > 1e-3 * size for a, b in zip(one, other))
 
 
 def check_same(path: Path, before: Identity, now: Identity) -> None:
     """A ValueError if the record in ``path`` is of anything else."""
     if same_logits(before.logits, now.logits):
         before = replace(before, logits=now.logits)
+    if _moved(before.peaks, now.peaks) <= SLACK * len(now.peaks):
+        before = replace(before, peaks=now.peaks)
     if differing := ", ".join(differences(asdict(before), asdict(now))):
         raise ValueError(f"{path} belongs to another {differing}; give another folder, or remove it.")
 

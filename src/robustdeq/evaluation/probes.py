@@ -200,7 +200,7 @@ def cost(defended: nn.Module | Structure, x: Tensor) -> Cost:
         for _ in range(COST_REPEATS):
             for which, module in enumerate((model.bare, model.deployed)):
                 with spending(model.tally) as now:
-                    logits[which] = module(x)
+                    logits[which] = module(x.clone())
                 runs[which].append(now)
     bare, whole = (min(spent, key=lambda one: one.seconds) for spent in runs)
     evaluations = whole.evaluations / bare.evaluations if bare.evaluations else None

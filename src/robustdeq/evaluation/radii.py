@@ -26,7 +26,7 @@ from ..progress import Progress
 from ..seeds import generator
 from .arguments import ARGUMENTS, check_arguments
 from .certificate import Certificate, Certification, CertifiedBatch, CertifiedIdentity
-from .identity import identity_of
+from .identity import FIRST, identity_of
 from .images import Points, loaded, points_of
 from .recordfile import RecordFile
 from .run import spending
@@ -183,7 +183,7 @@ def certify(
     choose("norm of a certificate", norm, {"L2": L2})
     points, kind = points_of("certify", x, y), structure(model)
     method = _method(kind, n0=n0, n=n, alpha=alpha, seed=seed, together=together)
-    first = loaded(points, slice(0, 1), kind.deployed)
+    first = loaded(points, slice(min(FIRST, batch_size)), kind.deployed)
     identity = identity_of("certify", kind, points, first, L2(0.0), seed=seed, batch_size=batch_size)
     fresh = Certification(
         identity=CertifiedIdentity(**vars(identity), method={"name": method.name, **method.options}), batches={},

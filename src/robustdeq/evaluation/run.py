@@ -129,7 +129,8 @@ class Run:
     def attacked(self, attack: Attack, view: nn.Module, x: Tensor, y: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
         """Images that are inside the threat model, which of the attack's were, and which samples stand."""
         with connected(view):
-            x_adv: Any = attack(view, x, y, indices=indices)
+            # Copies: what an attack writes into them is not what it is verified against.
+            x_adv: Any = attack(view, x.clone(), y.clone(), indices=indices.clone())
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
             given = f"{type(attack).__name__} gives {described(x_adv)}"
             raise ValueError(f"{given}; allowed: images {tuple(x.shape)}.")
@@ -142,7 +143,7 @@ class Run:
     def logits(self, x: Tensor) -> Tensor:
         """Of the deployed forward, (B, K)."""
         with evaluating(self.model.deployed):
-            return self.model.deployed(x)
+            return self.model.deployed(x.clone())  # which may write into its images
 
     def _batch(self, entry: Entry, rows: slice, todo: Tensor, transferred: str | None) -> Batch:
         """todo: (B,) bool on the CPU. The images of the other samples are left as they are, and not looked at."""

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checks import described
+from ..files import digest
 from ..options import describe
 from .cell import Tally
 from .deq import DEQClassifier
@@ -60,11 +61,13 @@ class Defended(Wrapper):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The options of ``method``; without one, what numbers and words are kept on the defence itself. JSON."""
+        """The options of ``method``; without one, what is kept on the defence itself. JSON: of a tensor its digest, of
+        what has no options, as a function, its name only."""
         if self.method is not None:
             return describe(self.method)
-        kept = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"}
-        return {name: value for name, value in kept.items() if isinstance(value, bool | int | float | str)}
+        kept = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        del kept["training"], kept["method"]
+        return {name: digest(value) if isinstance(value, Tensor) else describe(value) for name, value in kept.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """The deployed logits (B, K) of images x (B, C, H, W) in [0, 1]. Their gradient is the frozen setting's: what

@@ -43,6 +43,10 @@ FLAGS = {
     "of another function than the deployed one.",
     "gradients differ": "Two gradients of one computation should lead to equally bad images. The weaker one is masked, "
     "and a number that stands on it alone is too high.",
+    "batch": "What an image is taken for depends on its neighbours, so it has no robust accuracy of its own. Batch "
+    "statistics do that, and a stopping rule that looks at the whole batch.",
+    "gradient mode": "The model computes something else where a gradient is asked for, and attacks see only that.",
+    "ties": "Several classes share the largest logit, and the first counts. Rounded logits do that, and votes.",
     "not finite": "The model overflows on clean images. Those samples count as wrong.",
     "idle defence": "The rows of the defence are the bare model's. It needs every below N, eps and step_size above 0.",
     "probabilities": "Attack losses expect logits. Take the softmax out of the model, and evaluate again.",
@@ -61,6 +65,8 @@ CHECKED = {
     "loss": "the loss rises with eps",
     "residual": "the dynamics come to rest",
     "gradients differ": "the unrolled and the phantom gradient agree",
+    "batch": "an image has the same logits alone",
+    "gradient mode": "attacks see the deployed logits",
     "not finite": "logits are finite",
     "probabilities": "outputs are logits",
     "idle defence": "the defence changes the input",

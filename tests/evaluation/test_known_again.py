@@ -1,0 +1,143 @@
+"""What tells a model, a defence and a view from others: a record of one is never taken for that of another."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_models import own
+from torch import nn
+
+import robustdeq as rd
+from robustdeq.attacks import PGD
+from robustdeq.defences import Defended
+from robustdeq.evaluation import Entry
+
+THREAT = rd.Linf(0.1)
+
+
+class Plain(nn.Module):
+    """A classifier that does ``change`` to its images."""
+
+    def __init__(self, change):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.change = nn.Linear(64, 10), change
+
+    def forward(self, x):
+        return self.linear(self.change(x).flatten(1))
+
+
+class Changed(Defended):
+    """One that does so in front of another, and knows what by ``kept``."""
+
+    def __init__(self, kept, change):
+        super().__init__(Plain(lambda x: x))
+        self.kept, self._change = kept, change
+
+    def forward(self, x):
+        return self.model(self._change(x))
+
+
+def entries(view=None):
+    pgd = PGD(THREAT, 0.03, 2)
+    return [Entry("pgd", "PGD", pgd) if view is None else Entry("pgd", "PGD", pgd, view)]
+
+
+@pytest.fixture(scope="module")
+def points(digits):
+    return digits.images(slice(20)), digits.labels[:20]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [([0.5], [0.1, 0.9]), ({"a": 1}, {"a": 2}), ((1,), (2,)), (torch.zeros(2), torch.ones(2)), (None, 3)],
+    ids=["list", "dict", "tuple", "tensor", "none"],
+)
+def test_a_defence_is_known_by_all_that_is_kept_on_it(one, other, points, tmp_path):
+    options = {"suite": entries(), "checks": 0, "out": tmp_path}
+    first = rd.evaluate(Changed(one, lambda x: x), *points, **options)
+    again = rd.evaluate(Changed(one, lambda x: x), *points, **options)
+    assert again.shares() == first.shares()
+    with pytest.raises(ValueError, match=r"belongs to another defence\.settings\.kept"):
+        rd.evaluate(Changed(other, lambda x: x), *points, **options)
+
+
+def late(x):
+    """The same images, but for those after the first, which are black."""
+    return torch.cat([x[:1], 0 * x[1:]])
+
+
+@pytest.mark.parametrize("made", [Plain, lambda change: Changed(Plain, change)], ids=["module", "defence"])
+def test_a_function_inside_is_known_by_what_it_does_to_more_than_the_first_image(made, points, tmp_path):
+    options = {"suite": entries(), "checks": 0, "out": tmp_path}
+    rd.evaluate(made(lambda x: x), *points, **options)
+    rd.evaluate(made(lambda x: x), *points, **options)
+    with pytest.raises(ValueError, match="belongs to another peaks"):
+        rd.evaluate(made(late), *points, **options)
+
+
+def test_a_defence_that_answers_at_random_is_gone_on_with(points, tmp_path):
+    noisy = Changed(1, lambda x: x + 0.1 * torch.randn_like(x))
+    for _ in range(2):
+        rd.evaluate(noisy, *points, suite=entries(), checks=0, out=tmp_path)
+
+
+class Blurred(nn.Module):
+    def __init__(self, model, share):
+        super().__init__()
+        self.model, self.share = model, share
+
+    def forward(self, x):
+        return self.model(x) + self.share * 1e3 * x.flatten(1)[:, :10]
+
+
+def test_a_view_that_cannot_tell_what_it_does_is_never_taken_for_done(points, tmp_path):
+    model, views = own(10, side=8, steps=3), []
+
+    def counted(share):
+        def view(judged):
+            views.append(Blurred(judged, share))
+            return views[-1]
+
+        return rd.evaluate(model, *points, suite=entries(view), checks=0, out=tmp_path).record.attacks["pgd"]
+
+    def alone(share):
+        view = entries(lambda judged: Blurred(judged, share))
+        return rd.evaluate(model, *points, suite=view, checks=0).record.attacks["pgd"]
+
+    assert counted(0).outcomes.tolist() == alone(0).outcomes.tolist()
+    assert counted(1).outcomes.tolist() == alone(1).outcomes.tolist()
+    assert counted(1).options is None
+
+
+def test_what_an_attack_writes_into_its_arguments_is_not_what_it_is_verified_against(points):
+    def far(model, x, y, *, indices):
+        at = x.clone().requires_grad_()
+        slope = torch.autograd.grad(F.cross_entropy(model(at), y, reduction="sum"), at)[0]
+        return x.add_(0.5 * slope.sign()).clamp_(0, 1)
+
+    def relabelled(model, x, y, *, indices):
+        indices.fill_(0)
+        y.add_(1).remainder_(10)
+        return x
+
+    model, (x, y) = Plain(lambda x: x), points
+    y = model(x).argmax(1)
+    images, labels = x.clone(), y.clone()
+    entries = [Entry("far", "A", far), Entry("relabelled", "B", relabelled)]
+    found = rd.evaluate(model, x, y, suite=entries, threat=rd.Linf(0.01), checks=0)
+    assert found.record.attacks["far"].rejected == 20
+    assert [found.shares()[column].count for column in ("A", "B")] == [20, 20]
+    assert torch.equal(x, images) and torch.equal(y, labels)
+
+
+def test_a_model_that_writes_into_its_images_leaves_the_caller_s_alone(points):
+    def darker(x):
+        return x.mul_(0.7) if not x.requires_grad else 0.7 * x
+
+    x, y = points
+    images = x.clone()
+    kept, alone = (
+        rd.evaluate(Plain(change), x, y, suite=entries(), checks=4, threat=THREAT)
+        for change in (darker, lambda x: 0.7 * x)
+    )
+    assert torch.equal(x, images) and kept.shares()["clean"] == alone.shares()["clean"]
