@@ -7,7 +7,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "robustdeq"
 ORDER = [
-    "checks options text files seeds environment counting progress distributed", "dynamics", "gradients", "models",
+    "checks options text files seeds environment counting progress charts distributed", "dynamics", "gradients",
+    "models",
     "defences", "attacks", "data", "training evaluation", "analysis", "report view", "recipe recipes",
     "reproduction bench", "commands", "cli", "__main__",
 ]  # fmt: skip

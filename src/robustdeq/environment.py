@@ -23,6 +23,7 @@ PACKAGES = ("robustdeq", "torch", "pyautoattack", "numpy", "scipy")
 def environment(command: bool = False, device: torch.device | None = None) -> dict[str, Any]:
     """Versions, commit, hardware, and what torch was told of precision: what a number depends on besides its config.
     command: the command line, too. device: where it was computed, if that is known."""
+    backends: Any = torch.backends
     return {
         **({"command": _command()} if command else {}),
         **({} if device is None else {"device": device.type}),
@@ -31,23 +32,14 @@ def environment(command: bool = False, device: torch.device | None = None) -> di
         "commit": _commit(),
         "hardware": {"cpu": _cpu(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
         "threads": torch.get_num_threads(),
-        "float32": _float32(),
+        "float32": {  # what stands for it on CUDA, in torch's words: tf32 keeps ten bits
+            "products": str(backends.cuda.matmul.fp32_precision),
+            "convolutions": str(backends.cudnn.conv.fp32_precision),
+        },
         "autocast": {
             kind: str(torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
         },
     }
-
-
-def _float32() -> dict[str, str]:
-    """What stands for float32 in matrix products and in convolutions on CUDA, in torch's words: ``tf32``
-    keeps ten bits."""
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    try:
-        words = {"products": products.fp32_precision, "convolutions": convolutions.conv.fp32_precision}
-        return {name: str(word) for name, word in words.items()}
-    except AttributeError:  # before torch 2.9
-        flags = {"products": products.allow_tf32, "convolutions": convolutions.allow_tf32}
-        return {name: "tf32" if allowed else "ieee" for name, allowed in flags.items()}
 
 
 def keep_freed_memory() -> None:

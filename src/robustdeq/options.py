@@ -96,17 +96,6 @@ def choose(kind: str, name: object, table: Mapping[str, T], otherwise: str = "")
     raise ValueError(f"unknown {kind} {shown(name)}{suggestion(name, table)}; allowed: {allowed}.")
 
 
-def takes(call: Callable[..., Any], *args: Any, **options: Any) -> bool:
-    """Whether a callable can be given these arguments, as far as its signature tells."""
-    try:
-        inspect.signature(call).bind(*args, **options)
-    except TypeError:
-        return False
-    except ValueError:  # it has none
-        pass
-    return True
-
-
 def suggestion(name: object, allowed: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"``, or nothing when no allowed name is near."""
     near = difflib.get_close_matches(name[:100], list(allowed), n=1, cutoff=0.5) if isinstance(name, str) else []
@@ -196,6 +185,24 @@ def convert(owner: str, name: str, value: Any, hint: Any) -> Any:
             raise ValueError(f"{owner}: {name} holds {shown(value)}; allowed: the fields of {hint.__name__} by name.")
         return make(hint, value)
     return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Fits:
+    """Of a field or an argument: whether it will do, and what does, in words."""
+
+    fits: Callable[[Any], bool]
+    allowed: str
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        if not self.fits(value):
+            raise ValueError(f"{owner}: {name}={shown(value)}; allowed: {self.allowed}.")
+
+
+def check_arguments(owner: str, arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """A ValueError for the first argument that is not what ``hints`` say; others are not looked at."""
+    for name, hint in hints.items():
+        convert(owner, name, arguments[name], hint)
 
 
 def make(cls: Callable[..., T], options: Mapping[str, Any]) -> T:

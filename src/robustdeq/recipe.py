@@ -11,6 +11,7 @@ from typing import Any
 from .attacks import AutoAttack
 from .checks import Count, Natural, Seed
 from .data import ImageSet, Splits, StreamedSet, load
+from .data.sources import OPTIONS
 from .defences import EntropyReduction
 from .distributed import SINGLE, Distributed
 from .models import create_model, load_model, save_model
@@ -69,8 +70,7 @@ class Recipe:
         }
 
     def load(self) -> Splits[ImageSet] | Splits[StreamedSet]:
-        names = ("validation", "image_size", "streaming", "image_column", "label_column")
-        return load(self.data, seed=self.data_seed, **{name: getattr(self, name) for name in names})
+        return load(self.data, seed=self.data_seed, **{name: getattr(self, name) for name in OPTIONS})
 
     def plan(self) -> dict[str, Any]:
         """What a training run is, as JSON; ``recipes.recipe`` reads it back."""

@@ -23,12 +23,10 @@ def digits_recipe() -> Recipe:
         Phase(epochs=6, attack_steps=5, step_size=eps / 4),
     )
     return Recipe(
-        name="digits",
-        data="digits",
-        model="mdeq-nano",
+        name="digits", data="digits", model="mdeq-nano",
         training=TrainConfig(phases=phases, eps=eps, batch_size=128, learning_rate=8e-3, weight_decay=1e-2),
         defence=EntropyReduction(eps=eps, step_size=eps / 4, updates=10, every=2),
-    )
+    )  # fmt: skip
 
 
 def smoke_recipe() -> Recipe:
@@ -39,15 +37,9 @@ def smoke_recipe() -> Recipe:
         Phase(epochs=1, attack_steps=2, step_size=full.training.eps / 2, solver_steps=4),
     )
     return replace(
-        full,
-        name="smoke",
-        training=replace(full.training, phases=phases),
-        model_options={"steps": 4},
-        defence=replace(full.defence, updates=2),
-        auto_attacks=("apgd-ce",),
-        auto_points=4,
-        test_points=24,
-    )
+        full, name="smoke", training=replace(full.training, phases=phases), model_options={"steps": 4},
+        defence=replace(full.defence, updates=2), auto_attacks=("apgd-ce",), auto_points=4, test_points=24,
+    )  # fmt: skip
 
 
 def cifar10_small_recipe() -> Recipe:
@@ -84,16 +76,12 @@ def cifar10_small_recipe() -> Recipe:
         },
     }  # fmt: skip
     return Recipe(
-        name="cifar10-small",
-        data="uoft-cs/cifar10",
-        model="mdeq-small",
+        name="cifar10-small", data="uoft-cs/cifar10", model="mdeq-small",
         model_options={
             "channels": [40, 80], "head_channels": [16, 32], "stem_stride": 4, "activation": "silu", "steps": 4,
             "solver": {"name": "picard", "damping": 0.8},
         },
-        training=training,
-        defence=EntropyReduction(),
-        further=further,
+        training=training, defence=EntropyReduction(), further=further,
     )  # fmt: skip
 
 
@@ -110,12 +98,9 @@ def cifar10_large_recipe() -> Recipe:
         jacobian=JacobianPenalty(weight=2.0, until=90),
     )  # fmt: skip
     return Recipe(
-        name="cifar10-large",
-        data="uoft-cs/cifar10",
-        model="mdeq-large",
-        training=training,
+        name="cifar10-large", data="uoft-cs/cifar10", model="mdeq-large", training=training,
         defence=EntropyReduction(),
-    )
+    )  # fmt: skip
 
 
 def cifar10_large_fast_recipe() -> Recipe:
@@ -136,13 +121,8 @@ def cifar10_large_fast_recipe() -> Recipe:
         precision="bfloat16",
     )  # fmt: skip
     return replace(
-        small,
-        further={},
-        name="cifar10-large-fast",
-        model="mdeq-large",
-        model_options={
-            "activation": "silu", "steps": 4, "dropout": 0.0, "solver": {"name": "picard", "damping": 0.8},
-        },
+        small, further={}, name="cifar10-large-fast", model="mdeq-large",
+        model_options={"activation": "silu", "steps": 4, "dropout": 0.0, "solver": {"name": "picard", "damping": 0.8}},
         training=training,
     )  # fmt: skip
 
@@ -170,16 +150,10 @@ def imagenet_64_recipe() -> Recipe:
         validation_points=2000, checkpoint_seconds=300.0,
     )  # fmt: skip
     return replace(
-        fast,
-        name="imagenet-64",
-        data="imagenet-1k",
-        image_size=64,
-        streaming=True,
-        validation=10_000,
-        training=training,
-        model_options={"image_shape": (3, 64, 64), "stem_stride": 2},
+        fast, name="imagenet-64", data="imagenet-1k", image_size=64, streaming=True, validation=10_000,
+        training=training, model_options={"image_shape": (3, 64, 64), "stem_stride": 2},
         defence=EntropyReduction(eps=eps, step_size=eps / 4),
-    )
+    )  # fmt: skip
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from robustdeq.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from robustdeq.data.pictures import data_uri, magnified
 from robustdeq.view import Settings, look
-from robustdeq.view.shown import BOTTOM, LEFT, RIGHT, TOP, Line, chart, figure, outcome, result
+from robustdeq.view.shown import chart, figure, line, outcome, result
 
 
 def pixels(uri):
@@ -47,30 +48,33 @@ def points(svg):
     st.sampled_from([None, 1.0]),
 )  # fmt: skip
 def test_every_point_that_can_be_shown_lies_in_the_frame(values, log, top):
-    lines = [Line(f"line {k}", row, "clean") for k, row in enumerate(values)]
+    lines = [line(f"line {k}", row, "clean") for k, row in enumerate(values)]
     svg = chart("any", lines, log=log, top=None if log else top)
     shown = [v for row in values for v in row if math.isfinite(v) and (v > 0 or not log)]
     assert len(points(svg)) == len(shown)
     slack = 0.06  # what is written of a number
-    assert all(LEFT - slack <= x <= RIGHT + slack and TOP - slack <= y <= BOTTOM + slack for x, y in points(svg))
-    assert "nan" not in "".join(re.findall(r'points="([^"]*)"', svg))
+    right, bottom = WIDTH - RIGHT + slack, HEIGHT - BOTTOM + slack
+    assert all(LEFT - slack <= x <= right and TOP - slack <= y <= bottom for x, y in points(svg))
+    assert "nan" not in "".join(re.findall(r' d="([^"]*)"', svg))
 
 
 def test_a_curve_is_where_its_axis_says():
-    svg = chart("linear", [Line("a", [0.0, 0.5, 1.0], "clean")], top=1.0)
-    assert points(svg) == [(LEFT, BOTTOM), ((LEFT + RIGHT) / 2, (TOP + BOTTOM) / 2), (RIGHT, TOP)]
-    svg = chart("decades", [Line("a", [1.0, 0.1, 0.01], "clean")], log=True)
-    assert points(svg) == [(LEFT, TOP), ((LEFT + RIGHT) / 2, (TOP + BOTTOM) / 2), (RIGHT, BOTTOM)]
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    middle = (LEFT + right) / 2, (TOP + bottom) / 2
+    svg = chart("linear", [line("a", [0.0, 0.5, 1.0], "clean")], top=1.0)
+    assert points(svg) == [(LEFT, bottom), middle, (right, TOP)]
+    svg = chart("decades", [line("a", [1.0, 0.1, 0.01], "clean")], log=True)
+    assert points(svg) == [(LEFT, TOP), middle, (right, bottom)]
 
 
 def test_a_curve_is_broken_where_it_has_no_number():
-    svg = chart("broken", [Line("a", [1.0, math.nan, 1.0, 2.0], "clean")])
-    assert svg.count("<polyline") == 2 and len(points(svg)) == 3
+    svg = chart("broken", [line("a", [1.0, math.nan, 1.0, 2.0], "clean")])
+    assert svg.count("M") == 2 and len(points(svg)) == 3
 
 
 def test_names_are_text():
     name = "<script>alert(1)</script>"
-    for html in (chart(name, [Line(name, [1.0], "clean")], keys=True), figure(torch.zeros(1, 2, 2), name, name + '"')):
+    for html in (chart(name, [line(name, [1.0], "clean")], keys=True), figure(torch.zeros(1, 2, 2), name, name + '"')):
         assert "<script" not in html and "&lt;script&gt;" in html
 
 
@@ -88,9 +92,9 @@ def test_a_look_is_told_whole_and_names_are_text(attack, defended, sharp, image)
     assert html.count("<img ") == images == html.count(' alt="')
     assert html.count('role="img"') == courses + 2 + 2 * (courses > 1)
     assert all(text for text in re.findall(r'aria-label="([^"]*)"', html))
-    line = outcome(found, classes)
+    told = outcome(found, classes)
     stands = int(found.deployed.states.prediction[-1, 0]) == label
-    assert ("leads" in line) == (attack == "PGD" and not stands) and len(line.splitlines()) == 1
+    assert ("leads" in told) == (attack == "PGD" and not stands) and len(told.splitlines()) == 1
 
 
 def test_what_is_not_finite_is_said(sharp, image):

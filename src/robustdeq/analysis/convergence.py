@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +18,16 @@ from ..dynamics import drive
 from ..dynamics.solver import length
 from ..models.modes import evaluating, images_only
 from ..seeds import generator
-from .dynamics import dynamics_of, frame
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from .dynamics import Tabular, dynamics_of
 
 
 @dataclass(frozen=True)
-class SpectralRadius:
+class SpectralRadius(Tabular):
     """radius: (B,), the largest modulus of an eigenvalue; NaN where f is not finite. drift: (B,), by what share the
     estimate moved between the two halves of what it is the mean of: how far the iteration is from settled."""
 
     radius: Tensor
     drift: Tensor
-
-    def frame(self) -> DataFrame:
-        """A row for each sample: sample, radius, drift."""
-        return frame(vars(self))
 
 
 def spectral_radius(
@@ -75,7 +67,7 @@ def spectral_radius(
 
 
 @dataclass(frozen=True)
-class PathIndependence:
+class PathIndependence(Tabular):
     """Where B samples end from S random starts and from zero, after N steps each.
 
     started, ended: (B,) the mean distance of two of the S + 1 starts, and of two of their ends, as a share of
@@ -87,10 +79,6 @@ class PathIndependence:
     ended: Tensor
     agree: Tensor
     prediction: Tensor
-
-    def frame(self) -> DataFrame:
-        """A row for each sample: sample, started, ended, agree, prediction."""
-        return frame(vars(self))
 
 
 @torch.no_grad()

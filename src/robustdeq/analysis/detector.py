@@ -10,7 +10,7 @@ import torch
 from scipy.stats import norm, rankdata, spearmanr
 from torch import Tensor, nn
 
-from ..attacks import LOSSES, PGD, Threat, predictions
+from ..attacks import LOSSES, PGD, predictions
 from ..attacks.door import at_the_door, logits_of
 from ..attacks.starts import ORDERS, goals
 from ..attacks.threat import OfThreat
@@ -135,7 +135,7 @@ class Evading:
     sample keeps the one of lowest entropy; where there is none, the image of PGD. order: of the targets, in ``ORDERS``.
     """
 
-    threat: Annotated[Threat, OfThreat()]
+    threat: OfThreat
     step_size: Distance = 2 / 255
     steps: Count = 20
     weight: NonNegative = 1.0

@@ -84,6 +84,14 @@ def frame(columns: Mapping[str, Tensor]) -> DataFrame:
     return DataFrame({name: values.detach().cpu().t().flatten().numpy() for name, values in every.items()})
 
 
+class Tabular:
+    """Tensors of samples, the fields of a dataclass, as a table."""
+
+    def frame(self) -> DataFrame:
+        """A row for each sample, or each sample and t: sample, t, and a column for every field."""
+        return frame(vars(self))
+
+
 def stacked(tables: Iterable[tuple[str, DataFrame]], column: str) -> DataFrame:
     """Tables one below the other, the name of each in a new first column."""
     from pandas import concat
@@ -172,7 +180,7 @@ def _logits(trajectory: ClassifierTrajectory) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Deviation:
+class Deviation(Tabular):
     """How far a perturbed image x~ moves the dynamics, and what of that is its own doing (P23 sec. 3.1).
 
         || f(z~; x~) - f(z; x) ||  <=  || f(z~; x~) - f(z~; x) ||  +  || f(z~; x) - f(z; x) ||
@@ -186,10 +194,6 @@ class Deviation:
     perturbation: Tensor
     accumulation: Tensor
     distance: Tensor
-
-    def frame(self) -> DataFrame:
-        """A row for each sample and t: sample, t, total, perturbation, accumulation, distance."""
-        return frame(vars(self))
 
     def quantiles(self, levels: Sequence[float] = QUANTILES) -> DataFrame:
         """Over the samples, a row for each term, t and level: term, t, quantile, value."""

@@ -31,9 +31,7 @@ CLEAN, ATTACKED, EVADING = "clean", "attacked", "evading"
 REGULATED_CLEAN, REGULATED = "regulated clean", "regulated attacked"
 BESIDE = {ATTACKED: CLEAN, EVADING: CLEAN, REGULATED: REGULATED_CLEAN}
 """Beside which images a detector sees the attacked ones."""
-KINDS: dict[str, type] = {
-    "states": States, "deviations": Deviation, "radii": SpectralRadius, "paths": PathIndependence,
-}  # fmt: skip
+KINDS: dict[str, type] = {"states": States, "deviations": Deviation, "radii": SpectralRadius, "paths": PathIndependence}
 
 
 @dataclass(frozen=True)

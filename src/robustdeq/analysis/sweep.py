@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..attacks import PGD, Frozen, Linf, predictions
+from ..attacks import PGD, Frozen, Linf
+from ..attacks.losses import right
 from ..checks import check_count
 from ..defences import EntropyReduction
 from ..evaluation.entries import exact
@@ -19,7 +20,6 @@ from ..evaluation.run import spending
 from ..evaluation.share import Share
 from ..files import claim, digest, read_json, write_json
 from ..models import DEQClassifier
-from ..models.modes import evaluating
 from ..options import describe
 from ..progress import Progress
 from ..text import shown, table
@@ -118,7 +118,7 @@ class Sweep:
         lines = []
         for row in self.rows:
             of, flags = row.setting, (row.clean, row.static, row.frozen, row.robust)
-            shares = [Share.of(right) for right in flags]
+            shares = [Share.of(stands) for stands in flags]
             cells = [of.every, of.updates, f"{of.step_size:.4g}", of.steps, *shares, f"{row.units:.3g}"]
             lines.append([*map(str, cells)])
         return table(["T_f", "R", "beta", "N", "clean", "static", "frozen", "both", "f-units"], lines)
@@ -175,17 +175,11 @@ def _row(model: DEQClassifier, points: Points, setting: Setting, attack: PGD, ba
         x, y = loaded(points, rows, model)
         indices = torch.arange(rows.start, rows.stop, device=x.device)
         with spending(bare.tally) as spent:
-            clean = _right(deployed, x, y)
+            clean = right(deployed, x, y)
         evaluations, updates = evaluations + spent.evaluations, updates + spent.updates
-        static = frozen = clean & _right(deployed, attack(exact(bare), x, y, indices=indices), y)
+        static = frozen = clean & right(deployed, attack(exact(bare), x, y, indices=indices), y)
         if deployed is not bare:
-            frozen = clean & _right(deployed, attack(Frozen(deployed), x, y, indices=indices), y)
+            frozen = clean & right(deployed, attack(Frozen(deployed), x, y, indices=indices), y)
         flags.append((clean.cpu(), static.cpu(), frozen.cpu()))
     clean, static, frozen = (torch.cat(column) for column in zip(*flags))
     return Row(setting, clean, static, frozen, evaluations / len(points), updates / len(points))
-
-
-@torch.no_grad()
-def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    with evaluating(model):
-        return predictions(model(x)) == y

@@ -110,7 +110,7 @@ class APGD:
     deployed model alone decides what counts as misclassified.
     """
 
-    threat: Annotated[Threat, OfThreat()]
+    threat: OfThreat
     iterations: Count = 100
     restarts: Count = 1
     seed: Seed = 0

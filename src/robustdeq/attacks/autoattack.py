@@ -16,7 +16,7 @@ from ..checks import Length, Seed, Whole, check_labels
 from ..options import OneOf, checked
 from .door import at_the_door, logits_of
 from .starts import Calls
-from .threat import OfThreat, Threat
+from .threat import OfThreat
 from .views import as_one
 from .wrapped import process_as_it_was
 
@@ -47,7 +47,7 @@ class AutoAttack:
     are drawn for a whole batch, so a sample's start depends on its batch; keep ``batch_size`` fixed to compare runs.
     """
 
-    threat: Annotated[Threat, OfThreat()]
+    threat: OfThreat
     version: Annotated[str, OneOf("AutoAttack version", VERSIONS)] = "standard"
     attacks: Annotated[Sequence[Annotated[str, OneOf("AutoAttack attack", CLASSES)]], Length()] | None = None
     seed: Seed = 0

@@ -21,7 +21,7 @@ from .door import at_the_door, logits_of
 from .losses import LOSSES, Goal, predictions
 from .pgd import PGD
 from .starts import ORDERS, Calls, check_order, goal_calls, goals, numbered, slope_calls
-from .threat import OfThreat, Threat
+from .threat import OfThreat
 from .views import ThroughGradient
 
 
@@ -46,7 +46,7 @@ class JointOptimisation:
     difference between z^[N] and the fixed point decides. A sample that has fallen is left alone.
     """
 
-    threat: Annotated[Threat, OfThreat()]
+    threat: OfThreat
     iterations: Count = 40
     step: Positive = 2.0
     last_step: Positive = 0.02

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..checks import described
+from ..models.modes import evaluating
 
 
 class Goal(NamedTuple):
@@ -91,3 +92,10 @@ def predictions(logits: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise ValueError(f"predictions: logits are {described(logits)}; allowed: a tensor (B, K).")
     return torch.where(logits.isfinite().all(dim=1), logits.argmax(1), -1)
+
+
+@torch.no_grad()
+def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """(B,) bool: which images the model classifies as y (B,), in eval mode."""
+    with evaluating(model):
+        return predictions(model(x)) == y

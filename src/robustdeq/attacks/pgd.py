@@ -13,7 +13,7 @@ from ..options import OneOf, checked
 from .door import at_the_door
 from .losses import LOSSES, Goal
 from .starts import ORDERS, Calls, check_order, fallen, goal_calls, goals, numbered, slope_calls, slope_of
-from .threat import OfThreat, Threat
+from .threat import OfThreat
 from .views import ThroughGradient, Warm
 
 STARTS = {"uniform": "see Threat.spread", "gaussian": "x + 0.001 N(0, 1), as TRADES", "clean": "the image itself"}
@@ -40,7 +40,7 @@ class PGD:
     really deployed, and that model alone decides what counts as misclassified.
     """
 
-    threat: Annotated[Threat, OfThreat()]
+    threat: OfThreat
     step_size: Distance = 2 / 255
     steps: Natural = 10
     restarts: Count = 1

@@ -5,14 +5,13 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..checks import Distance, Pixels, described
-from ..options import Registry
-from ..text import shown
+from ..options import Fits, Registry
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,8 @@ class Threat(ABC):
         return inside & (low >= -slack) & (high <= 1 + slack)
 
 
-class OfThreat:
-    """Of an attack's field: a Threat, which has no default, since a robust accuracy without one means nothing."""
-
-    def check(self, owner: str, name: str, value: Any) -> None:
-        if not isinstance(value, Threat):
-            raise ValueError(f"{owner}: {name}={shown(value)}; allowed: Linf(eps) or L2(eps).")
-
-
+OfThreat = Annotated[Threat, Fits(lambda threat: isinstance(threat, Threat), "Linf(eps) or L2(eps)")]
+"""Of an attack's field, which has no default, since a robust accuracy without a threat means nothing."""
 THREATS: Registry[Threat] = Registry("threat", Threat)
 """The threat models by name."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from ..seeds import mix
 from ..text import shown
 from .door import at_the_door, logits_of
 from .losses import predictions
-from .threat import OfThreat, Threat
+from .threat import OfThreat
 from .views import as_one
 
 
@@ -62,7 +62,7 @@ class Seen(nn.Module):
 class Wrapped(ABC):
     """x_adv = attack(model, x, y), by another library. Its classes say what the fields mean."""
 
-    threat: Annotated[Threat, OfThreat()]
+    threat: OfThreat
     attack: Any
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: Seed = 0

@@ -23,7 +23,6 @@ from ..checks import check_count
 from ..counting import Operations, peak_bytes
 from ..environment import keep_freed_memory
 from ..models import DEQClassifier, create_model
-from ..progress import Progress
 from .table import Row
 from .works import WORKS, Call, made
 
@@ -94,14 +93,13 @@ def rates(device: torch.device, size: int = 2048, repeats: int = 5) -> dict[str,
 def bench(
     works: Sequence[str] = tuple(WORKS), variants: Sequence[str] = ("eager",), *, model: str = "mdeq-small",
     batch: int = 16, steps: int | None = None, device: str | torch.device = "cpu", repeats: int = 5, seed: int = 0,
-    progress: Progress | None = None,
 ) -> list[Row]:  # fmt: skip
     """Time the works on random images and fresh weights; all works of one variant are interleaved."""
     check_count("bench", "repeats", repeats, 2)
     check_count("bench", "batch", batch)
     device, rows = torch.device(device), []
     counts = dict[str, tuple[float, float, float]]()  # the same in every variant
-    for number, variant in enumerate(variants):
+    for variant in variants:
         calls, measured = dict[str, Call](), {}
         for work in works:
             deq: Any = create_model(model, seed=seed, **({} if steps is None else {"steps": steps})).to(device)
@@ -114,8 +112,6 @@ def bench(
             call()  # a compiler works at its first calls
             kinds = shares(call) if device.type == "cpu" else {}  # the host's time says nothing of a GPU's
             measured[work] = deq.steps, _peak(call, device), kinds
-            if progress is not None:
-                progress(number * len(works) + len(calls), len(variants) * len(works), f"{work}, {variant}")
         for work, seconds in timed(calls, device, repeats).items():
             low, _, high = quantiles(seconds, n=4, method="inclusive")
             (units, updates, gflop), (count, mib, kinds) = counts[work], measured[work]

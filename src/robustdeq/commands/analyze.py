@@ -142,18 +142,12 @@ class Analyze(InBall):
         return "\n\n".join(parts)
 
 
-def _detectors(of: Measured) -> DataFrame:
-    """The ROC of each kind of attacked images, with a column ``inputs``."""
-    kinds = [name for name in BESIDE if name in of.states]
-    return stacked(((name, entropy_detector(of, name).frame()) for name in kinds), "inputs")
-
-
 FRAMES: dict[str, Callable[[Measured], DataFrame]] = {
     "states": lambda of: of.frame("states"),
     "deviations": lambda of: of.frame("deviations"),
     "quantiles": Measured.quantiles,
     "samples": samples_frame,
-    "detector": _detectors,
+    "detector": lambda of: stacked(((n, entropy_detector(of, n).frame()) for n in BESIDE if n in of.states), "inputs"),
 }
 """What is written as CSV, by name of the file."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import product, starmap
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,8 +90,9 @@ class Bench(Command):
             grown = [{**base, name: value} for name, values in GROWTH.items() for value in values]
             cases += [tuple(one.values()) for one in grown]
         rows, threads = list[Row](), torch.get_num_threads()
-        once = dict.fromkeys(starmap(_named, cases))
-        cases = [(*case, processes) for case in once for processes in self.processes or (1,)]
+        # A case names its N where that is the model's own, so that none is timed twice.
+        named = [(model, batch, steps or getattr(create_model(model), "steps", None)) for model, batch, steps in cases]
+        cases = [(*case, processes) for case in dict.fromkeys(named) for processes in self.processes or (1,)]
         with bar("bench") as progress:
             for number, (model, batch, steps, processes) in enumerate(cases):
                 if progress is not None:
@@ -107,8 +108,3 @@ class Bench(Command):
         if self.out is not None:
             write_json(self.out, measured)
         print(json.dumps(measured, indent=1) if self.json else table(measured, old))
-
-
-def _named(model: str, batch: int, steps: int | None) -> tuple[str, int, int | None]:
-    """A case that names its N where it is the model's own, so that none is timed twice."""
-    return model, batch, steps or getattr(create_model(model), "steps", None)

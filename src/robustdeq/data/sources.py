@@ -13,7 +13,7 @@ import torch
 
 from ..checks import Natural, Seed, Whole
 from ..files import first_line, looks_local
-from ..options import convert, suggestion
+from ..options import check_arguments, suggestion
 from ..text import printable
 from . import images
 from .folders import SPLITS, image_folders, parquet_files, tree
@@ -32,6 +32,8 @@ TITLES |= {"tinyimagenet": "Tiny-ImageNet", "imagenet1k": "ImageNet-1k"}
 MOST_HELD_OUT = 5000
 MAX_SIDE = 2048
 """The largest image_size: hundreds of decoded images wait for their turn, each of 12 MB at this side."""
+OPTIONS = ("validation", "image_size", "streaming", "image_column", "label_column")
+"""Of ``load``, but for source and seed, as plans write them down."""
 TIMEOUT = 5.0
 """Seconds for the hub's first answer; the libraries' own retries begin only after it."""
 
@@ -64,11 +66,9 @@ def load(
     Raises a ValueError, one line that names the file (or split) and row: a source, split or column that is not there, a
     broken image, a label that is no class, mixed sizes, an empty split, a damaged file, a hub that cannot be reached.
     """
+    hints = {n: hint for n, hint in get_type_hints(load, include_extras=True).items() if n not in ("source", "return")}
+    check_arguments("load", locals(), hints)
     columns = {"image_column": image_column, "label_column": label_column}
-    options = {"validation": validation, "seed": seed, "image_size": image_size, "streaming": streaming, **columns}
-    hints = get_type_hints(load, include_extras=True)
-    for name, value in options.items():
-        convert("load", name, value, hints[name])
     if not isinstance(source, str | Path) or source == "":
         raise ValueError(f"load: source={source!r:.100}; allowed: digits, a folder, or a name on the Hugging Face hub.")
     wanted = {name.removesuffix("_column"): column for name, column in columns.items() if column is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,12 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..attacks import PGD, AutoAttack, Exact, Frozen, IntermediateState, Summed, ThroughGradient
+from ..attacks import Exact, Frozen, IntermediateState, Summed, ThroughGradient
 from ..checks import Count
 from ..defences import EarlyState
 from ..gradients import Unrolled
 from ..models.structure import Structure, structure
-from ..options import checked, takes
+from ..options import checked
 from ..text import shown
 
 Attack = Callable[..., Tensor]
@@ -38,7 +39,7 @@ class Entry:
 
     name: str
     column: str
-    attack: PGD | AutoAttack | Attack
+    attack: Attack
     view: View = lambda model: model
     points: Count | None = None
     independent: bool = False
@@ -48,9 +49,14 @@ class Entry:
         for field in ("attack", "view"):
             if not callable(value := getattr(self, field)):
                 raise ValueError(f"Entry {self.name}: {field}={shown(value)}; allowed: a callable.")
-        if not takes(self.attack, None, None, None, indices=None):
+        try:
+            inspect.signature(self.attack).bind(None, None, None, indices=None)
+        except TypeError as error:
             given = f"{type(self.attack).__name__} cannot be called as attack(module, x, y, indices=...)"
-            raise ValueError(f"Entry {self.name}: {given}; allowed: one that takes the samples' indices, (B,) int64.")
+            wanted = "one that takes the samples' indices, (B,) int64"
+            raise ValueError(f"Entry {self.name}: {given}; allowed: {wanted}.") from error
+        except ValueError:  # it has no signature
+            pass
         if not isinstance(self.surrogate, nn.Module | None):
             raise ValueError(f"Entry {self.name}: surrogate={shown(self.surrogate)}; allowed: a torch.nn.Module.")
         for field in ("name", "column"):

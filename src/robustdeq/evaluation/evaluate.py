@@ -20,14 +20,13 @@ from ..models.deq import DEQClassifier
 from ..models.fit import asked, check_logits
 from ..models.modes import evaluating, images_only
 from ..models.structure import Structure, structure
-from ..options import Registry, check_options, describe
+from ..options import Fits, Registry, check_arguments, check_options, describe
 from ..progress import Progress
 from . import suites
-from .arguments import ARGUMENTS, Fits, check_arguments
 from .entries import Entry
 from .forecast import announce
 from .identity import FIRST, Identity, around, below, check_classes, identity_of
-from .images import KeptImages, Points, Rows, loaded, points_of
+from .images import ARGUMENTS, KeptImages, Points, Rows, loaded, points_of
 from .probes import probe
 from .record import RECORD, AttackRecord, Record
 from .recordfile import RecordFile

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_fine, check_images, check_labels, check_range
+from ..checks import Count, Seed, check_fine, check_images, check_labels, check_range
 from ..files import digest, read_tensors, write_tensors
+from ..options import Fits
+
+ARGUMENTS: dict[str, Any] = {
+    "batch_size": Count, "seed": Seed, "resume": bool, "samples": str | None,
+    "out": Annotated[Any, Fits(lambda out: isinstance(out, str | Path | None) and out != "", "a folder")],
+    "distributed": Annotated[Any, Fits(lambda processes: hasattr(processes, "world_size"), "a Distributed")],
+    "progress": Annotated[Any, Fits(lambda progress: progress is None or callable(progress), "a function")],
+}  # fmt: skip
+"""Of whatever works through images, as annotations; see ``options.check_arguments``."""
 
 
 class Points(Protocol):

@@ -75,10 +75,15 @@ def _probes(run: Run, points: int, seed: int) -> dict[str, Probe]:
     """Of the first ``points`` samples, by name."""
     model, threat, rows = run.model, run.threat, batches(points, run.batch_size)
     view, deployed = exact(model.deployed), model.deployed
+
+    def alone(x: Tensor) -> Tensor:
+        """Each image without the others of its batch: rounding is another, and a defence that takes signs adds."""
+        return torch.cat([run.logits(one) for one in x.split(1)])
+
     probes = {
         "gradients": Probe(partial(_gradients, run, rows, view), view, [Calls(view, gradients=1)]),
-        "repeated": Probe(partial(_repeated, run, rows), view, [Calls(deployed, forwards=2)]),
-        "alone": Probe(partial(_alone, run, rows), view, [Calls(deployed, forwards=2)]),
+        "repeated": Probe(partial(_alike, run, rows, run.logits), view, [Calls(deployed, forwards=2)]),
+        "alone": Probe(partial(_alike, run, rows, alone, 1e-2), view, [Calls(deployed, forwards=2)]),
         "with gradient": Probe(partial(_seen, run, rows, view), view, [Calls(deployed, 1), Calls(view, 1)]),
     }
     if model.states:  # a step more than one forward
@@ -139,17 +144,6 @@ def _correct(run: Run, rows: list[slice]) -> Iterator[tuple[Tensor, Tensor, Tens
         correct = run.correct(batch).to(x.device)
         if correct.any():
             yield x[correct], y[correct], torch.arange(batch.start, batch.stop, device=x.device)[correct]
-
-
-def _repeated(run: Run, rows: list[slice]) -> Check:
-    """Whether a second forward gives a sample the same logits, but for rounding."""
-    return _alike(run, rows, run.logits)
-
-
-def _alone(run: Run, rows: list[slice]) -> Check:
-    """Whether an image has the logits without the others of its batch that it has among them. Rounding is another in
-    batches of another size, and a defence that takes signs makes more of it."""
-    return _alike(run, rows, lambda x: torch.cat([run.logits(one) for one in x.split(1)]), slack=1e-2)
 
 
 def _seen(run: Run, rows: list[slice], view: nn.Module) -> Check:

@@ -21,13 +21,12 @@ from ..distributed import SINGLE, Distributed
 from ..files import held
 from ..models.modes import evaluating
 from ..models.structure import Structure, structure
-from ..options import checked, choose
+from ..options import check_arguments, checked, choose
 from ..progress import Progress
 from ..seeds import generator
-from .arguments import ARGUMENTS, check_arguments
 from .certificate import Certificate, Certification, CertifiedBatch, CertifiedIdentity
 from .identity import FIRST, identity_of
-from .images import Points, loaded, points_of
+from .images import ARGUMENTS, Points, loaded, points_of
 from .recordfile import RecordFile
 from .run import spending
 

@@ -192,20 +192,17 @@ class MonDEQ(DEQClassifier):
         Peaceman-Rachford 2 a ||V|| stands for a; see ``rate`` of the cell.) steps: instead of N. Computed in float64,
         and rounded outwards (``norms.OUTWARD``). ValueError for a solver other than Picard.
         """
-        exact, reach = self._reach(steps)
-        rows = exact.readout.weight / exact.readout.pool  # the mean over p x p numbers has the norm 1 / p
-        apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-        return apart * reach * OUTWARD
+        rows, reach = self._reach(steps)
+        return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist") * reach * OUTWARD
 
     @torch.no_grad()
     def lipschitz(self, steps: int | None = None) -> float:
         """A proven upper bound of the Lipschitz constant (L2) of all logits as a vector; see ``slopes``."""
-        exact, reach = self._reach(steps)
-        weight = exact.readout.weight / exact.readout.pool
-        return float(gram_bound(weight[None].to(torch.complex128))) * reach * OUTWARD
+        rows, reach = self._reach(steps)
+        return float(gram_bound(rows[None].to(torch.complex128))) * reach * OUTWARD
 
-    def _reach(self, steps: int | None) -> tuple[MonDEQ, float]:
-        """A copy in float64, and the bound for its state z^[N]."""
+    def _reach(self, steps: int | None) -> tuple[Tensor, float]:
+        """In float64 the rows (K, D / pool^2) of the readout, as a map of the state, and the bound for z^[N]."""
         steps = self.steps if steps is None else steps
         check_count("lipschitz", "steps", steps)
         if not isinstance(self.solver, Picard):
@@ -217,7 +214,7 @@ class MonDEQ(DEQClassifier):
         reach = 0.0
         for _ in range(steps):
             reach = ((1 - damping + damping * rate) * reach + damping * pushed * injected) * OUTWARD
-        return exact, reach
+        return exact.readout.weight / exact.readout.pool, reach  # the mean over p x p numbers has the norm 1 / p
 
 
 @checked

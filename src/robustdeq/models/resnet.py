@@ -34,10 +34,7 @@ class ResNetConfig:
     units: Count = 2
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "resnet18": dict(),
-    "wrn34-10": dict(stem=16, channels=(160, 320, 640), units=5),
-}
+PRESETS: dict[str, dict[str, Any]] = {"resnet18": dict(), "wrn34-10": dict(stem=16, channels=(160, 320, 640), units=5)}
 
 
 class PreActUnit(nn.Module):

@@ -12,7 +12,6 @@ from torch import nn
 from ..attacks import THREATS, Linf
 from ..defences import METHODS, EntropyReduction
 from ..evaluation import SUITES, suite
-from ..evaluation.identity import Identity
 from ..evaluation.record import Record
 from ..options import describe
 from .runs import Assessed, Run, Trained
@@ -57,8 +56,10 @@ def evaluate_command(assessed: Assessed, deployed: nn.Module | None, place: str,
     lines = [_line(*words, "--out", "runs/again")]
     if identity.norm != "Linf" or name is None:
         lines.append("# the attacks are of no suite at its defaults: give them with --set, or to robustdeq.evaluate")
-    if identity.defence is not None and not _usual(identity):
-        lines.append("# the defence is another than --defend puts on: give it to robustdeq.evaluate")
+    if (of := identity.defence) is not None:
+        reduces = METHODS.get(of.name) is EntropyReduction and identity.eps <= 1  # which takes no larger ball
+        if not reduces or of.settings != describe(EntropyReduction.usual(identity.eps, identity.steps)):
+            lines.append("# the defence is another than --defend puts on: give it to robustdeq.evaluate")
     return "\n".join(lines)
 
 
@@ -66,12 +67,6 @@ def _commands(record: Record) -> list[str]:
     """Those that the record was made by."""
     commands = [one.get("command") for one in record.environments.values() if isinstance(one, dict)]
     return [line for line in commands if isinstance(line, str)]
-
-
-def _usual(identity: Identity) -> bool:
-    """Whether ``--defend`` makes the defence on record."""
-    usual, defence = describe(EntropyReduction.usual(identity.eps, identity.steps)), identity.defence
-    return defence is not None and METHODS.get(defence.name) is EntropyReduction and defence.settings == usual
 
 
 def _suite(record: Record, deployed: nn.Module | None) -> str | None:

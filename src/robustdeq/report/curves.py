@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..charts import Chart, Series
 from ..evaluation import Compared, Share
-from .charts import Chart, Series
 from .runs import Trained
 
 WATCHED = {

@@ -19,18 +19,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
+from ..charts import Series
 from ..evaluation import Compared, Share
 from ..files import write_bytes
-from .charts import Series
-from .curves import BANDS, certified_lines, quartiles, state_lines
+from .curves import BANDS, WATCHED, certified_lines, quartiles, state_lines
 
 STYLES = {"clean": ("#0072b2", "-o"), "attacked": ("#d55e00", "--s"), "third": ("#009e73", ":^"),
           "muted": ("#7a7f85", "-.d")}  # fmt: skip
 """Of a ``Series``: colour, dashes and mark."""
-HELD_OUT = {
-    "clean": ("held out, clean", "clean"), "unrolled": ("held out, PGD unrolled", "attacked"),
-    "phantom": ("held out, PGD phantom", "third"), "robust": ("held out, every attack", "muted"),
-}  # fmt: skip
+HELD_OUT = {key: (f"held out, {label}", style) for key, (label, style) in WATCHED.items()}
 TRAINING = {
     "accuracy_clean": ("training images, clean", "clean"), "accuracy_adv": ("training images, attacked", "attacked"),
 }  # fmt: skip

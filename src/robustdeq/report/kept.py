@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..checks import check_images
 from ..data import load
+from ..data.sources import OPTIONS
 from ..defences import METHODS
 from ..evaluation.identity import Described, Identity, on_record, same_logits
 from ..files import first_line, read_json
@@ -19,9 +20,6 @@ from ..models import load_model
 from ..models.modes import evaluating
 from ..options import make
 from .runs import Assessed, Run
-
-OPTIONS = ("validation", "image_size", "image_column", "label_column", "streaming")
-"""Of ``data.load``, as a training run wrote them down."""
 
 
 class Missing(ValueError):

@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..charts import HEIGHT, LEFT, RIGHT, WIDTH, Chart
 from ..checks import check_count
 from ..environment import environment
 from ..files import first_line, read_json, write_text
@@ -20,7 +21,6 @@ from ..progress import Progress
 from ..text import shown
 from ..training import summary
 from .again import evaluate_command, reproduce_command, train_command
-from .charts import HEIGHT, LEFT, RIGHT, WIDTH, Chart
 from .curves import analysis_charts, certified_chart, training_charts
 from .figures import accuracy_figure, certified_figure, entropy_figure, state_figure, training_figure
 from .kept import Kept

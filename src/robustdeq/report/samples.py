@@ -169,22 +169,15 @@ def _group(shown: Shown, pictures: _Pictures, missing: list[str]) -> dict[str, A
     entries: list[dict[str, Any]] = []
     for row, label in enumerate(shown.labels):
         tried = {attack: rows[row] for attack, rows in outcomes.items() if row < len(rows) and rows[row] >= 0}
+        stands = "untried" if not tried else "broken" if 0 in tried.values() else "stands"
         entries.append({
             "sample": row, "label": label, "predicted": predictions[row], "attack": shown.attacks[row],
-            "tried": tried, "alone": alone.get(row), "outcome": _outcome(predictions[row] == label, tried),
+            "tried": tried, "alone": alone.get(row), "outcome": stands if predictions[row] == label else "wrong",
         })  # fmt: skip
         _add_pictures(entries[-1], shown, row, pictures)
     if shown.deployed is not None:
         _add_dynamics(entries, shown, pictures, missing)
     return {"name": name, "classes": list(shown.classes), "samples": entries}
-
-
-def _outcome(right: bool, tried: dict[str, int]) -> str:
-    if not right:
-        return "wrong"
-    if not tried:
-        return "untried"
-    return "broken" if 0 in tried.values() else "stands"
 
 
 def _add_pictures(entry: dict[str, Any], shown: Shown, row: int, pictures: _Pictures) -> None:

@@ -31,7 +31,6 @@ FLAGS = {
     "black-box": "An attack without gradients should not win against one with them. The gradient is masked, and "
     "robust accuracy under gradient attacks is too high.",
     "surrogate": "Images from other models should not be worse than the model's own. Its gradient is masked.",
-    "transfer": "Images from other models should not be worse than the model's own. Its gradient is masked.",
     "joint": "The joint attack assumes a fixed point, and there is none near. Its column says little; the unrolled "
     "gradient does not need one.",
     "gradients": "Where the gradient is zero an attack does not move. What seems robust may only be out of reach.",

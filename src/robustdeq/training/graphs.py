@@ -43,10 +43,6 @@ class Graphed(nn.Module):
             alike.append(free)
         return free(x)
 
-    def forget(self) -> None:
-        """Give the memory of all recordings back; the next forwards record anew."""
-        self.recordings.clear()
-
 
 class _Fixed(nn.Module):
     """A model with its options, as what is recorded must be: called with images alone."""

@@ -148,7 +148,7 @@ class TrainStep:
         solver steps, (3,) float64."""
         config = self.config
         if self.graphed is not None and config.phase(epoch) is not config.phase(self.epoch):
-            self.graphed.forget()
+            self.graphed.recordings.clear()  # their memory is given back, and the next forwards record anew
             self.epoch = epoch
         piece = Piece(config, self.seen, self.deq, self.defended, self.distributed, x, y, step, epoch, number)
         attacked = piece.attacked()

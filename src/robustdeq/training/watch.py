@@ -8,7 +8,8 @@ import sys
 import torch
 from torch import nn
 
-from ..attacks import PGD, JointOptimisation, Threat, ThroughGradient, predictions
+from ..attacks import PGD, JointOptimisation, Threat, ThroughGradient
+from ..attacks.losses import right
 from ..data import ImageSet
 from ..distributed import Distributed
 from ..dynamics.trajectory import monitored
@@ -35,10 +36,10 @@ def judge(
     for start in distributed.share(range(0, total, size)):
         rows = slice(start, min(start + size, total))
         x, y, indices = images.images(rows), images.labels[rows], torch.arange(start, rows.stop)
-        right = _correct(model, x, y)
-        stands = {name: _stand(model, pgd, view, x, y, indices, right) for name, view in views.items()}
+        correct = right(model, x, y)
+        stands = {name: _stand(model, pgd, view, x, y, indices, correct) for name, view in views.items()}
         left = torch.stack(list(stands.values())).all(0)
-        stands |= {"clean": right, "robust": _stand(model, joint, model, x, y, indices, left) if names else left}
+        stands |= {"clean": correct, "robust": _stand(model, joint, model, x, y, indices, left) if names else left}
         for name, rows_standing in stands.items():
             counts[name] += int(rows_standing.sum())
     sums = distributed.all_reduce(torch.tensor(list(counts.values()))).tolist()
@@ -67,12 +68,6 @@ def memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-@torch.no_grad()
-def _correct(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    with evaluating(model):
-        return predictions(model(x)) == y
-
-
 def _stand(
     model: nn.Module, attack: PGD | JointOptimisation, view: nn.Module, x: torch.Tensor, y: torch.Tensor,
     indices: torch.Tensor, at: torch.Tensor,
@@ -80,5 +75,5 @@ def _stand(
     """Which of the samples ``at``, (B,) bool, are classified correctly when they are attacked through the view."""
     stands = at.clone()
     if at.any():
-        stands[at] = _correct(model, attack(view, x[at], y[at], indices=indices[at.cpu()]), y[at])
+        stands[at] = right(model, attack(view, x[at], y[at], indices=indices[at.cpu()]), y[at])
     return stands

@@ -147,9 +147,7 @@ class Look:
         return self.courses[-1]
 
 
-def look(
-    model: DEQClassifier, x: Tensor, label: int | None, settings: Settings, watch: Watch | None = None
-) -> Look:  # fmt: skip
+def look(model: DEQClassifier, x: Tensor, label: int | None, settings: Settings, watch: Watch | None = None) -> Look:
     """Attack one image and follow the dynamics.
 
     model: a DEQ. x: (1, C, H, W) in [0, 1] on its device. label: its class; None takes the deployed prediction. Raises

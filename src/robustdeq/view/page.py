@@ -26,9 +26,7 @@ THEME = Base(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["m
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
-def page(
-    model: DEQClassifier, images: ImageSet | None = None, *, name: str = "a DEQ", eps: str = "8/255"
-) -> gr.Blocks:  # fmt: skip
+def page(model: DEQClassifier, images: ImageSet | None = None, *, name: str = "a DEQ", eps: str = "8/255") -> gr.Blocks:
     """The page of a model, to be launched, or to stand inside a page of one's own.
 
     images: to choose from, of the model's image_shape; without them there are uploads alone. name: of the model, in the
@@ -51,9 +49,7 @@ def page(
                         object_fit="contain", buttons=[], elem_classes="thumbnails", elem_id="gallery", format="png",
                         interactive=False,
                     )  # fmt: skip
-                parts["upload"] = gr.UploadButton(
-                    "Upload an image", file_types=["image"], size="sm", elem_id="upload"
-                )  # fmt: skip
+                parts["upload"] = gr.UploadButton("Upload an image", file_types=["image"], size="sm", elem_id="upload")
                 parts["chosen"], parts["picture"] = gr.State(first), gr.HTML(desk.picture(first), elem_id="chosen")
                 parts |= _controls(desk, eps)
             with gr.Column(scale=5, min_width=320):

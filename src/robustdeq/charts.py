@@ -53,7 +53,7 @@ class Chart:
 
     @property
     def empty(self) -> bool:
-        return not any(self._finite(y) for series in self.series for y in series.y)
+        return not any(self.finite(y) for series in self.series for y in series.y)
 
     @cached_property  # every point asks
     def x_range(self) -> tuple[float, float]:
@@ -63,7 +63,7 @@ class Chart:
 
     @cached_property  # every point asks
     def y_range(self) -> tuple[float, float]:
-        values = [y for s in self.series for ys in (s.y, s.low or (), s.high or ()) for y in ys if self._finite(y)]
+        values = [y for s in self.series for ys in (s.y, s.low or (), s.high or ()) for y in ys if self.finite(y)]
         ends = [y for y in (*values, self.floor, self.ceiling) if y is not None]
         low, high = min(ends, default=0.0), max(ends, default=1.0)
         if self.log:
@@ -99,19 +99,19 @@ class Chart:
         """The line as the ``d`` of an SVG path, broken where there is no value."""
         words, pen = [], "M"
         for x, y in zip(series.x, series.y):
-            if self._finite(y):
+            if self.finite(y):
                 words.append(f"{pen}{self._x(x):.1f} {self._y(y):.1f}")
-            pen = "L" if self._finite(y) else "M"
+            pen = "L" if self.finite(y) else "M"
         return "".join(words)
 
     def points(self, series: Series) -> list[tuple[float, float]]:
         """Where the marks stand."""
-        return [(self._x(x), self._y(y)) for x, y in zip(series.x, series.y) if self._finite(y)]
+        return [(self._x(x), self._y(y)) for x, y in zip(series.x, series.y) if self.finite(y)]
 
     def band(self, series: Series) -> str:
         """The band as a closed path; nothing where there is none."""
         rows = zip(series.x, series.low or (), series.high or ())
-        ends = [(self._x(x), self._y(low), self._y(high)) for x, low, high in rows if self._finite(low, high)]
+        ends = [(self._x(x), self._y(low), self._y(high)) for x, low, high in rows if self.finite(low, high)]
         if not ends:
             return ""
         upper = [f"{x:.1f} {high:.1f}" for x, _, high in ends]
@@ -123,13 +123,14 @@ class Chart:
         """The chart in words: from where to where each line goes."""
         ways = []
         for series in self.series:
-            values = [(x, y) for x, y in zip(series.x, series.y) if self._finite(y)]
+            values = [(x, y) for x, y in zip(series.x, series.y) if self.finite(y)]
             if values and not series.faint:
                 (x0, y0), (x1, y1) = values[0], values[-1]
                 ways.append(f"{series.name} from {y0:.3g} at {x0:.3g} to {y1:.3g} at {x1:.3g}")
         return f"{self.title}. {self.y_label} against {self.x_label}: {'; '.join(ways) or 'no values'}."
 
-    def _finite(self, *values: float | None) -> bool:
+    def finite(self, *values: float | None) -> bool:
+        """Whether all of them have a place on the y axis."""
         return all(v is not None and math.isfinite(v) and (v > 0 or not self.log) for v in values)
 
     def _x(self, x: float) -> float:
