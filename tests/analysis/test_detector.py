@@ -77,6 +77,11 @@ def test_what_are_no_scores_is_refused(clean, attacked, pairs):
         detector(clean, attacked, pairs=pairs)
 
 
+def test_where_nothing_was_attacked_there_is_nothing_to_find():
+    roc = detector(torch.rand(5), torch.zeros(0))
+    assert roc.auc != roc.auc and (hits := roc.hits_at(0.05)) != hits
+
+
 def test_a_number_that_decides_goes_with_being_right_and_one_that_does_not_does_not():
     right = torch.arange(200) % 3 > 0
     found = association(torch.where(right, 0.1, 0.9) + torch.arange(200) * 1e-5, right)

@@ -185,6 +185,7 @@ def test_wrong_images_are_left_alone_and_the_deployed_model_decides():
     y = labels(model, x)
     found = Foolbox(L2(3.0), "FMN")(Shifted(model, 0.0, 20.0), x, y)  # to the view every image is wrong
     assert (labels(model, found) != y).all()
+    assert torch.equal(Foolbox(L2(3.0), "FMN")(model, x, 1 - y), x)  # and here to the model, so none is left
 
 
 @pytest.mark.parametrize("name", [p for p in EVERY if p.id in ("FMN", "HopSkipJump", "SimBA", "ART PGD")])

@@ -1,6 +1,7 @@
 """Every layout gives the same images, labels and classes; the cut of the validation set; names in tables."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -237,3 +238,17 @@ def test_the_real_cifar10(cifar10, tmp_path):
 def test_the_whole_real_cifar10(cifar10):
     splits = load(str(cifar10))
     assert torch.cat([splits.train.labels, splits.validation.labels]).bincount().tolist() == [5000] * 10
+
+
+def test_a_published_validation_set_is_mixed(tmp_path):
+    """It may be stored by class, and a training judges the first of them."""
+    for split, first, count in (("train", 0, 20), ("validation", 50, 12), ("test", 100, 6)):
+        write(tmp_path / f"{split}.parquet", table(pngs(first, count)))
+    held = [load(str(tmp_path), seed=seed).validation for seed in (0, 0, 1)]
+    assert held[0].digest() == held[1].digest() != held[2].digest()
+    assert sorted(held[0].pixels.flatten(1).sum(1).tolist()) == sorted(held[2].pixels.flatten(1).sum(1).tolist())
+
+
+def test_the_number_that_white_has_belongs_to_a_set():
+    digits = rd.data.digits().test
+    assert digits.digest() != replace(digits, white=255).digest()

@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from image_files import encoded, image_folder, numbers, parquet_set, pngs, table, write
@@ -163,3 +164,13 @@ def test_an_epoch_that_is_given_up_leaves_no_thread(folder):
 
 def no_threads_left() -> bool:
     return not [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "read ahead"))]
+
+
+def test_another_column_of_labels_is_another_set(tmp_path):
+    """Records of one were taken for those of the other."""
+    for split, count in (("train", 12), ("test", 12)):
+        whole = table(pngs(0, count))
+        noisy = pa.array([0] * count, pa.int64())
+        write(tmp_path / f"{split}.parquet", whole.append_column("noisy", noisy))
+    found = [load(str(tmp_path), streaming=True, label_column=column).test for column in ("label", "noisy")]
+    assert found[0].digest() != found[1].digest()

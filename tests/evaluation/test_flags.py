@@ -120,7 +120,7 @@ def test_the_checks_are_made_once_and_can_be_left_out(sound, digits, tmp_path):
     first = measured(4)
     before = sound.tally.evaluations
     again = measured(4)
-    assert sound.tally.evaluations == before + 4 + 6 * 4 and again.flags == first.flags  # a look at one image, and at all
+    assert sound.tally.evaluations == before + 4 + 6 * 4 and again.flags == first.flags  # one, and all
     assert measured(5).record.checks.points == 5
 
 

@@ -1,5 +1,8 @@
 """What tells a model, a defence and a view from others: a record of one is never taken for that of another."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -141,3 +144,23 @@ def test_a_model_that_writes_into_its_images_leaves_the_caller_s_alone(points):
         for change in (darker, lambda x: 0.7 * x)
     )
     assert torch.equal(x, images) and kept.shares()["clean"] == alone.shares()["clean"]
+
+
+@dataclass(frozen=True)
+class Mine(rd.Linf):
+    """A threat of one's own."""
+
+    name: ClassVar[str] = "mine"
+
+
+def test_a_threat_of_one_s_own_is_on_record_by_its_name(points, tmp_path):
+    found = rd.evaluate(Plain(lambda x: x), *points, suite="quick", steps=2, threat=Mine(0.1), checks=0, out=tmp_path)
+    options = found.record.attacks["pgd-2"].options
+    assert (options["threat"]["name"], options["threat"]["eps"], found.record.identity.norm) == ("mine", 0.1, "mine")
+    assert rd.evaluation.Evaluation.read(tmp_path).table() == found.table()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_module_of_another_dtype_is_one_line(dtype, points):
+    with pytest.raises(ValueError, match=r"the model, a Plain with weights of torch\.\w+ on cpu, cannot take"):
+        rd.evaluate(Plain(lambda x: x).to(dtype), *points, suite=[], checks=0)

@@ -58,6 +58,15 @@ def test_a_lone_breaker_is_one_of_several_that_saw_the_sample(bare, defended):
             assert evaluation.alone().get(sample) == (broke[0] if len(broke) == 1 < len(seen) else None)
 
 
+def test_columns_of_other_attacks_say_so(bare, defended, digits):
+    assert all(test.alike for test in paired(bare, bare))
+    assert [(test.column, test.alike) for test in paired(bare, defended)] == [("clean", True), ("All", False)]
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    few = {"suite": "quick", "checks": 0, "threat": rd.Linf(0.1)}
+    weak, strong = (rd.evaluate(linear, digits.take(slice(4)), steps=steps, **few) for steps in (1, 3))
+    assert [test.alike for test in paired(weak, strong)] == [True, False, False]
+
+
 def test_other_images_are_not_compared(bare, digits):
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     other = rd.evaluate(linear, digits.take(slice(4)), suite=[], checks=0)

@@ -48,6 +48,16 @@ def test_an_evaluation_that_has_only_begun_shows_its_clean_images(run):
     assert read.evaluations[0].evaluation.shares()["clean"].total == 6
 
 
+def test_samples_behind_a_gap_are_left_out(run):
+    """Of several processes that were killed one may have been ahead: its samples were taken for the first ones."""
+    record = json.loads((run / "bare" / "evaluation.json").read_text())
+    del record["clean"]["0"]
+    _write(run / "bare", record)
+    read = _only(run / "bare")
+    assert "clean images, 0 of 2 batches" in read.missing[0]
+    assert read.evaluations[0].evaluation.shares()["clean"].total == 0
+
+
 def _write(folder, record):
     """With the digest that belongs to it: as a run leaves it that was killed."""
     from robustdeq.evaluation.record import RECORD, Record

@@ -50,6 +50,9 @@ def test_the_summary_tells_time_speed_and_the_best(tmp_path):
     text = summary(history)
     assert text.startswith("2 epochs, 160 images, ")
     assert f"best on held-out images: robust {100 * best:.1f}%" in text
+    judged = ({"robust": 0.3, "clean": 0.6}, {"robust": 0.2, "clean": 0.7})
+    calm = [{**row, "kept": "validation", "validation": of} for row, of in zip(history, judged)]
+    assert "best on held-out images: robust 20.0% after epoch 2 (clean 70.0%)" in summary(calm)  # the one that is kept
     warned = [*history[:-1], {**history[-1], "warnings": ["something"]}]
     assert summary(warned).splitlines()[-1] == "warning: something"
 

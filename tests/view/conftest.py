@@ -1,5 +1,7 @@
 """A small DEQ with sharp edges, and one that was trained on digits for a moment."""
 
+from dataclasses import replace
+
 import pytest
 from small_models import fitted, images_for, own
 
@@ -20,15 +22,16 @@ def image(sharp):
 
 @pytest.fixture(scope="session")
 def digits():
-    """Eight test digits, an ``ImageSet``."""
-    return rd.data.digits().test.take(slice(8))
+    """Eight test digits, an ``ImageSet`` whose classes have names that are no markup."""
+    names = ("zero", "<b>one</b>", "${two}", "{{three}}", *"456789")
+    return replace(rd.data.digits().test.take(slice(8)), classes=names)
 
 
 @pytest.fixture(scope="session")
 def trained(digits):
-    """A smooth DEQ for digits, right on the first three of ``digits``, whose classes have names that are no markup."""
+    """A smooth DEQ for digits, right on the first three of ``digits``, with the names of their classes."""
     model = own(10, side=8, sharpness=1.0, steps=4)
     fitted(model, model.parameters(), lr=1e-2, updates=80)
-    model.classes = ("zero", "<b>one</b>", "${two}", "{{three}}", *"456789")
+    model.classes = digits.classes
     assert (model(digits.images()).argmax(1) == digits.labels)[:3].all()
     return model

@@ -1,5 +1,7 @@
 """What the page's handlers answer where nothing can be looked at, and what is kept of an upload."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +13,7 @@ gr = pytest.importorskip("gradio", reason="gradio is not installed")
 
 from robustdeq.view.desk import OWN, Chosen, Desk  # noqa: E402
 from robustdeq.view.page import page  # noqa: E402
+from robustdeq.view.serving import write_space  # noqa: E402
 
 VALUES = ("PGD", "0.1", 3, "unrolled", False, "frozen", False, 0)
 
@@ -26,6 +29,15 @@ def test_a_page_without_images_is_for_uploads(trained):
     desk = Desk(trained, None)
     line, kept = attacked(desk, None)
     assert "no image; choose or upload one." in line and kept == gr.skip()
+
+
+def test_images_whose_classes_have_other_names_are_refused(trained, digits, tmp_path):
+    """The page gave an image the name that the model has for its number, and led the attack away from another class."""
+    turned = replace(digits, classes=digits.classes[::-1])
+    for shows in (lambda: page(trained, turned), lambda: write_space(tmp_path / "space", trained, turned)):
+        with pytest.raises(ValueError, match="class 0 is 'zero' to the model and '9' in the images"):
+            shows()
+    assert not (tmp_path / "space").exists()
 
 
 def test_an_upload_is_removed_once_it_is_read(trained, digits, tmp_path):

@@ -103,7 +103,7 @@ def path_independence(
         begins = [zero, *(spread * _normal(zero, seed, 1 + start, indices) for start in range(starts))]
         ends += [drive(deq.solver, f, begin, deq.steps).z for begin in begins[1:]]
         labels = [predictions(deq.read(z)) for z in ends]
-    agree = torch.stack([of == labels[0] for of in labels[1:]]).to(size.dtype).mean(dim=0)
+    agree = torch.stack([(of == labels[0]) & (of >= 0) for of in labels[1:]]).to(size.dtype).mean(dim=0)
     return PathIndependence(_apart(begins, size), _apart(ends, size), agree, labels[0])
 
 

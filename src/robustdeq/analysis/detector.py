@@ -3,6 +3,7 @@ and an attack that knows the detector."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,9 +45,9 @@ class Detector:
         return DataFrame({name: getattr(self, name).numpy() for name in ("threshold", "false_alarms", "hits")})
 
     def hits_at(self, false_alarms: float) -> float:
-        """The largest share of attacked images found with at most this share of false alarms."""
+        """The largest share of attacked images found with at most this share of false alarms; NaN where the area is."""
         check_number("hits_at", "false_alarms", false_alarms, 0, 1)
-        return float(self.hits[self.false_alarms <= false_alarms].max())
+        return float(self.hits[self.false_alarms <= false_alarms].max()) if self.auc == self.auc else math.nan
 
     def __str__(self) -> str:
         return f"{self.auc:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"

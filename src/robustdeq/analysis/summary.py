@@ -44,7 +44,7 @@ def summary(measured: Measured) -> dict[str, Any]:
     for name in [name for name in BESIDE if name in measured.states]:
         roc = entropy_detector(measured, name)
         detectors[name] = {
-            "auc": _plain(roc.auc), "interval95": list(roc.interval), "hits_at_5_percent": roc.hits_at(0.05),
+            "auc": _plain(roc.auc), "interval95": list(roc.interval), "hits_at_5_percent": _plain(roc.hits_at(0.05)),
             "auc_along": [_plain(entropy_detector(measured, name, t).auc) for t in every_t],
         }  # fmt: skip
     for name, path in measured.paths.items():

@@ -133,7 +133,7 @@ def sweep(
 
     The attacks are PGD of ``attack_steps`` steps of a quarter of eps, on the bare model and through the defence: few,
     to compare settings, not to judge one. out: a folder with a file for each setting, written when it is done and not
-    made again; a ValueError where it is of another model, of other images or of other options.
+    made again; a ValueError where it is of other weights, of another solver, of other images or of other options.
     """
     check_count("sweep", "attack_steps", attack_steps)
     if not isinstance(threat, Linf):

@@ -110,6 +110,8 @@ class Wrapped(ABC):
         numbers = torch.arange(len(x), device=x.device) if indices is None else indices.to(x.device)
         # Of an image that is wrong already some make NaN, or never come back.
         for rows in torch.nonzero(correct).flatten().split(self.batch_size):
+            if not len(rows):  # the one piece of none
+                continue
             at = x[rows]
             seed = mix(self.seed, int(numbers[rows[0]]))
             with process_as_it_was():

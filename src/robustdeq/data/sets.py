@@ -40,8 +40,8 @@ class ImageSet:
         return len(self.labels)
 
     def digest(self) -> str:
-        """SHA-256 of pixels and labels."""
-        return digest(self.pixels, self.labels)
+        """SHA-256 of pixels and labels, and of ``white`` where it is not that of image files."""
+        return digest(self.pixels, self.labels, *([] if self.white == 255 else [torch.tensor(self.white)]))
 
     def images(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """(n, C, H, W) float32 in [0, 1]."""

@@ -219,7 +219,9 @@ def _build(
         for split, (pixels, labels, *_) in decoded.items()
     }
     whole = sets.get("validation", sets["train"])
-    held, rest = cut(whole, (count,), seed) if count < len(pool) else (whole, whole)
+    # All of a published one is mixed, too: it may be stored by class, and a training judges the first of them.
+    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
+    held, rest = cut(whole, (count,), seed) if count < len(pool) else (whole.take(order), whole)
     return Splits(sets["train"] if middle else rest, held, sets["test"], seed)
 
 

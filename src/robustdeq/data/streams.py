@@ -48,9 +48,10 @@ class StreamedSet:
         return self.stored.classes
 
     def digest(self) -> str:
-        """SHA-256 of what is known without reading: which rows of which files, and how they are shown."""
+        """SHA-256 of what is known without reading: which rows and columns of which files, and how they are shown."""
         rows = [self.stored.files, self.stored.sizes, [(span.start, span.stop) for span in self.spans]]
-        description = [self.source, self.classes, self.image_size, self.random, rows]
+        columns = [self.stored.image, self.stored.label]
+        description = [self.source, self.classes, self.image_size, self.random, rows, columns]
         return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
     def to(self, device: torch.device | str) -> StreamedSet:

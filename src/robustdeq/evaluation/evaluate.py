@@ -210,6 +210,8 @@ def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> Atta
         try:
             values = {option.name: getattr(entry.attack, option.name) for option in fields(entry.attack)}  # type: ignore[arg-type]
             options = plain({n: describe(v) if isinstance(v, Registry.bases) else v for n, v in values.items()})
+            if isinstance(threat := values.get("threat"), Threat):  # one of one's own has no registered name
+                options["threat"] |= {"name": threat.name, "eps": threat.eps}
         except (TypeError, AttributeError):
             pass  # no dataclass, or JSON cannot hold its options
     if not hasattr(view, "settings") and view not in asked_directly:

@@ -165,4 +165,6 @@ def around(kind: Structure) -> dict[str, Described | None]:
 
 def _weights(module: nn.Module) -> str:
     state = module.state_dict()
-    return digest(torch.tensor(list(" ".join(state).encode()), dtype=torch.uint8), *state.values())
+    told = [name if isinstance(value, Tensor) else f"{name} {value!r}" for name, value in state.items()]
+    tensors = [value for value in state.values() if isinstance(value, Tensor)]
+    return digest(torch.tensor(list(" ".join(told).encode()), dtype=torch.uint8), *tensors)

@@ -176,7 +176,8 @@ class DEQClassifier(HubModule):
     def trajectory(
         self, x: Tensor, steps: int | None = None, *, tolerance: float | None = None, throw: bool = False
     ) -> ClassifierTrajectory:
-        """The neural dynamics of images x, recorded, without a graph.
+        """The neural dynamics of images x, recorded, without a graph. (In train mode batch statistics are taken, and
+        kept, as in any forward.)
 
         steps: how many (default N). tolerance: relative residual at which a sample stops (default: none stops).
         throw: raise SolveError if a sample diverges or is not finite.

@@ -171,7 +171,7 @@ def _commands(runs: list[Run], judged: dict[str, Shown]) -> list[tuple[str, str]
             with suppress(ValueError, TypeError):
                 commands.append((run.name, reproduce_command(run, dict(read_json(plan, "")))))
             continue
-        commands += [(training.name, train_command(training)) for training in run.trainings]
+        commands += [(training.name, train_command(training)) for training in run.trainings if training.plan]
         for one in run.evaluations:
             model = judged[one.name]
             commands.append((one.name, evaluate_command(one, model.deployed, model.place, model.source)))

@@ -12,12 +12,14 @@ from ..evaluation import Evaluation
 @dataclass(frozen=True)
 class Paired:
     """One column of two evaluations on the same ``points`` samples. first, second: those that are right in that one
-    only. p: of McNemar's exact test (two-sided), how likely so uneven a split is if both were as good."""
+    only. alike: both met the same attacks there. p: of McNemar's exact test (two-sided), how likely so uneven a split
+    is if both were as good, and of attacks that are not alike, if each met as strong ones."""
 
     column: str
     points: int
     first: int
     second: int
+    alike: bool = True
 
     @property
     def p(self) -> float:
@@ -50,5 +52,13 @@ def paired(one: Evaluation, other: Evaluation) -> list[Paired]:
         first, second = one.standing(column), other.standing(column)
         points = min(len(first), len(second))
         first, second = first[:points], second[:points]
-        rows.append(Paired(column, points, int((first & ~second).sum()), int((second & ~first).sum())))
+        alike = _attacks(one, column) == _attacks(other, column)
+        rows.append(Paired(column, points, int((first & ~second).sum()), int((second & ~first).sum()), alike))
     return rows
+
+
+def _attacks(of: Evaluation, column: str) -> list[str]:
+    """What was run for a column, whatever it was called; ``All`` has every attack, and clean images none."""
+    names = [name for name, at in of.columns.items() if column in (at, "All")]
+    attacks = [of.record.attacks[name] for name in names]
+    return sorted(repr((a.column, a.attack, a.options, a.view, a.settings, a.points)) for a in attacks)

@@ -191,6 +191,11 @@ def _else_table(run: Run, name: str, folder: Path) -> Iterator[None]:
 
 def _finished(record: Record) -> tuple[Record, list[str]]:
     """The record with those attacks only that were made on all their samples, and what is left out."""
+    # Of several processes one may be ahead: samples are known by their place, so those behind a gap are left out.
+    size, whole = max(record.identity.batch_size, 1), {}
+    while (start := size * len(whole)) in record.clean:
+        whole[start] = record.clean[start]
+    record = replace(record, clean=whole)
     undone, columns, attacks = [], {}, record.done
     clean, wanted = attacks.pop("clean")
     if clean < wanted:

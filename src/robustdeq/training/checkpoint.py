@@ -21,12 +21,27 @@ def save_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, header: dict[str, Any],
     averaged: nn.Module | None = None,
 ) -> None:  # fmt: skip
-    """Write model, its average, optimizer state and ``header`` (JSON) under a temporary name, then rename."""
+    """Write model, its average, optimizer state and ``header`` (JSON) under a temporary name, then rename.
+
+    Of the optimizer's groups their numbers and words are kept as well, since some count in them. A ValueError for a
+    state that is neither tensor nor number.
+    """
     states = {"model": model.state_dict(), "average": {} if averaged is None else averaged.state_dict()}
-    tensors = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(v) for slot, v in slots.items() if v is not None}
-    write_tensors(path, tensors, robustdeq=json.dumps({"schema": SCHEMA, **header}))
+    state = optimizer.state_dict()
+    states |= {f"optimizer.{index}": slots for index, slots in state["state"].items()}
+    tensors = {}
+    for name, slots in states.items():
+        for key, value in slots.items():
+            if value is not None and not isinstance(value, torch.Tensor | bool | int | float):
+                kept = f"{name}.{key} is a {type(value).__name__}"
+                raise ValueError(f"{path} cannot hold it: {kept}; allowed: tensors and numbers.")
+            tensors |= {} if value is None else {f"{name}.{key}": torch.as_tensor(value)}
+    groups = [{name: value for name, value in group.items() if _plain(value)} for group in state["param_groups"]]
+    write_tensors(path, tensors, robustdeq=json.dumps({"schema": SCHEMA, "groups": groups, **header}))
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def load_checkpoint(
@@ -58,5 +73,8 @@ def load_checkpoint(
         check_keys(module.state_dict(), weights[name], str(path))
     for name, module in modules.items():
         module.load_state_dict(weights[name])
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    groups = optimizer.state_dict()["param_groups"]
+    for group, kept in zip(groups, header.get("groups", ())):
+        group |= kept
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})
     return header

@@ -83,6 +83,8 @@ class TrainStep:
     ) -> None:  # fmt: skip
         self.model, self.optimizer, self.config, self.total = model, optimizer, config, total
         self.deq, self.distributed = structure(model).deq, distributed
+        # Of the schedule's rate, where an optimizer of one's own gives its groups several.
+        self.shares = [float(group["lr"]) / config.learning_rate for group in optimizer.param_groups]
         if self.deq is None:
             _check_stateless(model, config)
         defences = {True: config.entropy_reduction, False: config.attack_entropy_reduction}
@@ -105,8 +107,8 @@ class TrainStep:
         """x (B, C, H, W) in [0, 1], y (B,) int64; step: of the run, from 0."""
         config, pieces, world_size = self.config, self.config.accumulate, self.distributed.world_size
         rate = float(config.learning_rate * config.schedule.share((step + 1) / self.total))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group, share in zip(self.optimizer.param_groups, self.shares):
+            group["lr"] = rate * share
         self.model.train()
         self.optimizer.zero_grad()
         put_back = buffers_of(self.model)
@@ -187,4 +189,4 @@ class TrainStep:
             bad = int((~last.isfinite()).sum())
             text += f", relative residual {last.nanmedian():.3g} (median), {bad} of {len(x)} samples not finite"
         text += "; nothing was updated, and the run as it was before this step is kept."
-        return f"{text} Lower learning_rate, damp the solver, or look at this batch."
+        return f"{text} In another folder, lower learning_rate or damp the solver; or look at this batch."

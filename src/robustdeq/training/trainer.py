@@ -221,7 +221,8 @@ class Trainer:
                 self._save()
                 self.distributed.barrier()
                 raise KeyboardInterrupt
-            if within and time.monotonic() - self.saved > config.checkpoint_seconds:
+            # The first one early: what a checkpoint cannot hold is known before there is anything to lose.
+            if within and (self.step == 1 or time.monotonic() - self.saved > config.checkpoint_seconds):
                 self._save()
         self._close_epoch(epoch)
         self._save()
@@ -276,6 +277,7 @@ class Trainer:
         best = max(scores, key=lambda kind: order(scores[kind]))
         earlier = [row[kind] for row in self.history for kind in models if kind in row]
         robust, before = scores[best]["robust"], max((row.get("best", -1.0) for row in self.history), default=-1.0)
-        if order(scores[best]) >= max(map(order, earlier), default=()) and self.distributed.main:
+        kept = order(scores[best]) >= max(map(order, earlier), default=())
+        if kept and self.distributed.main:
             save_model(models[best], self.best)
-        return {**scores, "best": max(before, robust)}
+        return {**scores, "best": max(before, robust), **({"kept": best} if kept else {})}

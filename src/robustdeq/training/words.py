@@ -90,7 +90,8 @@ def summary(history: list[dict[str, Any]]) -> str:
     ]
     judged = [(row["epoch"], row[kind]) for row in history for kind in JUDGED if kind in row]
     if judged:
-        epoch, best = max(judged, key=lambda row: row[1]["robust"])
+        kept = [(row["epoch"], row[row["kept"]]) for row in history if "kept" in row]  # none in an older log
+        epoch, best = kept[-1] if kept else max(judged, key=lambda row: row[1]["robust"])
         shares = ", ".join(f"{name} {100 * share:.1f}%" for name, share in best.items() if name != "robust")
         lines.append(f"best on held-out images: robust {100 * best['robust']:.1f}% after epoch {epoch} ({shares})")
     return "\n".join([*lines, *(f"warning: {text}" for text in last["warnings"])])

@@ -13,8 +13,10 @@ import gradio as gr
 from torch import Tensor
 
 from ..data import ImageSet
+from ..evaluation.identity import check_classes
 from ..files import first_line
 from ..models import DEQClassifier
+from ..models.structure import structure
 from ..options import parsed
 from ..text import printable
 from .examples import class_names, uploaded
@@ -45,6 +47,8 @@ class Desk:
     def __init__(self, model: DEQClassifier, images: ImageSet | None) -> None:
         self.model, self.images = model, images
         self.classes = class_names(model, images)
+        if images is not None:
+            check_classes("view", structure(model), images)
         self.runs: dict[str | None, Event] = {}
 
     def example(self, index: int) -> Chosen:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import ImageSet
+from ..evaluation.identity import check_classes
 from ..files import first_line, held, tidy, write_bytes, write_text
 from ..models import DEQClassifier, save_model, structure
 from ..text import printable, shown
@@ -92,6 +93,8 @@ def write_space(
     Raises a ValueError for a folder that is neither empty nor an older one of these.
     """
     deq, script = check_viewed(model), folder / "app.py"
+    if images is not None:
+        check_classes("view", structure(deq), images)
     text = SCRIPT.format(images=IMAGES, name=ascii(name), eps=ascii(eps))
     ours = script.is_file() and script.read_text(errors="replace").splitlines()[:1] == text.splitlines()[:1]
     if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
