@@ -73,8 +73,11 @@ def test_hours_are_those_of_the_updates_so_far_and_no_epoch_without_its_seconds_
     (chart,) = by_hours(rows)
     robust = chart.series[1]
     assert (chart.title, chart.x_label) == ("Held-out images, by hours", "hours of updates")
-    assert (list(robust.x), list(robust.y)) == ([0.5, 1.5, 1.75], [None, 0.2, 0.3])
+    assert (list(robust.x), list(robust.y)) == ([1.5, 1.75], [0.2, 0.3])
     averaged = [row | {"validation_ema": {"clean": 0.7, "robust": 0.4}} for row in rows]
     (chart,) = by_hours(averaged)
     assert chart.title.endswith("average of the weights") and chart.series[1].y[-1] == 0.4
+    charts = training_charts(Trained("run", Path("run"), rows * 50, [], {}, None))
+    (held,) = [chart for chart in charts if "two gradients" in chart.title]
+    assert held.path(held.series[0]).count("M") == 1  # a line, though it is of some epochs only and without marks
     assert not by_hours([rows[0], {key: value for key, value in rows[1].items() if key != "seconds"}, rows[2]])

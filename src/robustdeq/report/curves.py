@@ -38,8 +38,10 @@ def training_charts(trained: Trained) -> list[Chart]:
         return Chart(title, "epoch", "accuracy (share)", lines, floor=0.0, ceiling=1.0)
 
     def watched(key: str) -> list[Series]:
-        lines = [line(name, style, key, kind) for kind, (name, style) in WATCHED.items()]
-        return [line for line in lines if any(y is not None for y in line.y)]
+        rows = [row for row in trained.epochs if key in row]  # not every epoch is judged; those between are no gaps
+        at = [number(row, "epoch") or 0.0 for row in rows]
+        kinds = {kind: [number(row, key, kind) for row in rows] for kind in WATCHED}
+        return [Series(WATCHED[of][0], at, ys, WATCHED[of][1]) for of, ys in kinds.items() if {*ys} - {None}]
 
     training = line("clean", "clean", "accuracy_clean"), line("attacked", "attacked", "accuracy_adv")
     losses = fine("every tenth step", "muted", "loss"), line("mean of the epoch", "clean", "loss")
@@ -66,8 +68,9 @@ def _by_hours(epochs: Sequence[Mapping[str, Any]]) -> Chart:
     hours = [total / 3600 for total in accumulate(value or 0.0 for value in seconds)]
     averaged = any("validation_ema" in row for row in epochs)
     kind, whose = ("validation_ema", ", average of the weights") if averaged else ("validation", "")
+    judged = [(hour, row) for hour, row in zip(hours, epochs) if kind in row]
     lines = tuple(
-        Series(name, hours, [number(row, kind, key) for row in epochs], style)
+        Series(name, [hour for hour, _ in judged], [number(row, kind, key) for _, row in judged], style)
         for name, style, key in (("clean", "clean", "clean"), ("stands all attacks", "attacked", "robust"))
     )
     title = f"Held-out images, by hours{whose}"
