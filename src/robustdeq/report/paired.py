@@ -61,4 +61,5 @@ def _attacks(of: Evaluation, column: str) -> list[str]:
     """What was run for a column, whatever it was called; ``All`` has every attack, and clean images none."""
     names = [name for name, at in of.columns.items() if column in (at, "All")]
     attacks = [of.record.attacks[name] for name in names]
-    return sorted(repr((a.column, a.attack, a.options, a.view, a.settings, a.points)) for a in attacks)
+    told = [{k: v for k, v in (a.options or {}).items() if k not in ("seed", "batch_size")} for a in attacks]
+    return sorted(repr((a.column, a.attack, o, a.view, a.settings, a.points)) for a, o in zip(attacks, told))
