@@ -120,7 +120,8 @@ def _seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 @contextmanager
 def held(folder: Path, wanted: bool = True) -> Iterator[None]:
-    """Inside, the folder is this process's alone; a ValueError where it is another's already. wanted: False: no-op.
+    """Inside, the folder is this process's alone; a ValueError where it is another's already. wanted: False locks
+    nothing.
 
     A folder that was made here and got nothing is taken away again.
     """

@@ -44,7 +44,8 @@ class Gradient(ABC):
         return self.solve(solver, f, z, steps, training)
 
     def _checked(self, steps: Steps, z: Tensor) -> Steps:
-        """One number, or one for each sample, of no samples any will do; or the numbers of several states."""
+        """``steps`` if it is a number, (B,) int64 of at least 1, or an ascending tuple that this rule can give; else a
+        ValueError. Of no samples any number will do."""
         owner = type(self).__name__
         if isinstance(steps, tuple):
             for t in steps:

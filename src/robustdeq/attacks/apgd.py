@@ -66,7 +66,7 @@ class Runs(NamedTuple):
         return self._replace(at=threat.project(self.x, at), before=self.at)
 
     def seen(self, loss: Tensor, slope: Tensor) -> Runs:
-        """With the loss and the slope at this point. A loss that is NaN is above none, and none is above it."""
+        """With the loss and the slope at this point. A NaN loss never becomes the best, and counts as no rise."""
         better = loss > self.best_loss
         return self._replace(
             loss=loss, slope=slope, rises=self.rises + (loss > self.loss),

@@ -105,7 +105,7 @@ class OnModel(Command):
 
 @dataclass(kw_only=True)
 class InBall(OnModel):
-    """And a ball."""
+    """Options of the verbs that attack: the radius of an L-inf ball as well."""
 
     eps: PositiveDistance | None = None
     """Radius of the L-inf ball, pixels in [0, 1], a number or a fraction; default 0.15 for digits, 8/255 for others."""

@@ -84,8 +84,7 @@ def _column(left: Columns, right: Columns, s: Tensor, dg: Tensor, rest: Tensor) 
 
 
 def _minus(left: Columns, right: Columns, w: Tensor) -> Tensor:
-    """-(-I + sum_i left_i right_i^T) w, w (B, D): a pass less than without the sign. With left and right exchanged it
-    is the transpose."""
+    """w - sum_i left_i <right_i, w>, which is -B w, w (B, D). With left and right exchanged it is -B^T w."""
     out = w
     for a, b in zip(left, right):
         out = torch.addcmul(out, a, _product(b, w), value=-1)

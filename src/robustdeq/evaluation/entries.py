@@ -83,7 +83,7 @@ def static(model: nn.Module, gradient: str = "unrolled") -> nn.Module:
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The model without its defence as it is."""
+    """The model inside the defence, with the gradient that is its own."""
     return structure(model, opaque=True).bare
 
 

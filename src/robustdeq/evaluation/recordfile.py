@@ -80,7 +80,7 @@ class Resumable(ABC):
         """What a folder's record and its shares hold together, whatever it is a record of; None where there is
         nothing."""
         record = None
-        files = [] if folder is None else [*folder.glob(f"{cls.stem}.json"), *sorted(folder.glob(cls.shares()))]
+        files = [] if folder is None else [*folder.glob(f"{cls.stem}.json"), *sorted(folder.glob(cls.share_files()))]
         for path in files:
             value = read_json(path, ANEW)
             try:
@@ -96,7 +96,7 @@ class Resumable(ABC):
         return record
 
     @classmethod
-    def shares(cls) -> str:
+    def share_files(cls) -> str:
         """Pattern of the files that several processes write."""
         return f"{cls.stem}.[0-9]*.json"
 
@@ -159,7 +159,7 @@ class RecordFile(Generic[R]):
             self.folder.mkdir(parents=True, exist_ok=True)
             tidy(self.folder)
             _write(self.folder / f"{self.record.stem}.json", self.record)
-            for share in self.folder.glob(self.record.shares()):
+            for share in self.folder.glob(self.record.share_files()):
                 share.unlink()
 
 

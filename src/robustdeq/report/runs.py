@@ -108,7 +108,7 @@ def _read(folder: Path, name: str, several: bool) -> Run:
             _evaluation(run, f"{name}/{printable(file.parent.name)}", file.parent, (folder / "model",))
         for file in sorted(folder.glob(f"*/{CERTIFICATE}")):
             _certificate(run, f"{name}/{printable(file.parent.name)}", file.parent)
-    elif (folder / RECORD).exists() or list(folder.glob(Record.shares())):
+    elif (folder / RECORD).exists() or list(folder.glob(Record.share_files())):
         above = folder.absolute().parent
         _evaluation(run, name, folder, (folder / "model", above / "model", above, above.parent / "model"))
     elif (folder / CERTIFICATE).exists():

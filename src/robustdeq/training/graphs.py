@@ -56,7 +56,7 @@ class _Fixed(nn.Module):
 
 
 class _Recording:
-    """waits: from a forward to its backward pass, between which what the one kept for the other must stay."""
+    """waits: True from a forward until its backward pass; until then a replay would overwrite what that pass reads."""
 
     def __init__(self, model: nn.Module, x: Tensor, options: dict[str, Any]) -> None:
         self.waits, self.tally = False, structure(model).tally
