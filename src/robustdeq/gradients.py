@@ -44,8 +44,7 @@ class Gradient(ABC):
         return self.solve(solver, f, z, steps, training)
 
     def _checked(self, steps: Steps, z: Tensor) -> Steps:
-        """``steps`` if it is a number, (B,) int64 of at least 1, or an ascending tuple that this rule can give; else a
-        ValueError. Of no samples any number will do."""
+        """``steps``, if it is a count, (B,) counts (of no samples any), or ascending numbers that this rule gives."""
         owner = type(self).__name__
         if isinstance(steps, tuple):
             for t in steps:

@@ -97,12 +97,12 @@ def identity_of(
 @torch.no_grad()
 def _peaks(kind: Structure, x: Tensor) -> list[float]:
     """The largest logits of a module that has them again when it is asked again."""
-    own = kind.defence is not None and getattr(kind.defence, "method", None) is None
     with evaluating(kind.deployed):
-        one, again = (kind.deployed(x.clone()).amax(1) for _ in range(2)) if own else (x, None)
-        if not own or not torch.equal(one, again):
-            one = kind.bare(x.clone()).amax(1)
-    return on_record(one[None])
+        if kind.defence is not None and getattr(kind.defence, "method", None) is None:
+            one, again = (kind.deployed(x.clone()).amax(1) for _ in range(2))
+            if torch.equal(one, again):
+                return on_record(one[None])
+        return on_record(kind.bare(x.clone()).amax(1)[None])
 
 
 def on_record(logits: Tensor) -> list[float]:
