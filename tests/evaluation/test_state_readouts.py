@@ -45,7 +45,7 @@ def test_a_readout_stands_its_own_attack_and_that_on_the_last_state(tmp_path):
     assert found.table().count("| z^[") == 3 and f"t* = {found.early} " in found.table()
     before = model.tally.evaluations
     again = readouts(model, test, held_out, threat=THREAT, steps=3, batch_size=5, seed=2, out=tmp_path)
-    assert again == found and model.tally.evaluations - before <= 3 * 8  # nothing is attacked again
+    assert again == found and model.tally.evaluations - before <= 3 * 8 * (1 + 5)  # looks, and no attack again
 
 
 def test_the_early_state_does_not_look_at_the_test_set():
