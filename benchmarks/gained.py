@@ -45,5 +45,6 @@ if __name__ == "__main__":
             batch_size=20, progress=progress, samples="those that stand behind the defence only",
         )  # fmt: skip
     left = found.shares()["All"].count
+    print(found.table())
     print(f"gained {int(gained.sum())}, lost {lost}: p = {mcnemar(int(gained.sum()), lost):.2g}")
     print(f"of the gained {left} stand {given.iterations} iterations: at most {left}, p = {mcnemar(left, lost):.2g}")

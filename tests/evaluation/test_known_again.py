@@ -94,22 +94,16 @@ class Blurred(nn.Module):
 
 
 def test_a_view_that_cannot_tell_what_it_does_is_never_taken_for_done(points, tmp_path):
-    model, views = own(10, side=8, steps=3), []
+    model = own(10, side=8, steps=3)
 
-    def counted(share):
-        def view(judged):
-            views.append(Blurred(judged, share))
-            return views[-1]
+    def attacked(share, out):
+        suite = entries(lambda judged: Blurred(judged, share))
+        return rd.evaluate(model, *points, suite=suite, checks=0, out=out).record.attacks["pgd"]
 
-        return rd.evaluate(model, *points, suite=entries(view), checks=0, out=tmp_path).record.attacks["pgd"]
-
-    def alone(share):
-        view = entries(lambda judged: Blurred(judged, share))
-        return rd.evaluate(model, *points, suite=view, checks=0).record.attacks["pgd"]
-
-    assert counted(0).outcomes.tolist() == alone(0).outcomes.tolist()
-    assert counted(1).outcomes.tolist() == alone(1).outcomes.tolist()
-    assert counted(1).options is None
+    for share in (0, 1):
+        again = attacked(share, tmp_path)
+        assert again.options is None and again.outcomes.tolist() == attacked(share, None).outcomes.tolist()
+    assert attacked(0, None).outcomes.tolist() != attacked(1, None).outcomes.tolist()
 
 
 def test_what_an_attack_writes_into_its_arguments_is_not_what_it_is_verified_against(points):
