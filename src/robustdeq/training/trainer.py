@@ -105,7 +105,8 @@ class Trainer:
         if deq is not None:  # of one put together by hand there is no config
             self.identity |= {name: describe(getattr(deq, name)) for name in SETTABLE}
         self.update = TrainStep(model, self.optimizer, config, self.total, distributed, graphs)
-        self.step, self.saved = 0, time.monotonic()
+        # The first save comes early: what a checkpoint cannot hold is known before there is anything to lose.
+        self.step, self.saved = 0, float("-inf")
         self.history: list[dict[str, Any]] = []
         self.sums = Sums()
 
@@ -221,8 +222,7 @@ class Trainer:
                 self._save()
                 self.distributed.barrier()
                 raise KeyboardInterrupt
-            # The first one early: what a checkpoint cannot hold is known before there is anything to lose.
-            if within and (self.step == 1 or time.monotonic() - self.saved > config.checkpoint_seconds):
+            if within and time.monotonic() - self.saved > config.checkpoint_seconds:
                 self._save()
         self._close_epoch(epoch)
         self._save()
