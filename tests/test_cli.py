@@ -243,3 +243,23 @@ def test_the_plan_beside_a_model_is_found_however_its_source_is_written(tmp_path
         (tmp_path / "run" / "config.json").write_text(json.dumps({"data": written, "data_seed": 7}))
         for data, seed in ((asked, 7), (written, 7), ("digits", None)):
             assert Evaluate(model="run/model", out=Path("out"), data=data)._plan().get("data_seed") == seed
+
+
+def test_no_verb_takes_the_folder_of_another(folder, tmp_path, capfd):
+    """Its table.md was written over, and what it had been the table of was not told."""
+    words = [str(folder), "--subset", "4", "--out", str(tmp_path)]
+    verbs = {
+        "evaluate": ["--set", "steps=1", "--checks", "0"], "certify": ["--n", "20", "--n0", "2", "--attacked", "0"],
+        "evaluate --states": ["--set", "steps=1"], "analyze": ["--steps", "1"],
+    }  # fmt: skip
+    for verb, options in verbs.items():
+        place = [*words[:-1], str(tmp_path / verb)]
+        assert main([*verb.split(), *place, *options]) == 0
+        before = (tmp_path / verb / "table.md").read_bytes()
+        for other in verbs.keys() - {verb}:
+            assert main([*other.split(), *place, *verbs[other]]) == 2
+            assert "give another --out" in capfd.readouterr().err, (verb, other)
+        assert (tmp_path / verb / "table.md").read_bytes() == before
+    (tmp_path / "recipe.json").write_text("{}")
+    assert main(["evaluate", *words]) == 2
+    assert "is the folder of a reproduction; give another --out" in capfd.readouterr().err

@@ -71,8 +71,8 @@ def test_the_same_command_goes_on_and_ends_with_the_same_numbers(folder, out, ca
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--eps", "0.1"], "holds a run with another eps, defence.eps, defence.step_size; give another --out"),
-        (["--seed", "4"], "holds a run with another seed"),
+        (["--eps", "0.1"], "belongs to another eps, options.defence.eps, options.defence.step_size; give another"),
+        (["--seed", "4"], "belongs to another seed; give another folder"),
     ],
 )
 def test_a_folder_is_of_one_analysis(folder, out, words, message, capfd):

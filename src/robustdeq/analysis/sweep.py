@@ -15,12 +15,12 @@ from ..attacks.losses import right
 from ..checks import check_count
 from ..defences import EntropyReduction
 from ..evaluation.entries import exact
+from ..evaluation.identity import claim_for
 from ..evaluation.images import Points, batches, loaded
 from ..evaluation.run import spending
 from ..evaluation.share import Share
-from ..files import claim, digest, read_json, write_json
+from ..files import read_json, write_json
 from ..models import DEQClassifier
-from ..options import describe
 from ..progress import Progress
 from ..text import shown, table
 from .dynamics import longest, variant
@@ -133,7 +133,7 @@ def sweep(
 
     The attacks are PGD of ``attack_steps`` steps of a quarter of eps, on the bare model and through the defence: few,
     to compare settings, not to judge one. out: a folder with a file for each setting, written when it is done and not
-    made again; a ValueError where it is of other weights, of another solver, of other images or of other options.
+    made again; a ValueError where it is of another model, of other images or of other options.
     """
     check_count("sweep", "attack_steps", attack_steps)
     if not isinstance(threat, Linf):
@@ -143,11 +143,7 @@ def sweep(
     attack = PGD(threat, threat.eps / 4, attack_steps, seed=seed)
     rows, todo = [], "remove it, and it is made anew"
     if out is not None:
-        claim(Path(out) / "plan.json", {
-            "weights": digest(*model.state_dict().values()), "solver": describe(model.solver),
-            "images": points.digest(), "eps": threat.eps, "attack_steps": attack_steps, "batch_size": batch_size,
-            "seed": seed,
-        })  # fmt: skip
+        claim_for(Path(out), model, points, threat, batch_size=batch_size, seed=seed, attack_steps=attack_steps)
     for done, setting in enumerate(settings):
         progress(done, len(settings), f"sweep {setting.name}")
         file = None if out is None else Path(out) / f"{setting.name}.json"

@@ -20,7 +20,8 @@ from ..distributed import available
 from ..dynamics import SOLVERS, Solver
 from ..environment import environment
 from ..evaluation import readouts
-from ..files import claim, digest, held, write_json, write_text
+from ..evaluation.identity import PLAN, claim_for
+from ..files import held, write_json, write_text
 from ..models import DEQClassifier, structure
 from ..options import describe, parsed
 from ..progress import Progress, bar
@@ -74,6 +75,7 @@ class Analyze(InBall):
     )] = False  # fmt: skip
 
     def run(self) -> None:
+        self.check_place(PLAN)
         (model, (test,)), threat = self.load(available(self.device), "test"), self.threat
         if not structure(model).states or structure(model).defence is not None:
             raise ValueError(f"analyze: the model is a {type(model).__name__}; allowed: a DEQClassifier.")
@@ -81,14 +83,12 @@ class Analyze(InBall):
         test = test if self.subset is not None else test.take(slice(FEW))
         method = EntropyReduction.usual(threat.eps, model.steps) if self.defend else None
         solvers = {name: variant(model, solver=solver) for name, solver in self._solvers(model).items()}
-        plan = {
-            "weights": digest(*model.state_dict().values()), "solver": describe(model.solver), "N": model.steps,
-            "images": test.digest(), "eps": threat.eps, "steps": self.steps, "defence": describe(method),
-            "batch_size": self.batch_size, "seed": self.seed,
-        }  # fmt: skip
         with held(self.out), bar("analyze") as progress:
             assert progress is not None
-            claim(self.out / "plan.json", plan)
+            claim_for(
+                self.out, model, test, threat, batch_size=self.batch_size, seed=self.seed,
+                steps=self.steps, defence=describe(method),
+            )  # fmt: skip
             measure, total = Measure(threat, self.steps, method, seed=self.seed), len(test) * len(solvers)
             seen: dict[str, Measured] = {}
             for name, model in solvers.items():

@@ -14,6 +14,9 @@ from ..checks import Count, Distance, Natural, Number, PositiveDistance
 from ..defences import EntropyReduction, Smoothing
 from ..distributed import available, launched
 from ..evaluation import SUITES, Compared, Entry, Evaluation, certify, compare, evaluate, readouts, suite
+from ..evaluation.certificate import CERTIFICATE
+from ..evaluation.readouts import READOUTS
+from ..evaluation.record import RECORD
 from ..files import held, tidy, write_json, write_tensors
 from ..gradients import GRADIENTS
 from ..models import load_model, load_official, save_model, structure
@@ -71,6 +74,7 @@ class Evaluate(InBall):
     """Instead of a suite: every z^[t], the ensemble, and the early state chosen on held-out images."""
 
     def run(self) -> None:
+        self.check_place(READOUTS if self.states else RECORD)
         options = settings(self.set)
         check_options("evaluate --set", options, ("steps", "step_size") if self.states else BUDGETS)
         if self.states:
@@ -107,7 +111,7 @@ class Evaluate(InBall):
             options["progress"] = options["progress"].__call__
         accuracies = readouts(model, *sets, **options)
         if options["distributed"].main:
-            write_json(self.out / "readouts.json", accuracies.to_dict())
+            write_json(self.out / READOUTS, accuracies.to_dict())
         return accuracies.table()
 
 
@@ -130,6 +134,7 @@ class Attack(InBall):
     gradient: Annotated[str, arg(help=str(GRADIENTS))] = "unrolled"
 
     def run(self) -> None:
+        self.check_place(RECORD)
         (model, (test,)), threat = self.load(available(self.device), "test"), self.threat
         size = threat.eps / 4 if self.step_size is None else self.step_size
         attack = PGD(threat, size, self.steps, restarts=self.restarts, seed=self.seed, loss=self.loss)
@@ -193,6 +198,7 @@ class Certify(OnModel):
     batch_size: Count = 20
 
     def run(self) -> None:
+        self.check_place(CERTIFICATE)
         options = settings(self.set)
         check_options("certify --set", options, [name for name in BUDGETS if name != "steps"])
         options["steps"] = self.steps

@@ -16,8 +16,19 @@ from ..checks import Count, PositiveDistance, Seed
 from ..data import load
 from ..data.sources import SHORT
 from ..distributed import processes
+from ..evaluation.certificate import CERTIFICATE
+from ..evaluation.identity import PLAN
+from ..evaluation.readouts import READOUTS
+from ..evaluation.record import RECORD
 from ..files import read_json, write_text
 from ..models import load_model
+from ..text import printable
+
+TABLES = {
+    RECORD: "an evaluation", CERTIFICATE: "a certification", READOUTS: "readouts of every state",
+    PLAN: "an analysis", "recipe.json": "a reproduction", "seeds.json": "reproductions",
+}  # fmt: skip
+"""Files that tell whose a folder's table.md is."""
 
 
 @dataclass(kw_only=True)
@@ -96,6 +107,12 @@ class OnModel(Command):
                 if isinstance(plan, dict) and _source(plan.get("data")) == _source(self.data):
                     return plan
         return {}
+
+    def check_place(self, own: str) -> None:
+        """A ValueError if --out holds what another verb makes, whose table.md would be lost. own: this one's file."""
+        for file, of in TABLES.items():
+            if file != own and (self.out / file).exists():
+                raise ValueError(f"{printable(str(self.out))} is the folder of {of}; give another --out.")
 
     def conclude(self, table: str) -> None:
         """Print the table and leave it in the folder, when everything else is there."""

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from ..attacks import Threat
 from ..checks import check_labels
-from ..files import differences, digest, plain
+from ..files import claim, differences, digest, plain, read_json
 from ..models.fit import asked, check_logits
 from ..models.modes import evaluating, unwrapped
-from ..models.structure import Structure, Wrapper
+from ..models.structure import Structure, Wrapper, structure
 from ..models.zoo import config_of
-from ..options import checked, describe
-from .images import Points
+from ..options import checked, describe, make
+from .images import Points, loaded
 
+PLAN = "plan.json"
 FIRST, SLACK = 32, 0.1
 """Images whose largest logits are on record, and the share of them that another machine may round otherwise."""
 
@@ -128,6 +129,32 @@ def check_same(path: Path, before: Identity, now: Identity) -> None:
         before = replace(before, peaks=now.peaks)
     if differing := ", ".join(differences(asdict(before), asdict(now))):
         raise ValueError(f"{path} belongs to another {differing}; give another folder, or remove it.")
+
+
+@checked
+@dataclass(kw_only=True)
+class Plan(Identity):
+    """options: further ones that a folder is for."""
+
+    options: dict[str, Any]
+
+
+def claim_for(
+    folder: Path, model: nn.Module, points: Points, threat: Threat, *, batch_size: int, seed: int, **options: Any
+) -> None:
+    """``claim`` a folder for work on one model: a ValueError where it is for another model, images, ball or options."""
+    first = loaded(points, slice(min(FIRST, batch_size)), model)
+    identity = identity_of("plan", structure(model), points, first, threat, seed=seed, batch_size=batch_size)
+    file, now = folder / PLAN, Plan(**vars(identity), options=plain(options))
+    if file.exists():
+        anew = "give another folder, or remove it"
+        try:
+            before = make(Plan, read_json(file, anew))
+        except ValueError as error:
+            raise ValueError(f"{file} is no plan of this version ({str(error)[:200]}); {anew}.") from error
+        check_same(file, before, now)
+        now = before
+    claim(file, asdict(now))
 
 
 def check_classes(owner: str, kind: Structure, points: Points) -> None:

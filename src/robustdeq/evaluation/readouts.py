@@ -24,6 +24,8 @@ from .images import Points
 from .share import Share
 
 OWN, TRANSFER = "own", "transfer"
+READOUTS = "readouts.json"
+"""What the command line writes them to."""
 
 Shares = dict[str, Share]
 

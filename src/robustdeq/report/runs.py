@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..evaluation import Compared, Evaluation
 from ..evaluation.certificate import CERTIFICATE
+from ..evaluation.readouts import READOUTS
 from ..evaluation.record import RECORD, Record
 from ..files import first_line, read_json
 from ..text import printable, shown
@@ -113,8 +114,8 @@ def _read(folder: Path, name: str, several: bool) -> Run:
         _evaluation(run, name, folder, (folder / "model", above / "model", above, above.parent / "model"))
     elif (folder / CERTIFICATE).exists():
         _certificate(run, name, folder)
-    elif (folder / "readouts.json").exists():
-        _analysis(run, name, folder / "readouts.json", lambda value: {"readouts": value})
+    elif (folder / READOUTS).exists():
+        _analysis(run, name, folder / READOUTS, lambda value: {"readouts": value})
     elif (folder / "config.json").exists():
         run.missing.append(f"{name}: no log.jsonl. Nothing was trained here yet, or this is a model, not a run.")
     return run
