@@ -124,6 +124,26 @@ def _written(folder):
     return {path: path.stat().st_mtime_ns for path in files}
 
 
+def test_what_is_kept_of_finished_rows_is_enough_for_their_table(whole, tmp_path):
+    """Records and analyses are small; with them alone nothing is trained or attacked again. What misses one is."""
+    out, kept = whole[0], tmp_path / "kept"
+    files = [out / "recipe.json", *out.rglob(RECORD), *(out / "analysis").glob("*.json")]
+    for file in files:
+        (kept / file.relative_to(out)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, kept / file.relative_to(out))
+    before = {file.relative_to(out): (kept / file.relative_to(out)).read_bytes() for file in files}
+    job = Reproduction(recipe=recipe("smoke"), out=kept, jobs=1)
+    assert all(Row(job, name).kept for name in ROWS)
+    job.run(lambda *_: None)
+    assert (kept / "table.md").read_text() == (out / "table.md").read_text()
+    assert {name: (kept / name).read_bytes() for name in before} == before
+    assert not (kept / "models").exists() and not (kept / "training").exists()
+    shutil.rmtree(kept / "evaluation" / "baseline-entropy-reduction")
+    (kept / "analysis" / "random-states.json").unlink()
+    shutil.copytree(out / "models" / "no-attacks-in-training", kept / "models" / "no-attacks-in-training")
+    assert not any(Row(job, name).kept for name in ROWS)
+
+
 def test_seeds_have_a_folder_each_and_one_table(whole, tmp_path):
     """The one seed here is finished: nothing is trained or attacked again, and the table is the same."""
     job = Repeated(recipe=recipe("smoke"), out=tmp_path / "out", seeds=1, jobs=2)

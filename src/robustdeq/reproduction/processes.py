@@ -85,20 +85,24 @@ class _Sent:
         _queue.put((self.row, f"{self.stage}: {text}", round(self.work(done)), round(self.work(total))))
 
 
-def _row(job: Job, name: str) -> None:
+def _work(row: Row, progress: Callable[[str], _Sent]) -> None:
     """Train, evaluate, evaluate the defended model, analyse."""
-    progress = partial(_Sent, name)
+    model = row.train(progress("training"))
+    bare = row.evaluate(model, progress("evaluation"))
+    if isinstance(model, DEQClassifier):
+        if row.defended:
+            row.evaluate_defended(model, bare, progress("through the defence"))
+        row.analyse(model, bare, progress("analysis"))
+
+
+def _row(job: Job, name: str) -> None:
     global _asked
     if _asked:
         return
     try:
         row = Row(job, name)
-        model = row.train(progress("training"))
-        bare = row.evaluate(model, progress("evaluation"))
-        if isinstance(model, DEQClassifier):
-            if name != "no attacks in training":
-                row.evaluate_defended(model, bare, progress("through the defence"))
-            row.analyse(model, bare, progress("analysis"))
+        if not row.kept:
+            _work(row, partial(_Sent, name))
     except KeyboardInterrupt:  # a training was asked to end and has saved; the pool hands the next row out still
         _asked = True
         raise

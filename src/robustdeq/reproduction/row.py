@@ -60,6 +60,24 @@ class Row:
         self.seed = mix(self.recipe.training.seed, 1) % 2**31
         self.suite = {"step_size": self.threat.eps / 4, "seed": self.seed, "batch_size": BATCH, "points": self.points}
 
+    @property
+    def defended(self) -> bool:
+        """Whether it is judged behind the defence as well, if it is a DEQ."""
+        return self.name != "no attacks in training"
+
+    @property
+    def kept(self) -> bool:
+        """Whether all of its results are there, and its model is not: it is not trained again for them."""
+        if any(self.job.place(kind, self.name).exists() for kind in ("models", "training")):
+            return False
+        try:
+            dynamics = Evaluation.read(self.job.place("evaluation", self.name)).record.identity.steps is not None
+            if dynamics and self.defended:
+                Evaluation.read(self.job.place("evaluation", self.name + DEFENDED))
+        except ValueError:
+            return False
+        return not dynamics or self.job.analysis(self.name).exists()
+
     def train(self, progress: Progress) -> nn.Module:
         folder = self.job.place("models", self.name)
         if not (folder / "config.json").exists():

@@ -2,7 +2,8 @@
 
 Rows share nothing but the output folder, which holds: recipe.json, models/ROW/, training/ROW/,
 evaluation/ROW[-entropy-reduction]/, states/ROW/, analysis/ROW.json, and at the end table.md, results.json, figures/ and
-report.html. Whatever is there already is not done again.
+report.html. Whatever is there already is not done again; of a finished row recipe.json, its evaluation.json, and its
+analysis are enough for the table.
 """
 
 from __future__ import annotations
