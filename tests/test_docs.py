@@ -1,6 +1,7 @@
 """Every python block of the README and the guides runs as it stands; every shell line is one that the command line
 takes; every relative link leads somewhere, its anchor included."""
 
+import json
 import re
 import shlex
 import textwrap
@@ -9,6 +10,11 @@ from pathlib import Path
 import pytest
 
 from robustdeq.cli import _command
+from robustdeq.evaluation import Evaluation
+from robustdeq.recipes import recipe
+from robustdeq.report.paired import paired
+from robustdeq.reproduction.row import DEFENDED, Job
+from robustdeq.reproduction.table import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["*.md", "docs/**/*.md", "results/*.md", "examples/*.md"]
@@ -107,6 +113,25 @@ def test_the_rows_of_the_readme_are_those_of_the_whole_table():
     rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|")]
     whole = (ROOT / "results" / "paper-table.md").read_text().splitlines()
     assert len(rows) == 5 and [row for row in rows if row not in whole] == []
+
+
+def test_the_paper_s_table_says_what_the_records_beside_it_say():
+    """Every row, and every pair in which it was gained or lost."""
+    page = (ROOT / "results" / "paper-table.md").read_text()
+    for folder in (ROOT / "results" / "paper-table").glob("seed-*"):
+        rows = json.loads((folder / "recipe.json").read_text())["rows"]
+        names = [name for row in rows for name in (row, row + DEFENDED)]
+        job = Job(recipe=recipe("cifar10-small"), out=folder)
+        found = {name: Evaluation.read(place) for name in names if (place := job.place("evaluation", name)).exists()}
+        for name, evaluation in found.items():
+            shares = evaluation.shares()
+            cells = [str(shares[column]).replace("/1000", "") if column in shares else "-" for column in COLUMNS]
+            assert f"| {name} | {' | '.join(cells)} |" in page
+        for one, other in re.findall(r"^\| ([^|]+?) \| ([^|]+?) \| \d+ \| \d+ \|", page, re.MULTILINE):
+            if {one, other} <= found.keys():
+                pair = paired(found[one], found[other])[-1]
+                assert f"| {one} | {other} | {pair.first} | {pair.second} | " in page
+        assert found
 
 
 def test_every_decision_stands_in_their_list():
