@@ -118,7 +118,9 @@ def test_the_rows_of_the_readme_are_those_of_the_whole_table():
 def test_the_paper_s_table_says_what_the_records_beside_it_say():
     """Every row, and every pair in which it was gained or lost."""
     page = (ROOT / "results" / "paper-table.md").read_text()
-    for folder in (ROOT / "results" / "paper-table").glob("seed-*"):
+    folders = list((ROOT / "results" / "paper-table").glob("seed-*"))
+    assert folders
+    for folder in folders:
         rows = json.loads((folder / "recipe.json").read_text())["rows"]
         names = [name for row in rows for name in (row, row + DEFENDED)]
         job = Job(recipe=recipe("cifar10-small"), out=folder)
@@ -130,7 +132,9 @@ def test_the_paper_s_table_says_what_the_records_beside_it_say():
         for one, other in re.findall(r"^\| ([^|]+?) \| ([^|]+?) \| \d+ \| \d+ \|", page, re.MULTILINE):
             if {one, other} <= found.keys():
                 pair = paired(found[one], found[other])[-1]
-                assert f"| {one} | {other} | {pair.first} | {pair.second} | " in page
+                line = f"| {one} | {other} | {pair.first} | {pair.second} | "
+                assert line in page
+                assert float(page.split(line)[1].split()[0]) == float(f"{pair.p:.2g}")
         assert found
 
 
