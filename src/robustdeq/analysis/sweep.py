@@ -143,7 +143,9 @@ def sweep(
     attack = PGD(threat, threat.eps / 4, attack_steps, seed=seed)
     rows, todo = [], "remove it, and it is made anew"
     if out is not None:
-        claim_for(Path(out), model, points, threat, batch_size=batch_size, seed=seed, attack_steps=attack_steps)
+        claim_for(
+            "sweep", Path(out), model, points, threat, batch_size=batch_size, seed=seed, attack_steps=attack_steps
+        )
     for done, setting in enumerate(settings):
         progress(done, len(settings), f"sweep {setting.name}")
         file = None if out is None else Path(out) / f"{setting.name}.json"

@@ -86,7 +86,7 @@ class Analyze(InBall):
         with held(self.out), bar("analyze") as progress:
             assert progress is not None
             claim_for(
-                self.out, model, test, threat, batch_size=self.batch_size, seed=self.seed,
+                "analyze", self.out, model, test, threat, batch_size=self.batch_size, seed=self.seed,
                 steps=self.steps, defence=describe(method),
             )  # fmt: skip
             measure, total = Measure(threat, self.steps, method, seed=self.seed), len(test) * len(solvers)

@@ -140,11 +140,13 @@ class Plan(Identity):
 
 
 def claim_for(
-    folder: Path, model: nn.Module, points: Points, threat: Threat, *, batch_size: int, seed: int, **options: Any
-) -> None:
-    """``claim`` a folder for work on one model: a ValueError where it is for another model, images, ball or options."""
+    owner: str, folder: Path, model: nn.Module, points: Points, threat: Threat, *, batch_size: int, seed: int,
+    **options: Any,
+) -> None:  # fmt: skip
+    """``claim`` a folder for work on one model: a ValueError where it is for another model, images, ball or options.
+    owner: whose work it is, for messages."""
     first = loaded(points, slice(min(FIRST, batch_size)), model)
-    identity = identity_of("plan", structure(model), points, first, threat, seed=seed, batch_size=batch_size)
+    identity = identity_of(owner, structure(model), points, first, threat, seed=seed, batch_size=batch_size)
     file, now = folder / PLAN, Plan(**vars(identity), options=plain(options))
     if file.exists():
         anew = "give another folder, or remove it"
