@@ -1,10 +1,12 @@
 """Trainings that use a DEQ's dynamics, beside none of it: python benchmarks/tailored.py --data path/to/cifar10 NAME...
 
 Each is trained at a quarter of the work of cifar10-small, in bfloat16, and judged on the same held-out training images,
-never on test images: by PGD-20 on cross-entropy, then by Auto-PGD of 20 steps on three targets, of the bare model, and
-of it behind entropy reduction by what is made against the bare model and by attacks through the defence. "work" counts
-the multiplications and additions of all updates, relative to those of ``none``. Without a name the table of what is
-finished is printed, means over the seeds. A run goes on where it was stopped.
+never on test images: the bare model by PGD-20 on cross-entropy, then by Auto-PGD of 20 steps on three targets; behind
+entropy reduction by the same two as transfers and through the frozen defence, and by PGD-10 through its updates.
+"work" counts the multiplications and additions of all updates, relative to those of ``none``. Then what stands beside
+none of it is printed: means over the seeds, and by seed how many images are gained and lost under all attacks, with
+McNemar's exact test; without a name that of what is finished. A run goes on where it was stopped; one whose results
+are there is not trained again.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ import half_hour
 import scaling
 
 import robustdeq as rd
-from robustdeq.attacks import APGD, PGD, Frozen, Static
+from robustdeq.attacks import APGD, PGD, EndToEnd, Frozen, Static
 from robustdeq.environment import keep_freed_memory
-from robustdeq.evaluation import Entry
+from robustdeq.evaluation import Entry, Evaluation
 from robustdeq.files import write_json
 from robustdeq.options import choose
 from robustdeq.recipe import Recipe, train
 from robustdeq.recipes import recipe
+from robustdeq.report.paired import paired
 from robustdeq.training import FinalState, RandomState
 
 SEEDS = range(3)
@@ -71,6 +74,8 @@ def suites() -> dict[str, list[Entry]]:
         Entry("PGD-20 static", "static", far, Static),
         Entry("APGD static", "static", targeted, Static),
         Entry("PGD-20 frozen", "frozen", pgd, Frozen),
+        Entry("PGD-10 end-to-end", "end-to-end", replace(pgd, steps=10), EndToEnd),
+        Entry("APGD frozen", "frozen", targeted, Frozen),
     ]
     return {"bare": half_hour.HELD_OUT, "behind": behind}
 
@@ -95,28 +100,51 @@ def work(chosen: Recipe) -> float:
 def run(name: str, data: str, out: Path, seed: int) -> None:
     plain = replace(recipe("cifar10-small"), model_options={}).changed({"data": data, **BASE, "seed": seed})
     chosen, folder = plain.changed(choose("trial", name, TRIALS)[1]), out / f"{name}-{seed}"
+    if (folder / "trial.json").exists():
+        return
     splits = chosen.load()
     history = train(chosen, folder, folder / "model", data=splits)
     model: Any = rd.load_model(folder / "model").eval()
-    held, row = splits.validation.take(slice(half_hour.POINTS)), {"work": work(chosen) / work(plain)}
+    held = splits.validation.take(slice(half_hour.POINTS))
     for judged, (label, suite) in zip((model, DEFENCE(model)), suites().items()):
         found = rd.evaluate(judged, held, suite=suite, out=folder / label, batch_size=125, checks=0)
-        shares = found.shares()
-        row |= {f"{label} clean": shares["clean"].percent, f"{label} All": shares["All"].percent}
-    write_json(folder / "trial.json", {**row, "residual": history[-1]["residual"]})
-    print(name, seed, json.dumps(row), flush=True)
+        print(name, seed, label, *found.shares().items(), sep="  ", flush=True)
+    write_json(folder / "trial.json", {"work": work(chosen) / work(plain), "residual": history[-1]["residual"]})
+
+
+def finished(name: str, out: Path) -> dict[int, tuple[dict[str, float], dict[str, Evaluation]]]:
+    """By seed the numbers of a trial, and its evaluations by label."""
+    folders = {seed: out / f"{name}-{seed}" for seed in SEEDS}
+    return {
+        seed: (json.loads(file.read_text()), {label: Evaluation.read(folder / label) for label in ("bare", "behind")})
+        for seed, folder in folders.items() if (file := folder / "trial.json").exists()
+    }  # fmt: skip
 
 
 def table(out: Path) -> str:
-    columns = {"bare clean": 1, "bare All": 1, "behind clean": 1, "behind All": 1, "residual": 2}
-    lines = ["| training | what | seeds | work | " + " | ".join(columns) + " |", "|" + "---|" * (4 + len(columns))]
+    columns = [(label, share) for label in ("bare", "behind") for share in ("clean", "All")]
+    head = ["training", "what", "seeds", "work", *map(" ".join, columns), "residual"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, (what, _) in TRIALS.items():
-        files = [file for seed in SEEDS if (file := out / f"{name}-{seed}" / "trial.json").exists()]
-        rows: list[Any] = [json.loads(file.read_text()) for file in files]
-        if rows:
-            cells = [f"{rows[0]['work']:.2f}"]
-            cells += [half_hour.spread([row[name] for row in rows], digits) for name, digits in columns.items()]
-            lines.append(f"| {name} | {what} | {len(rows)} | " + " | ".join(cells) + " |")
+        if runs := list(finished(name, out).values()):
+            cells = [name, what, str(len(runs)), f"{runs[0][0]['work']:.2f}"]
+            for label, share in columns:
+                cells.append(half_hour.spread([judged[label].shares()[share].percent for _, judged in runs]))
+            cells.append(half_hour.spread([row["residual"] for row, _ in runs], 2))
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def pairs(out: Path) -> str:
+    """Each beside ``none`` of the same seed, on the same images."""
+    lines = ["| training | seed | bare: gained | lost | p | behind: gained | lost | p |", "|" + "---|" * 8]
+    plain = finished("none", out)
+    for name in TRIALS:
+        for seed, (_, judged) in finished(name, out).items():
+            if name != "none" and seed in plain:
+                each = [paired(judged[label], plain[seed][1][label])[-1] for label in judged]
+                cells = [f"{pair.first} | {pair.second} | {pair.p:.2g}" for pair in each]
+                lines.append(f"| {name} | {seed} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -130,7 +158,7 @@ def main() -> None:
     for seed in SEEDS:
         for name in options.names:
             run(name, options.data, options.out, seed)
-    print(table(options.out))
+    print(table(options.out), pairs(options.out), sep="\n\n")
 
 
 if __name__ == "__main__":

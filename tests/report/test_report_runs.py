@@ -112,5 +112,8 @@ def test_rows_that_are_not_there_yet_are_named(whole, tmp_path):
     (out / "recipe.json").write_text(json.dumps({"recipe": "smoke", "rows": {"baseline": {}, "random states": {}}}))
     run = _only(out)
     assert [one.name for one in run.evaluations] == ["baseline"]
-    for text in ("baseline: not trained yet.", "random states: not trained yet.", "random states: not evaluated yet."):
-        assert text in run.missing
+    assert run.missing == [
+        "baseline: its training is not here, so no training curves.",
+        "baseline: no analysis along the states yet.",
+        "random states: not trained yet.",
+    ]

@@ -1,6 +1,7 @@
 """What is drawn of a sample is what the judged model computes; nothing is drawn of another model or other images."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -92,6 +93,9 @@ def test_what_was_not_kept_is_said_and_the_rest_is_shown(run):
     entries = gallery["groups"][0]["samples"]
     assert len(entries) == 8 and all("original" in entry and "attacked" not in entry for entry in entries)
     assert all(len(entry["probabilities"]) == 1 for entry in entries)
+    shutil.rmtree(run / "bare" / "images")
+    _, missing, _ = samples(read.evaluations, Kept([], None, []), 8, SILENT)
+    assert missing == ["bare: the attacked images are not beside its record."]
 
 
 def test_without_the_model_the_images_are_shown(run):

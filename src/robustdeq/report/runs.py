@@ -134,15 +134,19 @@ def _reproduction(run: Run, prefix: str) -> None:
     for slug in dict.fromkeys([*planned, *(name.removesuffix(REDUCED) for name in begun)]):
         row = prefix + printable(slug).replace("-", " ")
         model, evaluation = folder / "models" / slug, folder / "evaluation" / slug
+        defended = folder / "evaluation" / (slug + REDUCED)
         if (training := folder / "training" / slug).is_dir():
             _training(run, row, training)
+        elif evaluation.is_dir() or defended.is_dir():
+            run.missing.append(f"{row}: its training is not here, so no training curves.")
         else:
             run.missing.append(f"{row}: not trained yet.")
+            continue
         if evaluation.is_dir():
             _evaluation(run, row, evaluation, (model,))
         else:
             run.missing.append(f"{row}: not evaluated yet.")
-        if (defended := folder / "evaluation" / (slug + REDUCED)).is_dir():
+        if defended.is_dir():
             _evaluation(run, f"{row} + entropy reduction", defended, (model,))
         judged = [one.evaluation.record.identity for one in run.evaluations if one.name == row]
         if (analysis := folder / "analysis" / f"{slug}.json").exists():

@@ -134,6 +134,9 @@ def _attacked(assessed: Assessed, shown: Shown, missing: list[str]) -> Tensor | 
     if not images:
         missing.append(f"{assessed.name}: the attacked images were not kept; evaluate with --images to see them.")
         return None
+    if names and not any(images[name].folder.is_dir() for name in names):
+        missing.append(f"{assessed.name}: the attacked images are not beside its record.")
+        return None
     x_adv = None if shown.x is None else shown.x.clone()
     for name in names:
         rows = torch.tensor([row for row, of in enumerate(shown.attacks) if of == name])
