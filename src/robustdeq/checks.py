@@ -55,7 +55,10 @@ def check_number(owner: str, name: str, value: float, low: float, high: float = 
 
 @dataclass(frozen=True)
 class Pixels(Number):
-    """Of such a field: a distance in pixels of [0, 1], which may be written as people write it, "8/255"."""
+    """Of such a field: a distance in pixels of [0, 1], which may be written as people write it, "8/255". unset: None
+    will do, in the place of which the owner puts a number."""
+
+    unset: bool = False
 
     @staticmethod
     def read(value: Any) -> Any:
@@ -65,7 +68,8 @@ class Pixels(Number):
 
     def check(self, owner: str, name: str, value: Any) -> None:
         try:
-            super().check(owner, name, value)
+            if not (self.unset and value is None):
+                super().check(owner, name, value)
         except ValueError as error:
             raise ValueError(f"{str(error)[:-1]}, such as 0.03 or 8/255.") from None
 
@@ -102,6 +106,8 @@ Seed = Annotated[int, Whole(0, 2**63 - 1)]
 NonNegative = Annotated[float, Number(0, LARGEST)]
 Positive = Annotated[float, Number(0, LARGEST, low_open=True)]
 Distance = Annotated[float, Pixels(0)]
+StepSize = Annotated[float, Pixels(0, unset=True)]
+"""None: a quarter of eps, see ``set_step_size``."""
 PositiveDistance = Annotated[float, Pixels(0, low_open=True)]
 Share = Annotated[float, Number(0, 1)]
 PositiveShare = Annotated[float, Number(0, 1, low_open=True)]
@@ -109,6 +115,12 @@ Decay = Annotated[float, Number(0, 1, high_open=True)]
 Counts = Annotated[Sequence[Count], Length()]
 ImageShape = Annotated[Sequence[Count], Length(3)]
 """(C, H, W)."""
+
+
+def set_step_size(owner: Any, eps: float) -> None:
+    """Of a frozen dataclass: a quarter of eps where no step size was given."""
+    if owner.step_size is None:
+        object.__setattr__(owner, "step_size", eps / 4)
 
 
 def described(value: Any) -> str:

@@ -8,8 +8,11 @@ import torch
 from small_models import Linear, Shifted, images, nano, own
 from torch import nn
 
+from robustdeq.analysis.detector import Evading
 from robustdeq.attacks import L2, PGD, AutoAttack, EndToEnd, IntermediateState, Linf, Summed, predictions
 from robustdeq.defences import EntropyReduction
+from robustdeq.evaluation.suites import Budget
+from robustdeq.training import TrainConfig
 
 X, Y = images(3), torch.tensor([0, 1, 2])
 ATTACKS = {
@@ -249,7 +252,16 @@ def test_a_seed_is_one_that_torch_takes(seed):
     refused(lambda: PGD(Linf(0.1), seed=seed), r"PGD: seed=.*; allowed: (a whole number in )?0\.\.9223372036854775807")
 
 
-@pytest.mark.parametrize("value", [True, "x", "8/0", None, -1, float("nan"), float("inf"), [0.1], torch.tensor(0.1)])
+@pytest.mark.parametrize("value", [True, "x", "8/0", -1, float("nan"), float("inf"), [0.1], torch.tensor(0.1)])
 def test_a_step_size_is_a_distance(value):
     refused(lambda: PGD(Linf(0.1), step_size=value), "PGD: step_size=.*; allowed: a number")
     assert PGD(Linf(0.1), step_size="2/255").step_size == 2 / 255
+
+
+def test_a_step_is_a_quarter_of_eps_unless_it_is_said():
+    """Of an L2 ball of 1 steps of two pixel values would never reach the boundary."""
+    for threat in (Linf(8 / 255), Linf(0.15), L2(1.0)):
+        config = TrainConfig(phases=[{"epochs": 1, "attack_steps": 2}], threat=threat)
+        owners = [PGD(threat), Evading(threat), Budget(threat).pgd, config.phases[0]]
+        assert [owner.step_size for owner in owners] == [threat.eps / 4] * 4
+    assert EntropyReduction(eps=0.2).step_size == 0.05 and EntropyReduction().step_size == 2 / 255

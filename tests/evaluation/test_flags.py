@@ -249,6 +249,17 @@ def test_images_of_other_models_must_not_beat_the_attacks_on_this_one(weak, stro
 
 
 @pytest.mark.parametrize("more, fired", [(6, False), (7, True)])
+@pytest.mark.parametrize("points", [30, 40, 60])
+def test_all_attacks_together_must_break_what_ten_plain_steps_do(more, fired, points):
+    """Those that stand under PGD-10 of the checks are the last ten of forty; some of the first thirty stand here."""
+    one, other = [1] * points, [1] * points
+    one[: 20 - more], other[20:30] = [0] * (20 - more), [0] * 10
+    record = _record(_checks(), pgd=_attack(one), apgd=_attack(other, "AA"))
+    assert ("weak attacks" in {flag.name for flag in flags(record) if flag.fired}) == fired
+    assert "weak attacks" not in {flag.name for flag in flags(_record(_checks()))}
+
+
+@pytest.mark.parametrize("more, fired", [(6, False), (7, True)])
 def test_the_joint_attack_is_compared_with_pgd_on_the_samples_that_both_saw(more, fired):
     pair = {name: _attack([-1] * 5 + [0] * (10 + more) + [1] * 40, gradient=name) for name in ("unrolled", "phantom")}
     joint = _attack([-1] * 5 + [0] * 10 + [1] * 20, "white-box", independent=False)  # of the first points alone

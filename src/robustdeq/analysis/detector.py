@@ -15,7 +15,7 @@ from ..attacks import LOSSES, PGD, predictions
 from ..attacks.door import at_the_door, logits_of
 from ..attacks.starts import ORDERS, goals
 from ..attacks.threat import OfThreat
-from ..checks import Count, Distance, NonNegative, Seed, check_number, described
+from ..checks import Count, NonNegative, Seed, StepSize, check_number, described, set_step_size
 from ..defences import entropy
 from ..options import OneOf, checked
 
@@ -133,11 +133,12 @@ class Evading:
 
     First PGD of ``steps`` on cross-entropy; then from its image, for each of ``targets`` wrong classes, as many signed
     steps on log p(target) - weight * entropy, which shrink to zero. Of all iterates that the model misclassifies a
-    sample keeps the one of lowest entropy; where there is none, the image of PGD. order: of the targets, in ``ORDERS``.
+    sample keeps the one of lowest entropy; where there is none, the image of PGD. step_size: default eps / 4. order: of
+    the targets, in ``ORDERS``.
     """
 
     threat: OfThreat
-    step_size: Distance = 2 / 255
+    step_size: StepSize = None  # type: ignore[assignment]
     steps: Count = 20
     weight: NonNegative = 1.0
     targets: Count = 3
@@ -145,6 +146,9 @@ class Evading:
     seed: Seed = 0
     loss = "ce-targeted"
     """Of the second part; no option."""
+
+    def __post_init__(self) -> None:
+        set_step_size(self, self.threat.eps)
 
     @at_the_door
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, indices: Tensor | None = None) -> Tensor:

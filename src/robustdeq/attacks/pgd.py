@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from ..checks import Count, Distance, Natural, Seed
+from ..checks import Count, Natural, Seed, StepSize, set_step_size
 from ..options import OneOf, checked
 from .door import at_the_door
 from .losses import LOSSES, Goal
@@ -29,8 +29,9 @@ KEEPS = {
 class PGD:
     """x_adv = attack(model, x, y): ``steps`` ascents of length ``step_size`` on a loss, projected to the threat model.
 
-    threat: ``Linf(eps)`` or ``L2(eps)``. loss: in ``LOSSES``. targets, order: a targeted loss aims at this many wrong
-    classes one after the other, in an order of ``ORDERS``. start: in ``STARTS``. keep: in ``KEEPS``.
+    threat: ``Linf(eps)`` or ``L2(eps)``. step_size: in pixel units, default eps / 4. loss: in ``LOSSES``. targets,
+    order: a targeted loss aims at this many wrong classes one after the other, in an order of ``ORDERS``. start: in
+    ``STARTS``. keep: in ``KEEPS``.
     ``worst`` works no more on a sample that is broken. ``highest`` takes every step of every restart and target, for
     images that must hold elsewhere: with ``ce-targeted`` one of a confident wrong class. ``last`` is for training.
     warm: of a bare DEQ, every solve of a run but the first begins at the state of the one before and takes so many
@@ -41,7 +42,7 @@ class PGD:
     """
 
     threat: OfThreat
-    step_size: Distance = 2 / 255
+    step_size: StepSize = None  # type: ignore[assignment]
     steps: Natural = 10
     restarts: Count = 1
     seed: Seed = 0
@@ -53,6 +54,7 @@ class PGD:
     warm: Count | None = None
 
     def __post_init__(self) -> None:
+        set_step_size(self, self.threat.eps)
         check_order(self)
         if self.start == "clean" and self.restarts > 1:
             given = f"start='clean', restarts={self.restarts}, all of them the same run"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checks import Count, Natural, Pixels, Positive, check_images, described
+from ..checks import Count, Natural, Pixels, Positive, check_images, described, set_step_size
 from ..counting import graph_bytes
 from ..dynamics import Map, SolverState, drive
 from ..models.cell import CellMap
@@ -29,18 +29,22 @@ class EntropyReduction:
 
     After every ``every`` solver steps, except the last, the input takes ``updates`` signed gradient steps that lower
     the entropy of the prediction, z held fixed; it stays within ``eps`` (L-inf) of the image and within [0, 1].
-    eps, step_size: in pixel units of [0, 1]. updates: R, 0 leaves the model as it is. every: T_f.
+    eps, step_size: in pixel units of [0, 1]; a step is eps / 4 unless it is said. updates: R, 0 leaves the model as it
+    is. every: T_f.
     """
 
     eps: Annotated[float, Pixels(0, 1)] = 8 / 255
-    step_size: Annotated[float, Pixels(0, 1)] = 2 / 255
+    step_size: Annotated[float, Pixels(0, 1, unset=True)] = None  # type: ignore[assignment]
     updates: Natural = 10
     every: Count = 2
+
+    def __post_init__(self) -> None:
+        set_step_size(self, self.eps)
 
     @classmethod
     def usual(cls, eps: float, steps: int | None) -> EntropyReduction:
         """As the command line and the live page put it on a model of N = ``steps``, None where it has none."""
-        return cls(eps, eps / 4, every=2 if steps is None else min(2, steps))
+        return cls(eps, every=2 if steps is None else min(2, steps))
 
     def __call__(self, model: nn.Module) -> RegulatedClassifier:
         return RegulatedClassifier(unwrapped(model), self)

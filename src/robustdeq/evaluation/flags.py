@@ -60,6 +60,7 @@ def flags(record: Record) -> list[Flag]:
             "this one, which is masked",
         ),
         _joint(record),
+        _weak(record),
     ]  # fmt: skip
     if (pair := comparable(record)) is not None:
         unrolled, phantom = (record.attacks[name].outcomes for name in pair)
@@ -176,6 +177,17 @@ def _joint(record: Record) -> Flag | None:
     both = (one[: len(other)] >= 0) & (other >= 0)
     text = "the joint attack breaks {value:.1f} percent less than PGD through the solver: no fixed point is near"
     return _surplus("joint", one[: len(other)][both].tolist(), other[both].tolist(), text)
+
+
+def _weak(record: Record) -> Flag | None:
+    """Whether all attacks together leave more of the first samples than the plain PGD of the checks."""
+    if not record.columns or record.checks is None or "more steps" not in record.checks.outcomes:
+        return None
+    each = [record.attacks[name].outcomes for name in record.columns]
+    points = min(record.checks.points, *map(len, each))
+    stands = ~torch.stack([outcomes[:points] == 0 for outcomes in each]).any(0)[record.correct[:points]]
+    text = "all attacks together leave {value:.1f} percent more than PGD-10 in steps of a quarter of eps: too weak"
+    return _surplus("weak attacks", stands.int().tolist(), record.checks.outcomes["more steps"][: len(stands)], text)
 
 
 def _surplus(name: str, strong: list[int], weak: list[int], text: str) -> Flag:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from ..attacks import APGD, PGD, AutoAttack, EndToEnd, Frozen, JointOptimisation, Summed, Threat, ThroughGradient
-from ..checks import Count, Distance, Length, Seed, check_count
+from ..checks import Count, Length, Seed, StepSize, check_count
 from ..models.structure import Structure, structure
 from ..options import check_options, choose, convert, field_types
 from ..text import shown
@@ -37,7 +37,7 @@ class Budget:
     """
 
     threat: Threat
-    step_size: Distance | None = None
+    step_size: StepSize = None  # type: ignore[assignment]
     seed: Seed = 0
     batch_size: Count = 250
     steps: Count = 20
@@ -59,8 +59,7 @@ class Budget:
 
     @property
     def pgd(self) -> PGD:
-        size = self.threat.eps / 4 if self.step_size is None else self.step_size
-        return PGD(self.threat, size, self.steps, seed=self.seed)
+        return PGD(self.threat, self.step_size, self.steps, seed=self.seed)
 
     @property
     def auto(self) -> AutoAttack:

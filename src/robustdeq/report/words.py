@@ -36,6 +36,8 @@ FLAGS = {
     "gradients": "Where the gradient is zero an attack does not move. What seems robust may only be out of reach.",
     "random": "A model that answers at random must be attacked on the average of its answers.",
     "more steps": "More steps should never break less. The gradient leads the attack astray.",
+    "weak attacks": "Ten plain steps break what the attacks of this record do not. Too few steps, too short ones, or "
+    "another threat than the one that is judged; attack harder.",
     "huge eps": "In a ball this large no image can stay right. The attack fails, not the perturbation.",
     "loss": "A larger ball holds a smaller one, so the loss at its worst point must rise. The attack does not find it.",
     "residual": "The states have not come to rest: gradients that assume a fixed point (phantom, implicit, joint) are "
@@ -60,6 +62,7 @@ CHECKED = {
     "gradients": "the loss has a gradient",
     "random": "two forwards agree",
     "more steps": "more steps break more",
+    "weak attacks": "the attacks break what ten plain steps do",
     "huge eps": "nothing stands in a huge ball",
     "loss": "the loss rises with eps",
     "residual": "the dynamics come to rest",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from ..attacks import THREATS
-from ..checks import Count, Decay, Distance, Length, Natural, NonNegative, Pixels, Positive, Seed
+from ..checks import Count, Decay, Distance, Length, Natural, NonNegative, Pixels, Positive, Seed, StepSize
 from ..defences import EntropyReduction
 from ..dynamics import SOLVERS
 from ..gradients import GRADIENTS, Unrolled
@@ -26,15 +26,15 @@ PRECISIONS = {"float32": None, "bfloat16": None}
 class Phase:
     """Some epochs with one attack.
 
-    attack: in ``TRAINING_ATTACKS``. attack_steps: 0 trains on clean images. step_size: in pixel units of [0, 1].
-    solver_steps: N in this phase; None takes the model's. solver: of this phase; None takes the model's. gradient: of
-    this phase, in attack and update; None takes the config's. The papers warm up on clean images with the network
-    unrolled: ``Phase(attack_steps=0, solver="picard", gradient="unrolled")``.
+    attack: in ``TRAINING_ATTACKS``. attack_steps: 0 trains on clean images. step_size: in pixel units of [0, 1]; None
+    is a quarter of the config's eps. solver_steps: N in this phase; None takes the model's. solver: of this phase; None
+    takes the model's. gradient: of this phase, in attack and update; None takes the config's. The papers warm up on
+    clean images with the network unrolled: ``Phase(attack_steps=0, solver="picard", gradient="unrolled")``.
     """
 
     epochs: Count
     attack_steps: Natural
-    step_size: Distance = 2 / 255
+    step_size: StepSize = None  # type: ignore[assignment]
     attack: Annotated[Any, TRAINING_ATTACKS] = "pgd"
     solver_steps: Count | None = None
     solver: Annotated[Any, SOLVERS] | None = None
@@ -126,6 +126,9 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: eps={shown(eps)} with threat={threat}; allowed: one of them, or a name.")
         object.__setattr__(self, "threat", threat)
         object.__setattr__(self, "eps", threat.eps)
+        sizes = [self.eps / 4 if phase.step_size is None else phase.step_size for phase in self.phases]
+        phases = tuple(replace(phase, step_size=size) for phase, size in zip(self.phases, sizes))
+        object.__setattr__(self, "phases", phases)
         for phase in self.phases:
             if phase.attack_steps:
                 phase.attack.check(step_size=phase.step_size, eps=self.eps, states=self.states)
