@@ -19,6 +19,7 @@ import robustdeq as rd
 from robustdeq.cli import main
 from robustdeq.files import write_json
 from robustdeq.recipes import recipe
+from robustdeq.report.paired import paired
 from robustdeq.reproduction import Repeated, Reproduction, processes
 from robustdeq.reproduction.row import Job, Row
 from robustdeq.reproduction.table import evaluated, seeds_table
@@ -138,6 +139,10 @@ def test_what_is_kept_of_finished_rows_is_enough_for_their_table(whole, tmp_path
     assert (kept / "table.md").read_text() == (out / "table.md").read_text()
     assert {name: (kept / name).read_bytes() for name in before} == before
     assert not (kept / "models").exists() and not (kept / "training").exists()
+    for change in ({"auto_attacks": ("apgd-t",)}, {"auto_points": 3}, {"test_points": 23}):
+        other = Row(replace(job, recipe=recipe("smoke").changed(change)), "baseline")
+        with pytest.raises(ValueError, match=r"reproduce: .* only a record is kept; allowed: apgd-ce on 4 of 24"):
+            _ = other.kept
     shutil.rmtree(kept / "evaluation" / "baseline-entropy-reduction")
     (kept / "analysis" / "random-states.json").unlink()
     shutil.copytree(out / "models" / "no-attacks-in-training", kept / "models" / "no-attacks-in-training")
@@ -174,6 +179,24 @@ def test_the_table_of_seeds_has_means_and_counts_and_what_stands_in_one_row_only
     by_seed = [tuple(map(int, pair.split(","))) for pair in beside.split("|")[3].split(";")]
     assert by_seed[0] == by_seed[1][::-1] and by_seed[0][0] - by_seed[0][1] == other - one
     assert beside.split("|")[5].split(",") == [f" {sum(by_seed[0])}", f" {sum(by_seed[0])} "]
+
+
+def test_what_a_seed_lacks_is_not_taken_from_the_next_column(whole):
+    """Pairs were put together by their place, and the p of one column stood under the name of another."""
+    rows = evaluated(Reproduction(recipe=recipe("smoke"), out=whole[0]))
+    short = {}
+    for name, of in rows.items():
+        columns = {attack: column for attack, column in of.columns.items() if column != "PGD"}
+        short[name] = replace(of, record=replace(of.record, columns=columns))
+    lines = seeds_table({0: short, 1: rows}).splitlines()
+    mine = [line.split("|")[2:4] for line in lines if line.startswith("| random states | ") and ";" in line]
+    names = [name.strip() for name, _ in mine]
+    assert sorted(names) == ["AA", "All", "PGD", "clean", "joint"]
+    assert [by_seed.strip().startswith("-; ") for name, by_seed in mine if name.strip() == "PGD"] == [True]
+    whole_pairs = {pair.column: pair for pair in paired(rows["random states"], rows["baseline"])}
+    for name, by_seed in mine:
+        pair = whole_pairs[name.strip()]
+        assert by_seed.strip().endswith(f"; {pair.first}, {pair.second}")
 
 
 def test_a_defended_row_meets_the_apgds_of_the_bare_one(tmp_path, monkeypatch):

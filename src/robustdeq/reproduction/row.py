@@ -47,6 +47,13 @@ class Job:
         return self.place("analysis", row).with_suffix(".json")
 
 
+def described(bare: Evaluation) -> str:
+    """Which attacks of AutoAttack were run on an undefended row, and on how many images."""
+    attacks = {name: bare.record.attacks[name].points for name, column in bare.columns.items() if column == "AA"}
+    points = max(attacks.values(), default=0)
+    return f"{', '.join(attacks)} on {points} of {len(bare.clean)} images"
+
+
 class Row:
     """The stages of one row. Each leaves its result in the folder and is skipped when it is there."""
 
@@ -67,16 +74,25 @@ class Row:
 
     @property
     def kept(self) -> bool:
-        """Whether all of its results are there, and its model is not: it is not trained again for them."""
+        """Whether all of its results are there, and its model is not: it is not trained again for them. A ValueError
+        if they are of other attacks, or other points, than are asked for."""
         if any(self.job.place(kind, self.name).exists() for kind in ("models", "training")):
             return False
         try:
-            dynamics = Evaluation.read(self.job.place("evaluation", self.name)).record.identity.steps is not None
+            bare = Evaluation.read(self.job.place("evaluation", self.name))
+            dynamics = bare.record.identity.steps is not None
             if dynamics and self.defended:
                 Evaluation.read(self.job.place("evaluation", self.name + DEFENDED))
         except ValueError:
             return False
-        return not dynamics or self.job.analysis(self.name).exists()
+        if dynamics and not self.job.analysis(self.name).exists():
+            return False
+        names = AutoAttack(self.threat, attacks=None if self.job.full else self.recipe.auto_attacks).names
+        asked, made = (f"{', '.join(names)} on {self.points} of {len(self.test)} images", described(bare))
+        if made != asked:
+            todo = f"allowed: {made}, or another --out, where it is trained anew"
+            raise ValueError(f"reproduce: {asked}, and of the row {self.name} only a record is kept; {todo}.")
+        return True
 
     def train(self, progress: Progress) -> nn.Module:
         folder = self.job.place("models", self.name)

@@ -53,7 +53,9 @@ def evaluated(job: Job) -> dict[str, Evaluation]:
 
 
 def _table(job: Job, evaluations: Mapping[str, Evaluation], source: str) -> str:
-    attacks = "standard" if job.full else " + ".join(name.upper() for name in job.recipe.auto_attacks)
+    met = [(name, column, each.record) for each in evaluations.values() for name, column in each.columns.items()]
+    attacks = "standard" if job.full else " + ".join(dict.fromkeys(name.upper() for name, at, _ in met if at == "AA"))
+    points = max((record.attacks[name].points for name, column, record in met if column == "AA"), default=0)
     total, training = max(len(evaluation.clean) for evaluation in evaluations.values()), job.recipe.training
     ball = f"{'L-inf' if training.threat.name == 'Linf' else 'L2'}, eps {training.eps:g}, seed {training.seed}"
     folder, order = Path(job.recipe.data), "in their published order"
@@ -61,7 +63,6 @@ def _table(job: Job, evaluations: Mapping[str, Evaluation], source: str) -> str:
         order = "cut at random before any training"
     elif folder.is_dir() and not any(folder.rglob("*.parquet")):  # images in a folder for each class
         order = "in random order"
-    points = total if job.full else min(job.recipe.auto_points, total)
     rows = []
     for name, evaluation in evaluations.items():
         shares = evaluation.shares()
@@ -93,8 +94,9 @@ def seeds_table(seeds: Mapping[int, Mapping[str, Evaluation]]) -> str:
         shares = [evaluation.shares() for evaluation, _ in both]
         cells = [_cell([share[column] for share in shares if column in share]) for column in COLUMNS]
         rows.append([markdown(name), *cells])
-        pairs = [paired(evaluation, base) for evaluation, base in both if base is not None]
-        beside += [[markdown(name), *_beside(columns)] for columns in (zip(*pairs) if name != BASE else ())]
+        pairs = [{pair.column: pair for pair in paired(of, base)} for of, base in both if base is not None]
+        for column in dict.fromkeys(column for seed in pairs for column in seed) if name != BASE else ():
+            beside.append([markdown(name), column, *_beside([seed.get(column) for seed in pairs])])
     head = [f"beside {BASE}", "column", "gained, lost by seed", "p by seed", "in all", "p"]
     told = "gained, lost: samples that stand in this row only, and in the other only, of those that both saw; p: of "
     told += "McNemar's exact test. In all: summed over seeds, whose images are the same, so its p is too small."
@@ -105,12 +107,16 @@ def seeds_table(seeds: Mapping[int, Mapping[str, Evaluation]]) -> str:
 def _cell(shares: Sequence[Share]) -> str:
     if not shares:
         return "-"
-    percents, counts = [share.percent for share in shares], ", ".join(str(share.count) for share in shares)
-    return f"{mean(percents):.1f} ({min(percents):.1f} to {max(percents):.1f}) {counts} of {shares[0].total}"
+    percents, totals = [share.percent for share in shares], [share.total for share in shares]
+    counts = ", ".join(str(share.count) for share in shares) + f" of {totals[0]}"
+    if len(set(totals)) > 1:
+        counts = ", ".join(f"{share.count} of {share.total}" for share in shares)
+    return f"{mean(percents):.1f} ({min(percents):.1f} to {max(percents):.1f}) {counts}"
 
 
-def _beside(pairs: Sequence[Paired]) -> list[str]:
-    gained, lost = (sum(getattr(pair, side) for pair in pairs) for side in ("first", "second"))
-    by_seed = "; ".join(f"{pair.first}, {pair.second}" for pair in pairs)
-    chances = "; ".join(f"{pair.p:.2g}" for pair in pairs)
-    return [pairs[0].column, by_seed, chances, f"{gained}, {lost}", f"{mcnemar(gained, lost):.2g}"]
+def _beside(pairs: Sequence[Paired | None]) -> list[str]:
+    """None: a seed without that column."""
+    gained, lost = (sum(getattr(pair, side) for pair in pairs if pair) for side in ("first", "second"))
+    by_seed = "; ".join(f"{pair.first}, {pair.second}" if pair else "-" for pair in pairs)
+    chances = "; ".join(f"{pair.p:.2g}" if pair else "-" for pair in pairs)
+    return [by_seed, chances, f"{gained}, {lost}", f"{mcnemar(gained, lost):.2g}"]
