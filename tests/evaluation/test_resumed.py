@@ -16,7 +16,8 @@ from small_models import images_for, own
 from torch import nn
 
 import robustdeq as rd
-from robustdeq.attacks import PGD
+from robustdeq.attacks import PGD, Summed, ThroughGradient, View
+from robustdeq.defences import EarlyState
 from robustdeq.evaluation import Entry, Evaluation
 
 
@@ -174,6 +175,69 @@ def test_a_function_whose_options_cannot_be_told_is_never_taken_for_done(tmp_pat
         entries = [Entry("closure", "A", lambda model, x, y, indices, attack=attack: attack(model, x, y))]
         found = rd.evaluate(model, x, y, suite=entries, threat=THREAT, out=tmp_path, checks=0)
     assert found.shares()["A"].count < 12
+
+
+class _Kept(View):
+    """A view of one's own; ``told``: its settings."""
+
+    def __init__(self, deployed, keep, told):
+        super().__init__(deployed)
+        self.keep = keep
+        if told:
+            self.settings = {"keep": keep}
+
+    def forward(self, x):
+        return self.deployed(self.keep * x + (1 - self.keep) * x.detach())
+
+
+class _Through(ThroughGradient):
+    def __init__(self, deployed, keep, told):
+        super().__init__(deployed, "unrolled")
+        self.keep = keep
+
+    forward = _Kept.forward
+
+
+class _Telling(_Through):
+    @property
+    def settings(self):
+        return {"keep": self.keep}
+
+    @settings.setter
+    def settings(self, value):
+        pass
+
+
+@pytest.mark.parametrize("kind, told, calls", [
+    (_Kept, False, [1, 2]), (_Kept, True, [1, 1]), (_Through, False, [1, 2]), (_Telling, True, [1, 1]),
+])  # fmt: skip
+def test_a_view_of_one_s_own_is_known_by_settings_of_its_own_only(kind, told, calls, tmp_path):
+    """What it inherits says nothing of what it adds: another one was read back as this."""
+    model, x, y = _small()
+    attack, made = Counting(f"{kind.__name__} {told}"), []
+    for _ in range(2):
+        entries = [Entry("mine", "A", attack, lambda model: kind(model, 1, told))]
+        rd.evaluate(model, x, y, suite=entries, threat=THREAT, out=tmp_path, checks=0)
+        made.append(len(attack.seen))
+    assert made == calls
+    entries = [Entry("mine", "A", attack, lambda model: kind(model, 0, told))]
+    rd.evaluate(model, x, y, suite=entries, threat=THREAT, out=tmp_path, checks=0)
+    assert len(attack.seen) == calls[-1] + 1
+
+
+@pytest.mark.parametrize("view", [lambda m: ThroughGradient(m, "unrolled"), lambda m: EarlyState(m, 2),
+                                  lambda m: Summed([ThroughGradient(m, "phantom")], deployed=m)])  # fmt: skip
+def test_a_view_of_another_model_is_not_taken_for_one_of_this(view, tmp_path):
+    model, x, y = _small()
+    attack = Counting(f"others {view.__code__.co_firstlineno} {view.__code__.co_names}")
+    others = (own(), own(sharpness=1.0))
+    for other in others:
+        rd.evaluate(model, x, y, suite=[Entry("far", "A", attack, lambda _, other=other: view(other))], threat=THREAT,
+                    out=tmp_path, checks=0)  # fmt: skip
+    assert len(attack.seen) == 2
+    for _ in range(2):
+        rd.evaluate(model, x, y, suite=[Entry("far", "A", attack, view)], threat=THREAT, out=tmp_path, checks=0)
+    assert len(attack.seen) == 3
 
 
 def test_two_threats_of_one_radius_are_two_attacks(tmp_path):

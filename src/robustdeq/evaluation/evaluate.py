@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from ..attacks import APGD, AutoAttack, Exact, Linf, Threat, ThroughGradient
+from ..attacks import APGD, AutoAttack, Exact, Linf, Summed, Threat, ThroughGradient, View
 from ..checks import Distance, Natural
 from ..defences import Readout
 from ..distributed import SINGLE, Distributed
@@ -113,6 +113,7 @@ HINTS: dict[str, Any] = {
     "transfers": Annotated[Any, Fits(lambda images: images is None or _by_name(images), "images by name")],
 }  # fmt: skip
 """Of the arguments of ``evaluate``."""
+PACKAGE = __name__.partition(".")[0]
 
 
 def _threat(suite: str | Sequence[Entry]) -> Threat:
@@ -188,6 +189,26 @@ def _rehearse(views: Mapping[str, nn.Module], x: Tensor) -> None:
                 torch.autograd.grad(logits.sum(), at, allow_unused=True)
 
 
+def _told(view: nn.Module, asked: Sequence[nn.Module | None]) -> bool:
+    """Whether a record says all of a view: it is what is asked, or a way of looking at that and has told settings."""
+    if any(view is one for one in asked):
+        return True
+    if isinstance(view, Summed):
+        return all(_told(one, asked) for one in view.views)
+    inner = getattr(view, "deployed", getattr(view, "model", None))
+    return _tells(view) and any(inner is one for one in asked)
+
+
+def _tells(view: nn.Module) -> bool:
+    """Whether ``settings`` are its own: what a class outside of this package inherits says nothing of what it adds."""
+    for kind in type(view).mro():
+        if kind.__module__.startswith(f"{PACKAGE}."):
+            return kind is type(view) or (kind is View and "settings" in vars(view))
+        if "settings" in vars(kind):
+            return True
+    return False
+
+
 def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> AttackRecord:
     """An attack on which nothing has been done yet."""
     gradient = view.gradient if isinstance(view, ThroughGradient) else None
@@ -214,7 +235,7 @@ def _attack(entry: Entry, view: nn.Module, kind: Structure, points: int) -> Atta
                 options["threat"] |= {"name": threat.name, "eps": threat.eps}
         except (TypeError, AttributeError):
             pass  # no dataclass, or JSON cannot hold its options
-    if not hasattr(view, "settings") and view not in asked_directly:
+    if not _told(view, asked_directly):
         options = None  # nor can be told what such a view does
     return AttackRecord(
         column=entry.column, attack=attack, options=options, view=type(view).__name__,

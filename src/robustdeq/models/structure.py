@@ -61,8 +61,8 @@ class Defended(Wrapper):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The options of ``method``; without one, what is kept on the defence itself. JSON: of a tensor its digest, of
-        what has no options, as a function, its name only."""
+        """The options of ``method``; without one, what is kept on the defence itself, but for names that begin with _.
+        JSON: of a tensor its digest, of what has no options, as a function, its name only."""
         if self.method is not None:
             return describe(self.method)
         kept = {name: value for name, value in vars(self).items() if not name.startswith("_")}
