@@ -1,6 +1,7 @@
 """All of one model together: kept batch by batch, the same whatever the batches, and told in few numbers."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from robustdeq.analysis.measure import KINDS, Measure, Measured, measured
 from robustdeq.analysis.summary import entropy_detector, samples_frame, summary, table
 from robustdeq.analysis.sweep import Setting, settings_around, sweep
 from robustdeq.attacks import PGD, Frozen
+from robustdeq.defences import EarlyState
 from robustdeq.evaluation.images import Pair
 from robustdeq.files import write_json, write_tensors
 from robustdeq.testing.problems import assert_same
@@ -126,7 +128,7 @@ def test_one_option_is_moved_at_a_time():
 
 
 def test_a_sweep_counts_what_the_deployed_model_says_and_what_it_costs(model, points, tmp_path):
-    settings = [Setting(2, 0, 0.05, 3), Setting(1, 2, 0.1, 4), Setting(2, 2, 0.1, 3)]
+    settings = [Setting(2, 0, 0.05, 3), Setting(1, 2, 0.1, 4), Setting(2, 2, 0.1, 3), Setting(3, 2, 0.1, 3)]
     options = {"settings": settings, "attack_steps": 3, "batch_size": 9, "seed": 4, "out": tmp_path}
     found = sweep(model, points, THREAT, **options)
     x, y, numbers = points.x, points.labels, torch.arange(14)
@@ -136,7 +138,11 @@ def test_a_sweep_counts_what_the_deployed_model_says_and_what_it_costs(model, po
         deployed = rd.EntropyReduction(0.2, setting.step_size, setting.updates, setting.every)(bare)
         right = lambda images: deployed(images).argmax(1) == y  # noqa: B023, E731
         assert torch.equal(row.clean, right(x))
-        assert torch.equal(row.static, right(x) & right(attack(bare, x, y, indices=numbers)))
+        far, static = replace(attack, keep="highest"), right(x)
+        views = [(far, bare), (far, EarlyState(bare, setting.every))][: 1 + (setting.every < setting.steps)]
+        for made, view in views if setting.updates else [(attack, bare)]:
+            static &= right(made(view, x, y, indices=numbers))
+        assert torch.equal(row.static, static)
         assert torch.equal(row.frozen, right(x) & right(attack(Frozen(deployed), x, y, indices=numbers)))
         blocks = (setting.steps - 1) // setting.every
         assert row.evaluations == setting.steps and row.units == setting.steps + blocks * setting.updates

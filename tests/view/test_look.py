@@ -11,6 +11,7 @@ from robustdeq.attacks import APGD, PGD, EndToEnd, Frozen, JointOptimisation, Li
 from robustdeq.defences import EntropyReduction
 from robustdeq.testing import left_untouched
 from robustdeq.view import Settings, Stopped, Watch, look
+from robustdeq.view.look import ATTACKS
 
 EPS = 0.2
 DEFENCE = EntropyReduction(EPS, EPS / 4)
@@ -34,8 +35,8 @@ PLAIN = {
     ),
     "joint": (Settings(attack="joint", eps=EPS, steps=5), lambda m: (JointOptimisation(Linf(EPS), iterations=5), m)),
     "static": (
-        Settings(eps=EPS, steps=5, defended=True, sees="static"),
-        lambda m: (PGD(Linf(EPS), EPS / 4, 5), ThroughGradient(m, "unrolled")),
+        Settings(eps=EPS, steps=9, defended=True, sees="static"),
+        lambda m: (PGD(Linf(EPS), EPS / 4, 9, keep="highest"), ThroughGradient(m, "unrolled")),
     ),
     "frozen": (Settings(eps=EPS, steps=3, defended=True), lambda m: (PGD(Linf(EPS), EPS / 4, 3), Frozen(DEFENCE(m)))),
     "end-to-end": (
@@ -57,6 +58,14 @@ def test_the_attacked_image_is_that_of_the_attack_itself(name, sharp, image):
     assert torch.equal(found.adversarial, attack(seen, x, torch.tensor([label]))[0])
     assert told == [(done, told[0][1]) for done in range(found.passes)] and found.passes >= 1
     assert Linf(EPS).contains(x, found.adversarial[None]).all()
+
+
+@pytest.mark.parametrize("sees, keep", [("static", "highest"), ("frozen", "worst"), ("end-to-end", "worst")])
+def test_an_image_that_is_to_hold_behind_a_defence_is_the_worst_of_all_steps(sees, keep):
+    """The first one past the bare model's boundary made a defence look better than it is."""
+    settings = Settings(defended=True, sees=sees)
+    assert ATTACKS["PGD"](settings).keep == keep
+    assert ATTACKS["PGD"](dataclasses.replace(settings, defended=False)).keep == "worst"
 
 
 @pytest.mark.parametrize("name", PLAIN)

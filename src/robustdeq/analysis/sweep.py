@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..attacks import PGD, Frozen, Linf
 from ..attacks.losses import right
 from ..checks import check_count
 from ..defences import EntropyReduction
-from ..evaluation.entries import exact
+from ..evaluation.entries import exact, looks
 from ..evaluation.identity import claim_for
 from ..evaluation.images import Points, batches, loaded
 from ..evaluation.run import spending
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 ATTACK_STEPS = 10
+STATIC = ("highest loss", "first look")
+"""How images are made against the bare model of a defended one, as ``evaluation.suites.quick`` makes them."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,9 @@ def sweep(
 ) -> Sweep:  # fmt: skip
     """Every setting, by default ``settings_around`` the defence's defaults: clean and robust accuracy, and cost.
 
-    The attacks are PGD of ``attack_steps`` steps of a quarter of eps, on the bare model and through the defence: few,
-    to compare settings, not to judge one. out: a folder with a file for each setting, written when it is done and not
-    made again; a ValueError where it is of another model, of other images or of other options.
+    The attacks are PGD of ``attack_steps`` steps of a quarter of eps, on the bare model, where a defence first looks,
+    and through the defence: few, to compare settings, not to judge one. out: a folder with a file for each setting,
+    written when it is done and not made again; a ValueError where it is of another model, other images or options.
     """
     check_count("sweep", "attack_steps", attack_steps)
     if not isinstance(threat, Linf):
@@ -144,8 +146,9 @@ def sweep(
     rows, todo = [], "remove it, and it is made anew"
     if out is not None:
         claim_for(
-            "sweep", Path(out), model, points, threat, batch_size=batch_size, seed=seed, attack_steps=attack_steps
-        )
+            "sweep", Path(out), model, points, threat, batch_size=batch_size, seed=seed, attack_steps=attack_steps,
+            static=STATIC,
+        )  # fmt: skip
     for done, setting in enumerate(settings):
         progress(done, len(settings), f"sweep {setting.name}")
         file = None if out is None else Path(out) / f"{setting.name}.json"
@@ -166,7 +169,8 @@ def sweep(
 def _row(model: DEQClassifier, points: Points, setting: Setting, attack: PGD, batch_size: int) -> Row:
     bare = variant(model, steps=setting.steps)
     method = EntropyReduction(attack.threat.eps, setting.step_size, setting.updates, setting.every)
-    deployed: nn.Module = method(bare) if setting.updates else bare
+    deployed: Any = method(bare) if setting.updates else bare
+    far = replace(attack, keep="highest")  # just past the bare model's boundary images transfer badly
     flags: list[tuple[Tensor, Tensor, Tensor]] = []
     evaluations = updates = 0
     for rows in batches(len(points), batch_size):
@@ -175,8 +179,12 @@ def _row(model: DEQClassifier, points: Points, setting: Setting, attack: PGD, ba
         with spending(bare.tally) as spent:
             clean = right(deployed, x, y)
         evaluations, updates = evaluations + spent.evaluations, updates + spent.updates
-        static = frozen = clean & right(deployed, attack(exact(bare), x, y, indices=indices), y)
-        if deployed is not bare:
+        if deployed is bare:
+            static = frozen = clean & right(deployed, attack(exact(bare), x, y, indices=indices), y)
+        else:
+            static = clean & right(deployed, far(exact(bare), x, y, indices=indices), y)
+            if deployed.looks:
+                static &= right(deployed, far(looks(deployed), x, y, indices=indices), y)
             frozen = clean & right(deployed, attack(Frozen(deployed), x, y, indices=indices), y)
         flags.append((clean.cpu(), static.cpu(), frozen.cpu()))
     clean, static, frozen = (torch.cat(column) for column in zip(*flags))

@@ -22,7 +22,7 @@ from ..options import OneOf, checked
 
 ATTACKS: dict[str, Callable[[Settings], Any] | None] = {
     "none": None,
-    "PGD": lambda s: PGD(Linf(s.eps), s.eps / 4, s.steps, seed=s.seed, keep="highest" if s.whole else "worst"),
+    "PGD": lambda s: PGD(Linf(s.eps), s.eps / 4, s.steps, seed=s.seed, keep="highest" if s.far else "worst"),
     "APGD": lambda s: APGD(Linf(s.eps), s.steps, seed=s.seed),
     "joint": lambda s: JointOptimisation(Linf(s.eps), iterations=s.steps, seed=s.seed),
 }
@@ -45,7 +45,8 @@ class Settings:
     PGD, iterations of APGD and of the joint attack. gradient: through which an attack that sees the bare model looks;
     the joint attack has one of its own. defended: input entropy reduction, with the same ball. sees: in ``SEEN``, what
     the attack on a defended model knows. whole: PGD takes all its steps and gives the image of highest loss, instead of
-    the first one that is misclassified, where every prediction is unsure. seed: of the attack's start.
+    the first one that is misclassified, where every prediction is unsure; a static one always does, since of the other
+    a defence makes little. seed: of the attack's start.
     """
 
     attack: Annotated[str, OneOf("attack", ATTACKS)] = "PGD"
@@ -69,6 +70,11 @@ class Settings:
     @property
     def through_defence(self) -> bool:
         return self.defended and self.attack != "none" and self.sees != "static"
+
+    @property
+    def far(self) -> bool:
+        """Whether PGD gives the image of highest loss."""
+        return self.whole or (self.defended and self.sees == "static")
 
 
 class Stopped(Exception):
