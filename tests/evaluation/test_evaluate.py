@@ -316,3 +316,15 @@ def test_entries_bring_their_own_threat_when_none_is_named(model, points):
     assert result.record.identity.eps == 0.02
     with pytest.raises(ValueError, match="without threat=; allowed: one of them"):
         rd.evaluate(model, *points, suite=[Entry("near", "PGD", near), Entry("far", "PGD", far)], checks=0)
+
+
+def test_a_seed_that_no_attack_of_a_list_has_is_refused():
+    """It was on record, and every attack drew as before."""
+    net, x, y = Linear.random(3), torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])
+    seeded = Entry("pgd", "PGD", PGD(rd.Linf(0.1), steps=1, seed=5))
+    entries = [seeded, Entry("none", "PGD", lambda model, x, y, indices: x)]
+    with pytest.raises(ValueError, match=r"seed=2 with entries whose attacks have seed 5; allowed: attacks with that"):
+        rd.evaluate(net, x, y, suite=entries, seed=2, checks=0)
+    for seed in (0, 5):
+        rd.evaluate(net, x, y, suite=entries, seed=seed, checks=0)
+    assert rd.evaluate(net, x, y, suite=entries[1:], seed=2, checks=0).record.identity.seed == 2

@@ -65,6 +65,11 @@ def test_columns_of_other_attacks_say_so(bare, defended, digits):
     few = {"suite": "quick", "checks": 0, "threat": rd.Linf(0.1)}
     weak, strong = (rd.evaluate(linear, digits.take(slice(4)), steps=steps, **few) for steps in (1, 3))
     assert [test.alike for test in paired(weak, strong)] == [True, False, False]
+    points, images = digits.take(slice(4)), torch.rand(2, 4, 1, 8, 8)
+    given = {"suite": [], "checks": 0, "threat": rd.Linf(1.0)}
+    one, other = (rd.evaluate(linear, points, transfers={"transfer/t": x}, **given) for x in images)
+    assert [test.alike for test in paired(one, other)] == [True, False, False]
+    assert [test.alike for test in paired(one, one)] == [True, True, True]
 
 
 def test_other_images_are_not_compared(bare, digits):

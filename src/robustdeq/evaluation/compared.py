@@ -19,6 +19,7 @@ from ..text import markdown, table
 from .certificate import RADII, Certificate
 from .evaluate import evaluate
 from .flags import Flag
+from .identity import same_beginning
 from .images import Points
 from .record import RECORD
 from .result import Evaluation
@@ -41,6 +42,8 @@ class Compared:
         certificate = Certificate.read(folder)
         places = [place.parent for place in Path(folder).glob(f"{PLACE}*/{RECORD}")]
         attacked = {float(place.name.removeprefix(PLACE)): Evaluation.read(place) for place in places}
+        for radius, evaluation in attacked.items():
+            _check_beside(f"{Path(folder) / PLACE}{radius:g}", certificate, evaluation)
         return cls(certificate, dict(sorted(attacked.items())))
 
     @property
@@ -119,17 +122,22 @@ def compare(
 
     model: as it was certified; behind ``Smoothing`` it should be seeded, and a forward of an attack takes its
     ``draws``. x, y: the first so many of the certified images. suite, options: see ``evaluate``; out: of the
-    certificate, whose folder then holds the evaluations. Raises a ValueError where labels or model are others.
+    certificate, whose folder then holds the evaluations. Raises a ValueError where images, labels or model are others.
     """
-    attacked, own = {}, certificate.record.identity
+    attacked = {}
     radii = convert("compare", "radii", radii, Sequence[Distance])
     for radius in filter(None, radii):
         evaluation = attacked[float(radius)] = evaluate(
             model, x, y, suite=suite, threat=L2(radius), checks=0, distributed=distributed, progress=progress,
             out=None if out is None else Path(out) / f"{PLACE}{radius:g}", **options,
         )  # fmt: skip
-        labels, other = evaluation.record.labels, evaluation.record.identity
-        same = own.deployed == other.deployed and own.defence == other.defence
-        if not same or not torch.equal(labels, certificate.labels[: len(labels)]):
-            raise ValueError("compare: a certificate of another model or of other images; allowed: one of these.")
+        _check_beside("compare: the attacked model", certificate, evaluation)
     return Compared(certificate, attacked)
+
+
+def _check_beside(owner: str, certificate: Certificate, evaluation: Evaluation) -> None:
+    labels, whole = evaluation.record.labels, certificate.labels
+    same = same_beginning(certificate.record.identity, evaluation.record.identity)
+    if not same or len(labels) > len(whole) or not torch.equal(labels, whole[: len(labels)]):
+        wanted = "the model and the first of the images that are certified"
+        raise ValueError(f"{owner} is another one than the certificate's, or its images are; allowed: {wanted}.")

@@ -50,7 +50,8 @@ def evaluate(
     (N, C, H, W) in [0, 1], with y: (N,) int64; or an ``ImageSet`` or ``StreamedSet``. A batch at a time is made
     floating-point, and moved to where the model is.
     suite: ``quick | paper | standard | adaptive``, or a list of ``Entry``. threat: default the entries' own, or
-    Linf(8/255). step_size: of PGD, default a quarter of eps. seed: of every attack. options: further ones of the suite.
+    Linf(8/255). step_size: of PGD, default a quarter of eps. seed: of the checks and of every attack of a suite; an
+    ``Entry`` has an attack with its own. options: further ones of the suite.
     out: folder for evaluation.json, written after every batch; with resume=True a finished batch is not repeated.
     images: keep the adversarial images there, too. distributed: each process takes its share of the batches.
     transfers: adversarial images (points, C, H, W) from elsewhere, a tensor or another evaluation's ``images``, by name
@@ -69,6 +70,7 @@ def evaluate(
         suite = suites.suite(suite, kind, threat, step_size=step_size, seed=seed, batch_size=batch_size, **options)
     else:
         check_options("evaluate with a list of entries", [*options, *([] if step_size is None else ["step_size"])], [])
+        _check_seed(seed, suite)
     entries = _entries({**_beside(beside, kind, suite), **(transfers or {})}, suite)
     first = loaded(points, slice(min(FIRST, batch_size)), kind.deployed)
     identity = identity_of("evaluate", kind, points, first, threat, seed=seed, batch_size=batch_size)
@@ -114,6 +116,14 @@ HINTS: dict[str, Any] = {
 }  # fmt: skip
 """Of the arguments of ``evaluate``."""
 PACKAGE = __name__.partition(".")[0]
+
+
+def _check_seed(seed: int, entries: Sequence[Entry]) -> None:
+    """A ValueError where a seed was asked for that none of the attacks has that have one."""
+    seeds = dict.fromkeys(own for entry in entries if (own := getattr(entry.attack, "seed", None)) is not None)
+    if seed and seeds and seed not in seeds:
+        given = f"seed={seed} with entries whose attacks have seed {', '.join(map(str, seeds))}"
+        raise ValueError(f"evaluate: {given}; allowed: attacks with that seed, as in PGD(..., seed={seed}).")
 
 
 def _threat(suite: str | Sequence[Entry]) -> Threat:

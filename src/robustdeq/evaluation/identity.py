@@ -121,6 +121,15 @@ def _moved(one: Sequence[float], other: Sequence[float]) -> int:
     return sum(abs(a - b) > 1e-3 * size for a, b in zip(one, other))
 
 
+def same_beginning(one: Identity, other: Identity) -> bool:
+    """Whether both are of one deployed model and of the same first images, as far as their logits tell these."""
+    if (one.deployed, one.defence, one.steps) != (other.deployed, other.defence, other.steps):
+        return False
+    few = min(len(one.peaks), len(other.peaks))
+    moved = _moved(one.peaks[:few], other.peaks[:few]) if same_logits(one.logits, other.logits) else few + 1
+    return moved <= SLACK * few and (one.points != other.points or one.images == other.images)
+
+
 def check_same(path: Path, before: Identity, now: Identity) -> None:
     """A ValueError if the record in ``path`` is of anything else."""
     if same_logits(before.logits, now.logits):

@@ -120,7 +120,7 @@ def _quick(kind: Structure, budget: Budget, column: str = "joint") -> list[Entry
             Entry(f"joint-{budget.joint.iterations}", column, budget.joint, bare, points),
         ]
     if kind.defence is None:
-        return [Entry(name, "PGD", pgd, points=points), dlr]
+        return [Entry(name, "PGD", pgd, exact, points), dlr]
     # A static attack takes all its steps: an image that lies just past the bare model's boundary transfers badly.
     views = {"": static, " first look": looks} if _has_looks(kind) else {"": static}
     far = replace(pgd, keep="highest")

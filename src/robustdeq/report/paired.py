@@ -8,6 +8,9 @@ from scipy.stats import binomtest
 
 from ..evaluation import Evaluation
 
+OWN = ("static", "white-box")
+"""Columns of images that were made against the bare model of the very one that is judged."""
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -58,8 +61,11 @@ def paired(one: Evaluation, other: Evaluation) -> list[Paired]:
 
 
 def _attacks(of: Evaluation, column: str) -> list[str]:
-    """What was run for a column, whatever it was called; ``All`` has every attack, and clean images none."""
+    """What was run for a column, whatever it was called; ``All`` has every attack, and clean images none. Of images
+    made elsewhere their digests; those made against the bare self of each model are others by nature."""
     names = [name for name, at in of.columns.items() if column in (at, "All")]
     attacks = [of.record.attacks[name] for name in names]
     told = [{k: v for k, v in (a.options or {}).items() if k not in ("seed", "batch_size")} for a in attacks]
-    return sorted(repr((a.column, a.attack, o, a.view, a.settings, a.points)) for a, o in zip(attacks, told))
+    digests = [{} if a.column in OWN else {batch.transferred: 0 for batch in a.batches.values()} for a in attacks]
+    each = zip(attacks, told, digests)
+    return sorted(repr((a.column, a.attack, o, a.view, a.settings, a.points, [*of])) for a, o, of in each)
