@@ -1,6 +1,7 @@
 """The command line as a user meets it: real processes, exit codes, one or two lines for a mistake."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -201,17 +202,23 @@ def test_an_evaluation_that_cannot_stand_beside_is_refused_before_the_first_atta
 
 
 def test_a_model_is_judged_on_what_its_run_held_out(tmp_path, capfd):
-    """The digits are cut by ``data_seed``, which the run beside the model tells."""
+    """The digits are cut by ``data_seed``, which the run tells, beside the model and wherever that is moved to."""
     run = ["--set", "data_seed=1", 'phases=[{"epochs":1,"attack_steps":0}]', "validation_points=0"]
     assert main(["train", "smoke", *run, "--out", str(tmp_path)]) == 0
-    tests = {}
-    for name, more in {"own": [], "other": ["--data-seed", "0"]}.items():
+    tests, moved = {}, tmp_path / "far" / "away"
+    shutil.copytree(tmp_path / "model", moved)
+    cases = {"own": (tmp_path / "model", []), "moved": (moved, []), "other": (moved, ["--data-seed", "0"])}
+    for name, (model, more) in cases.items():
         out = tmp_path / name
         words = ["--set", "steps=1", "--subset", "50", "--checks", "0", *more, "--out", str(out)]
-        assert main(["evaluate", str(tmp_path / "model"), *words]) == 0
+        assert main(["evaluate", str(model), *words]) == 0
+        assert "trained on" not in capfd.readouterr().err
         tests[name] = json.loads((out / "evaluation.json").read_text())["identity"]["images"]
-    few = [rd.data.load("digits", seed=seed).test.take(slice(50)).digest() for seed in (1, 0)]
-    assert list(tests.values()) == few and few[0] != few[1]
+    few = [rd.data.load("digits", seed=seed).test.take(slice(50)).digest() for seed in (1, 1, 0)]
+    assert list(tests.values()) == few and few[0] != few[2]
+    rd.save_model(rd.load_model(moved), moved)  # which may have been trained since
+    assert main(["evaluate", str(moved), *words[:6], "--out", str(tmp_path / "unknown")]) == 0
+    assert "they may be among those that it is judged on, cut by --data-seed 0" in capfd.readouterr().err
 
 
 def test_convert_leaves_the_folder_of_a_run_alone(tmp_path, capfd):

@@ -14,7 +14,9 @@ from .data import ImageSet, Splits, StreamedSet, load
 from .data.sources import OPTIONS
 from .defences import EntropyReduction
 from .distributed import SINGLE, Distributed
+from .files import write_json
 from .models import create_model, load_model, save_model
+from .models.zoo import TRAINED
 from .options import check_options, checked, describe
 from .progress import Progress
 from .text import shown
@@ -139,4 +141,5 @@ def train(
     if distributed.main:
         model = load_model(trainer.best) if trainer.best.exists() else model
         save_model(model, folder)
+        write_json(folder / TRAINED, {name: getattr(recipe, name) for name in ("data", "data_seed", "validation")})
     return trainer.history

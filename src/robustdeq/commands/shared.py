@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,6 +23,7 @@ from ..evaluation.readouts import READOUTS
 from ..evaluation.record import RECORD
 from ..files import read_json, write_text
 from ..models import load_model
+from ..models.zoo import TRAINED, model_folder
 from ..text import printable
 
 TABLES = {
@@ -86,6 +88,9 @@ class OnModel(Command):
     def load(self, device: torch.device, *names: str) -> tuple[torch.nn.Module, list[Any]]:
         """The model on the device, and of the splits named the first ``subset`` images each."""
         plan = self._plan()
+        if not plan and self.data_seed is None and (self.data == "digits" or "validation" in names):
+            unknown = f"nothing beside {self.model} says which images it was trained on; they may be among"
+            warnings.warn(printable(f"{unknown} those that it is judged on, cut by --data-seed 0"), stacklevel=2)
         seed = plan.get("data_seed", 0) if self.data_seed is None else self.data_seed
         splits = load(
             self.data, seed=seed, validation=plan.get("validation"), image_size=self.image_size,
@@ -99,10 +104,11 @@ class OnModel(Command):
         return load_model(self.model).to(device), [images.to(device) for images in sets]
 
     def _plan(self) -> dict[str, Any]:
-        """What the run that made the model says of its data, where that is these and the run is near the model."""
-        folder = Path(self.model)
-        for file in (folder.parent / "config.json", folder.parent.parent / "recipe.json"):  # of train, of reproduce
-            if folder.is_dir() and file.exists():
+        """What the run that made the model says of its data, where that is these: in the model's folder, or nearby."""
+        folder = model_folder(self.model)
+        near = (folder / TRAINED, folder.parent / "config.json", folder.parent.parent / "recipe.json")
+        for file in near:  # of train and reproduce, as they write it and as they wrote it
+            if file.exists():
                 plan = read_json(file, "remove it, or say --data-seed")
                 if isinstance(plan, dict) and _source(plan.get("data")) == _source(self.data):
                     return plan

@@ -22,6 +22,8 @@ from ..text import shown
 from .modes import unwrapped
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+TRAINED = "trained-on.json"
+"""Beside a trained model: its source of images, and how that was cut, so that it is judged on others wherever it is."""
 MOST_KEYS = 12  # that an error lists
 SETTABLE = ("solver", "steps", "gradient")
 """Of a config: attributes of a DEQ that may be given another value."""
@@ -115,6 +117,7 @@ def save_model(model: nn.Module, folder: str | Path) -> Path:
         warnings.warn(f"of the {type(model).__name__} only the weights are kept, for load_model(..., into=); "
                       "the model inside can be saved so that it is rebuilt.", stacklevel=2)  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / TRAINED).unlink(missing_ok=True)  # of the weights that were there
     write_tensors(folder / WEIGHTS, model.state_dict(), format="pt")
     write_json(folder / CONFIG, config)
     return folder
@@ -218,7 +221,7 @@ def model_folder(path_or_hub_id: str | Path, **hub_options: Any) -> Path:
     if isinstance(path_or_hub_id, Path) or looks_local(name):
         raise ValueError(f"{name}: no such folder; the hub was not asked, since this is no hub id (owner/name).")
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS], **hub_options))
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, TRAINED], **hub_options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         offline = "the hub is not asked offline, and its cache has no copy"
         why = offline if hub.HF_HUB_OFFLINE else first_line(error)
