@@ -115,7 +115,12 @@ def _seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     names = sorted(tensors)
     header = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]
     content = [header, sorted(metadata.items()), digest(*(tensors[name] for name in names))]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json_digest(content)
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

@@ -115,7 +115,9 @@ class Phantom(Gradient):
     def solve(self, solver: Solver, f: Map, z: Tensor, steps: Steps, training: bool) -> Tensor:
         with torch.no_grad():
             final = reached(solver, f, z, steps)
-        h = phantom_state(f, final, self.unroll, self.damping)
+        h = f(final.detach())
+        for _ in range(self.unroll):
+            h = (1 - self.damping) * h + self.damping * f(h)
         return h if training else _Reroute.apply(h, final, lambda grad: grad)
 
 
@@ -222,14 +224,6 @@ def reached(
     if isinstance(steps, tuple):
         return torch.cat([states[t - 1] for t in steps])
     return torch.stack(states)[steps.to(z.device) - 1, torch.arange(len(z), device=z.device)]
-
-
-def phantom_state(f: Map, z: Tensor, unroll: int, damping: float) -> Tensor:
-    """h_0 = f(z), then ``unroll`` times h <- (1 - damping) h + damping f(h); z (B, D) is taken without its graph."""
-    h = f(z.detach())
-    for _ in range(unroll):
-        h = (1 - damping) * h + damping * f(h)
-    return h
 
 
 def _precision(z: Tensor) -> Callable[[], AbstractContextManager]:

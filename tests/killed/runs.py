@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 COUNTED = Death("call", nth=0)
 MARK = "ROBUSTDEQ_KILLED"
 """In the environment of whatever works on a folder."""
-TIMES = {"seconds", "images_per_second", "memory_gib", "environment", "environments", "defence_cost"}
+TIMES = {"seconds", "images_per_second", "memory_gib", "environment", "environments"}
 """Of JSON: what no two runs share."""
 
 

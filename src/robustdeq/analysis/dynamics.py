@@ -96,11 +96,8 @@ def stacked(tables: Iterable[tuple[str, DataFrame]], column: str) -> DataFrame:
     """Tables one below the other, the name of each in a new first column."""
     from pandas import concat
 
-    named = []
-    for name, table in tables:
-        table.insert(0, column, name)
-        named.append(table)
-    return concat(named, ignore_index=True)
+    names, frames = zip(*tables)
+    return concat(frames, keys=names, names=[column]).reset_index(level=0).reset_index(drop=True)
 
 
 def quantiles(columns: Mapping[str, Tensor], levels: Sequence[float] = QUANTILES) -> DataFrame:
@@ -122,7 +119,7 @@ def probabilities_along(model: nn.Module, x: Tensor) -> Tensor:
     """Class probabilities at z^[1], ..., z^[T], (T, B, K), for images x (B, C, H, W). model: see ``entropy_along``."""
     whole, _ = dynamics_of("probabilities_along", model)
     with evaluating(whole):
-        return _logits(whole.trajectory(x)).softmax(dim=2)
+        return whole.trajectory(x).all_logits().softmax(dim=2)
 
 
 @torch.no_grad()
@@ -133,7 +130,7 @@ def entropy_along(model: nn.Module, x: Tensor) -> Tensor:
     """
     whole, _ = dynamics_of("entropy_along", model)
     with evaluating(whole):
-        return torch.stack([entropy(logits) for logits in _logits(whole.trajectory(x))])
+        return torch.stack([entropy(logits) for logits in whole.trajectory(x).all_logits()])
 
 
 @dataclass(frozen=True)
@@ -168,15 +165,10 @@ def states_along(model: nn.Module, x: Tensor) -> States:
     whole, deq = dynamics_of("states_along", model)
     with evaluating(whole):
         trajectory = whole.trajectory(x)
-        logits = _logits(trajectory)
+        logits = trajectory.all_logits()
         residuals = [residual(f(z), z) for f, z in zip(maps_along(deq, trajectory, x), trajectory.states)]
     entropies, labels = ([read(row) for row in logits] for read in (entropy, predictions))
     return States(logits.softmax(dim=2), torch.stack(entropies), torch.stack(labels), torch.stack(residuals))
-
-
-def _logits(trajectory: ClassifierTrajectory) -> Tensor:
-    """(T, B, K)"""
-    return torch.stack([trajectory.logits(t) for t in range(1, len(trajectory.states) + 1)])
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from ..checks import check_count, check_images
 from ..defences import Defended, SmoothSign
-from ..dynamics import drive
-from ..gradients import GRADIENTS, Phantom, Unrolled, phantom_state
+from ..gradients import GRADIENTS, Phantom, Unrolled
 from ..models.deq import DEQClassifier
 from ..models.modes import borrowed, unwrapped
 from ..models.structure import structure
@@ -141,10 +140,8 @@ class IntermediateState(View):
         """The logits (B, K) of h_K, with the gradient of the phantom steps from z^[i]."""
         model = self.deployed
         check_images(x, model.image_shape)
-        f = model.map(x)
-        with torch.no_grad():
-            z = drive(model.solver, f, model.zeros(x), self.state).z
-        return model.read(phantom_state(f, z, self.phantom.unroll, self.phantom.damping))
+        # As in train mode: h_K itself, and not z^[i] with its gradient.
+        return model.read(self.phantom(model.solver, model.map(x), model.zeros(x), self.state, training=True))
 
 
 @checked

@@ -80,6 +80,8 @@ class OnModel(Command):
     subset: Count | None = None
     """Take only the first so many test images. (Those of the digits and of a folder of images are in random order,
     others as they are stored: if that is by class, the first ones are no fair sample.)"""
+    doubt: ClassVar[str] = ""
+    """What a reader of the results must know of the images; a line at the end."""
     data_seed: Seed | None = None
     """How the source is cut where it has no test or validation set; default as for the model's training, or 0."""
     batch_size: Count = 100
@@ -89,8 +91,8 @@ class OnModel(Command):
         """The model on the device, and of the splits named the first ``subset`` images each."""
         plan = self._plan()
         if not plan and self.data_seed is None and (self.data == "digits" or "validation" in names):
-            unknown = f"nothing beside {self.model} says which images it was trained on; they may be among"
-            warnings.warn(printable(f"{unknown} those that it is judged on, cut by --data-seed 0"), stacklevel=2)
+            self.doubt = f"nothing beside {self.model} says which images it was trained on; they may be among "
+            self.doubt += "those that it is judged on, cut by --data-seed 0"
         seed = plan.get("data_seed", 0) if self.data_seed is None else self.data_seed
         splits = load(
             self.data, seed=seed, validation=plan.get("validation"), image_size=self.image_size,
@@ -124,6 +126,8 @@ class OnModel(Command):
         """Print the table and leave it in the folder, when everything else is there."""
         write_text(self.out / "table.md", table + "\n")
         print(table)
+        if self.doubt:
+            warnings.warn(printable(self.doubt), stacklevel=2)
 
 
 @dataclass(kw_only=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_count
+from ..files import json_digest
 from ..seeds import generator as seeded
 from .images import ON_WHITE, Row, check_memory, decode, one_line, read, say, stack
 from .sets import Batches, ImageSet, check_device, check_epoch, check_rows
@@ -52,7 +51,7 @@ class StreamedSet:
         rows = [self.stored.files, self.stored.sizes, [(span.start, span.stop) for span in self.spans]]
         columns = [self.stored.image, self.stored.label]
         description = [self.source, self.classes, self.image_size, self.random, rows, columns]
-        return hashlib.sha256(json.dumps(description).encode()).hexdigest()
+        return json_digest(description)
 
     def to(self, device: torch.device | str) -> StreamedSet:
         """The same set, whose batches come on a device."""

@@ -107,7 +107,7 @@ class RegulatedClassifier(Defended):
             f = model.map(x)
             regulator = _Regulator(self, x, f, through if wanted else None)
             trajectory = drive(model.solver, f, model.zeros(x), model.steps, regulate=regulator, record=record)
-        return ClassifierTrajectory.of(trajectory, self._read, tuple(regulator.inputs))
+        return ClassifierTrajectory(**vars(trajectory), readout=self._read, inputs=tuple(regulator.inputs))
 
 
 class _Regulator:

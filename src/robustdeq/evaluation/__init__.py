@@ -1,6 +1,5 @@
 """Honest robust accuracy: which attacks, how they are counted, and the record that is kept."""
 
-from ..environment import environment
 from .certificate import Certificate
 from .compared import Compared, compare
 from .entries import Entry
@@ -17,6 +16,6 @@ from .suites import SUITES, adaptive, paper, quick, standard, suite
 
 __all__ = [
     "SUITES", "Certificate", "Compared", "Entry", "Evaluation", "Flag", "KeptImages", "Readouts", "Record", "Share",
-    "adaptive", "certify", "compare", "cost", "environment", "evaluate", "flags", "paper", "quick", "readouts",
+    "adaptive", "certify", "compare", "cost", "evaluate", "flags", "paper", "quick", "readouts",
     "standard", "suite",
 ]  # fmt: skip

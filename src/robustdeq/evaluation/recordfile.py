@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +14,7 @@ from typing_extensions import Self
 
 from ..distributed import Distributed
 from ..environment import environment
-from ..files import DIGEST, plain, read_json, tidy, write_json
+from ..files import DIGEST, json_digest, plain, read_json, tidy, write_json
 from ..options import make
 from .identity import check_same
 from .images import batches
@@ -130,7 +128,7 @@ class RecordFile(Generic[R]):
             for start in done.keys() - mine:
                 del done[start]  # no stale copy of another process's batch can come back from this one's file
         here = environment(command=True, device=device)
-        self.environment = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()[:8]
+        self.environment = json_digest(here)[:8]
         self.record.environments[self.environment] = here
 
     def mine(self, points: int) -> Sequence[slice]:
@@ -172,7 +170,7 @@ def _seal(value: Any) -> str:
 
     def measured(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: measured(item) for name, item in sorted(value.items()) if name not in ELSEWHERE}
+            return {name: measured(item) for name, item in value.items() if name not in ELSEWHERE}
         return [measured(item) for item in value] if isinstance(value, list) else value
 
-    return hashlib.sha256(json.dumps(measured(value)).encode()).hexdigest()
+    return json_digest(measured(value))

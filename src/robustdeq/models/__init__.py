@@ -7,11 +7,11 @@ from .monotone import MonDEQ, MonDEQConfig
 from .official import load_official, to_official
 from .resnet import PreActResNet, ResNetConfig
 from .structure import Structure, Wrapper, structure
-from .zoo import ARCHITECTURES, HubModule, create_model, load_model, load_strictly, save_model
+from .zoo import ARCHITECTURES, HubModule, create_model, load_model, save_model
 
 __all__ = [
     "ARCHITECTURES", "Cell", "CellMap", "ClassifierTrajectory", "DEQClassifier", "HubModule", "MDEQConfig", "MonDEQ",
     "MonDEQConfig",
     "PlainCell", "PreActResNet", "ResNetConfig", "StateLayout", "Structure", "Wrapper", "create_model", "load_model",
-    "load_official", "load_strictly", "save_model", "structure", "to_official",
+    "load_official", "save_model", "structure", "to_official",
 ]  # fmt: skip

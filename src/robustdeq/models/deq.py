@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from ..checks import Counts, ImageShape, Length, check_count, check_images, described
 from ..dynamics import SOLVERS, Solver, Trajectory, drive
@@ -62,17 +61,14 @@ class ClassifierTrajectory(Trajectory):
     readout: Callable[[Tensor], Tensor]
     inputs: tuple[Tensor, ...] | None = None
 
-    @classmethod
-    def of(
-        cls, trajectory: Trajectory, readout: Callable[[Tensor], Tensor], inputs: tuple[Tensor, ...] | None = None
-    ) -> Self:
-        """A trajectory of states together with what reads them."""
-        return cls(**vars(trajectory), readout=readout, inputs=inputs)
-
     def logits(self, t: int) -> Tensor:
         """readout(z^[t]), (B, K), for t in 1..T."""
         check_count("logits", "t", t, high=len(self.states))
         return self.readout(self.states[t - 1])
+
+    def all_logits(self) -> Tensor:
+        """readout(z^[1]), ..., readout(z^[T]), (T, B, K)."""
+        return torch.stack([self.readout(z) for z in self.states])
 
 
 @checked
@@ -186,4 +182,4 @@ class DEQClassifier(HubModule):
         steps = self.steps if steps is None else steps
         check_count("trajectory", "steps", steps)
         solve = drive(self.solver, self.map(x), self.zeros(x), steps, tolerance=tolerance, record=True, throw=throw)
-        return ClassifierTrajectory.of(solve, self.read)
+        return ClassifierTrajectory(**vars(solve), readout=self.read)

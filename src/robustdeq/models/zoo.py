@@ -163,7 +163,8 @@ def load_model(path_or_hub_id: str | Path, into: N | None = None, **overrides: A
         state = stripped(state)
     if classes:
         model.classes = tuple(classes)
-    load_strictly(model, state, str(weights))
+    check_keys(model.state_dict(), state, str(weights))
+    model.load_state_dict(state)
     return (model if into is None else into).eval()
 
 
@@ -173,12 +174,6 @@ def stripped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return dict(state)
-
-
-def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict whose keys and shapes must match exactly; otherwise one ValueError lists what does not."""
-    check_keys(model.state_dict(), state, source)
-    model.load_state_dict(state)
 
 
 def check_keys(

@@ -16,7 +16,6 @@ from ..evaluation import Evaluation
 from ..evaluation.images import batches
 from ..files import first_line
 from ..models import structure
-from ..models.deq import ClassifierTrajectory
 from ..models.modes import evaluating
 from ..progress import Progress
 from .kept import Kept
@@ -198,14 +197,17 @@ def _add_pictures(entry: dict[str, Any], shown: Shown, row: int, pictures: _Pict
 @torch.no_grad()
 def _add_dynamics(entries: list[dict[str, Any]], shown: Shown, pictures: _Pictures, missing: list[str]) -> None:
     """Probabilities, entropy and distance along t into every entry."""
-    deployed, x = shown.deployed, shown.x
+    deployed: Any = shown.deployed
+    x = shown.x
     assert deployed is not None and x is not None
     if structure(deployed).deq is None:
         missing.append(f"{shown.assessed.name}: the model is a {type(deployed).__name__}, which has no states along t.")
         return
     x_adv = x if shown.x_adv is None else shown.x_adv
     for rows in batches(len(x), BATCH):
-        (clean, clean_p), (attacked, attacked_p) = (_dynamics(deployed, images[rows]) for images in (x, x_adv))
+        with evaluating(deployed):
+            clean, attacked = (deployed.trajectory(images[rows]) for images in (x, x_adv))
+            clean_p, attacked_p = (of.all_logits().softmax(2) for of in (clean, attacked))
         for at, entry in enumerate(entries[rows]):
             moved = "attacked" in entry
             entry |= _curves(entry["label"], (clean_p[:, at], attacked_p[:, at]) if moved else (clean_p[:, at],))
@@ -216,14 +218,6 @@ def _add_dynamics(entries: list[dict[str, Any]], shown: Shown, pictures: _Pictur
             if last.inputs is not None:
                 entry["reduced"] = pictures.add(last.inputs[-1][at], rows.start + at)
                 entry["moved"] = round(float((last.inputs[-1][at] - image[rows][at]).abs().max()), 4)
-
-
-def _dynamics(deployed: Any, x: Tensor) -> tuple[ClassifierTrajectory, Tensor]:
-    """A solve, and the probabilities (T, B, K) of its states."""
-    with evaluating(deployed):
-        trajectory = deployed.trajectory(x)
-        logits = [trajectory.logits(t) for t in range(1, len(trajectory.states) + 1)]
-    return trajectory, torch.stack(logits).softmax(2)
 
 
 def _curves(label: int, both: tuple[Tensor, ...]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from typing import Any
 
 import torch
@@ -85,16 +84,6 @@ class _Sent:
         _queue.put((self.row, f"{self.stage}: {text}", round(self.work(done)), round(self.work(total))))
 
 
-def _work(row: Row, progress: Callable[[str], _Sent]) -> None:
-    """Train, evaluate, evaluate the defended model, analyse."""
-    model = row.train(progress("training"))
-    bare = row.evaluate(model, progress("evaluation"))
-    if isinstance(model, DEQClassifier):
-        if row.defended:
-            row.evaluate_defended(model, bare, progress("through the defence"))
-        row.analyse(model, bare, progress("analysis"))
-
-
 def _row(job: Job, name: str) -> None:
     global _asked
     if _asked:
@@ -102,7 +91,12 @@ def _row(job: Job, name: str) -> None:
     try:
         row = Row(job, name)
         if not row.kept:
-            _work(row, partial(_Sent, name))
+            model = row.train(_Sent(name, "training"))
+            bare = row.evaluate(model, _Sent(name, "evaluation"))
+            if isinstance(model, DEQClassifier):
+                if row.defended:
+                    row.evaluate_defended(model, bare, _Sent(name, "through the defence"))
+                row.analyse(model, bare, _Sent(name, "analysis"))
     except KeyboardInterrupt:  # a training was asked to end and has saved; the pool hands the next row out still
         _asked = True
         raise

@@ -14,7 +14,7 @@ from ..attacks import PGD, AutoAttack, EndToEnd, Frozen
 from ..data import Splits
 from ..distributed import Distributed
 from ..dynamics.trajectory import monitored
-from ..evaluation import Entry, Evaluation, adaptive, cost, evaluate, quick, readouts, standard
+from ..evaluation import Entry, Evaluation, adaptive, evaluate, quick, readouts, standard
 from ..files import read_json, write_json
 from ..models import DEQClassifier, load_model
 from ..progress import Progress
@@ -154,10 +154,8 @@ class Row:
         write_json(file, {
             "source": self.test.source,
             "points": len(few),
-            "test_images": len(self.test),
             "entropy": entropies,
             "readouts": states.to_dict(),
             "residuals": monitored(model.trajectory(x).residuals).median(dim=1).values.tolist(),
-            "defence_cost": cost(self.recipe.defence(model), x).seconds,
         })  # fmt: skip
         progress(2, 2, "every state")

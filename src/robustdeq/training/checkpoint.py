@@ -36,12 +36,9 @@ def save_checkpoint(
                 kept = f"{name}.{key} is a {type(value).__name__}"
                 raise ValueError(f"{path} cannot hold it: {kept}; allowed: tensors and numbers.")
             tensors |= {} if value is None else {f"{name}.{key}": torch.as_tensor(value)}
-    groups = [{name: value for name, value in group.items() if _plain(value)} for group in state["param_groups"]]
+    words = bool | int | float | str | None
+    groups = [{name: value for name, value in of.items() if isinstance(value, words)} for of in state["param_groups"]]
     write_tensors(path, tensors, robustdeq=json.dumps({"schema": SCHEMA, "groups": groups, **header}))
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 def load_checkpoint(
