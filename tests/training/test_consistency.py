@@ -10,7 +10,7 @@ from torch import nn
 import robustdeq as rd
 from robustdeq.training import Phase, TrainConfig, Trainer
 from robustdeq.training import piece as piece_of_training
-from robustdeq.training.objectives import state_deviation
+from robustdeq.training.regularise import state_deviation
 from robustdeq.training.step import TrainStep
 
 BATCH, STEPS, EPS = 6, 4, 0.15

@@ -2,11 +2,11 @@
 
 from .apgd import APGD
 from .autoattack import AutoAttack
+from .calls import Calls
 from .joint import JointOptimisation
 from .libraries import ART, Foolbox
 from .losses import LOSSES, predictions
 from .pgd import PGD
-from .starts import Calls
 from .threat import L2, THREATS, Linf, Threat
 from .views import EndToEnd, Exact, Frozen, IntermediateState, Static, Summed, ThroughGradient, View
 

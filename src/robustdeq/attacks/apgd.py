@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_map_only
 
 from ..checks import Count, Seed, Share
 from ..options import OneOf, checked
+from .calls import Calls, goal_calls, slope_calls
 from .door import at_the_door
 from .losses import LOSSES, Goal
-from .starts import ORDERS, Calls, check_order, fallen, goal_calls, goals, numbered, slope_calls, slope_of
+from .starts import ORDERS, check_order, fallen, goals, numbered, slope_of
 from .threat import OfThreat, Threat
 
 
@@ -130,7 +131,7 @@ class APGD:
         runs = Runs.begin(x, starts, goals(self, model, x, y), 2 * self.threat.eps)
         best, checks = x.clone(), self._checks()
         for step in range(self.iterations + 1):
-            if step:  # there is no last move yet to go on with in the first step
+            if step:  # the paper's alpha, 0.75: the rest is the last move again, of which the first step has none
                 runs = runs.moved(self.threat, 1.0 if step == 1 else 0.75)
             wrong, loss, slope = self._look(model, runs, len(x), first=step == 0, wanted=step < self.iterations)
             runs = runs.seen(loss, slope)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..checks import Length, Seed, Whole, check_labels
 from ..options import OneOf, checked
+from .calls import Calls
 from .door import at_the_door, logits_of
-from .starts import Calls
 from .threat import OfThreat
 from .views import as_one
 from .wrapped import process_as_it_was

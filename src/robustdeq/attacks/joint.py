@@ -17,10 +17,11 @@ from ..models.cell import CellMap
 from ..models.deq import DEQClassifier
 from ..models.structure import structure
 from ..options import OneOf, checked
+from .calls import Calls, goal_calls, slope_calls
 from .door import at_the_door, logits_of
 from .losses import LOSSES, Goal, predictions
 from .pgd import PGD
-from .starts import ORDERS, Calls, check_order, goal_calls, goals, numbered, slope_calls
+from .starts import ORDERS, check_order, goals, numbered
 from .threat import OfThreat
 from .views import ThroughGradient
 

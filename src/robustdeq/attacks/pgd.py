@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ..checks import Count, Natural, Seed, StepSize, set_step_size
 from ..options import OneOf, checked
+from .calls import Calls, goal_calls, slope_calls
 from .door import at_the_door
 from .losses import LOSSES, Goal
-from .starts import ORDERS, Calls, check_order, fallen, goal_calls, goals, numbered, slope_calls, slope_of
+from .starts import ORDERS, check_order, fallen, goals, numbered, slope_of
 from .threat import OfThreat
 from .views import ThroughGradient, Warm
 

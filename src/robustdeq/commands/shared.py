@@ -80,7 +80,7 @@ class OnModel(Command):
     subset: Count | None = None
     """Take only the first so many test images. (Those of the digits and of a folder of images are in random order,
     others as they are stored: if that is by class, the first ones are no fair sample.)"""
-    doubt: ClassVar[str] = ""
+    doubt = ""
     """What a reader of the results must know of the images; a line at the end."""
     data_seed: Seed | None = None
     """How the source is cut where it has no test or validation set; default as for the model's training, or 0."""

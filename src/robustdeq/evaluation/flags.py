@@ -23,7 +23,7 @@ FOLLOWING = ("PGD", "joint", "AA", "white-box", "frozen", "end-to-end")
 """Columns of attacks that follow the deployed model's gradient."""
 FIXED_POINT = ("residual", "joint")
 """Flags about attacks that assume a fixed point; the others do not need one."""
-GRADIENTS, BATCH, LEFT, GAP, RESIDUAL, TIES = 5.0, 5.0, 2.0, 5.0, 0.5, 2.0
+ZERO_GRADIENTS, BATCH, LEFT, GAP, RESIDUAL, TIES = 5.0, 5.0, 2.0, 5.0, 0.5, 2.0
 """Allowed: percent of zero gradients, percent that a batch moves, percent left in a huge ball, points between two
 gradients, relative residual, percent of ties (half precision has some)."""
 
@@ -110,7 +110,7 @@ def _of_checks(checks: Checks, of: Identity) -> list[Flag]:
     # Of what is random these would say nothing more.
     moved = {name: percent_failed[name] for name in ("alone", "with gradient") if name in outcomes and not other}
     flagged = [
-        Flag("gradients", zero > GRADIENTS, zero, GRADIENTS, still),
+        Flag("gradients", zero > ZERO_GRADIENTS, zero, ZERO_GRADIENTS, still),
         Flag("random", other > 0, other, 0.0, random),
         _surplus("more steps", outcomes["more steps"], outcomes["fewer steps"], astray),
     ]

@@ -2,8 +2,9 @@
 
 from .attacks import TRAINING_ATTACKS, TrainingAttack
 from .config import Phase, TrainConfig
-from .objectives import MART, OBJECTIVES, PGDAT, TRADES, JacobianPenalty, Losses, Objective
+from .objectives import MART, OBJECTIVES, PGDAT, TRADES, Losses, Objective
 from .optim import OPTIMIZERS, SCHEDULES, Schedule
+from .regularise import JacobianPenalty
 from .states import STATE_SAMPLERS, FinalState, RandomState, SeveralStates, StateSampler
 from .trainer import CHECKPOINT, Trainer
 from .words import summary

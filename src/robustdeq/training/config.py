@@ -14,8 +14,9 @@ from ..gradients import GRADIENTS, Unrolled
 from ..options import OneOf, checked, describe, make
 from ..text import shown
 from .attacks import TRAINING_ATTACKS
-from .objectives import OBJECTIVES, JacobianPenalty
+from .objectives import OBJECTIVES
 from .optim import SCHEDULES, Optimizer
+from .regularise import JacobianPenalty
 from .states import STATE_SAMPLERS
 
 PRECISIONS = {"float32": None, "bfloat16": None}
@@ -66,7 +67,7 @@ class TrainConfig:
     schedule: in ``SCHEDULES``, of the learning rate. clip: largest gradient norm. ema: decay of the moving average of
     the weights, 0 for none. awp: size of the adversarial weight perturbation relative to each weight, 0 for none; every
     piece of a batch has its own.
-    jacobian: see ``JacobianPenalty``. consistency: weight of ``objectives.state_deviation`` between the dynamics of the
+    jacobian: see ``JacobianPenalty``. consistency: weight of ``regularise.state_deviation`` between the dynamics of the
     images and of the attacked ones, which costs two unrolled solves; 0 for none.
     entropy_reduction: the update sees every image as this defence, put on the model in eval mode, leaves it after its
     last step; attack_entropy_reduction: so does its attack, with x' - x held constant (BPDA).

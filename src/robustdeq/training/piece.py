@@ -19,7 +19,8 @@ from ..models.deq import DEQClassifier
 from ..seeds import generator, mix
 from .attacks import Attacked
 from .config import TrainConfig
-from .objectives import Losses, Objective, state_deviation
+from .objectives import Losses, Objective
+from .regularise import state_deviation
 
 DATA, AUGMENT, STATES, ATTACK, DROPOUT, JACOBIAN, START, NOISE = range(8)
 """Places where a run draws random numbers (see ``seeds``)."""

@@ -21,8 +21,8 @@ from ..models.structure import structure
 from ..seeds import mix
 from .config import TrainConfig
 from .graphs import Graphed
-from .objectives import perturbed
 from .piece import DROPOUT, Piece
+from .regularise import perturbed
 
 OF_STATES = ("start_noise", "consistency", "entropy_reduction", "attack_entropy_reduction")
 """Options that say nothing to a model without states."""

@@ -18,7 +18,7 @@ from ..models.structure import structure
 from ..seeds import mix
 
 BATCH = 250
-GRADIENTS = ("unrolled", "phantom")
+COMPARED = ("unrolled", "phantom")
 
 
 def judge(
@@ -27,7 +27,7 @@ def judge(
     """Shares of held-out images: clean; what stands under PGD with each gradient; and ``robust``, what stands under all
     of them and, of a DEQ, under the joint attack, which is made on the rest. Several processes share the images and
     find the numbers of one."""
-    names = GRADIENTS if structure(model).states else ()
+    names = COMPARED if structure(model).states else ()
     views = {name: ThroughGradient(model, name) for name in names} or {"exact": model}
     counts = dict.fromkeys(("clean", *views, "robust"), 0)
     total, seed = len(images), mix(seed) % 2**31

@@ -12,7 +12,7 @@ from typing import Any
 
 from .config import TrainConfig
 from .step import Sums
-from .watch import GRADIENTS
+from .watch import COMPARED
 
 JUDGED = ("validation", "validation_ema")
 """The weights themselves, and their moving average."""
@@ -64,7 +64,7 @@ def warnings(history: list[dict[str, Any]]) -> list[str]:
             continue
         last = row[kind]
         if "phantom" in last and abs(last["unrolled"] - last["phantom"]) > APART:
-            unrolled, phantom = (f"{100 * last[gradient]:.1f}% under the {gradient}" for gradient in GRADIENTS)
+            unrolled, phantom = (f"{100 * last[gradient]:.1f}% under the {gradient}" for gradient in COMPARED)
             texts.append(f"robust accuracy{whose} is {unrolled} and {phantom} gradient: one of them is masked")
         best = max((row for row in history if kind in row), key=lambda row: row[kind]["robust"])
         now, before = (of.get("accuracy_adv") for of in (row, best))  # none of an epoch that attacked nothing
