@@ -270,3 +270,20 @@ def test_no_verb_takes_the_folder_of_another(folder, tmp_path, capfd):
     (tmp_path / "recipe.json").write_text("{}")
     assert main(["evaluate", *words]) == 2
     assert "is the folder of a reproduction; give another --out" in capfd.readouterr().err
+
+
+def test_a_ball_is_the_one_that_was_asked_for_and_another_than_that_of_the_training_is_told(tmp_path, capfd):
+    """A model trained in an L2 ball was judged in an L-inf one without a word, and no option asked for the other."""
+    run = ["--set", "threat=L2", "eps=0.5", 'phases=[{"epochs":1,"attack_steps":1}]', "validation_points=0"]
+    assert main(["train", "smoke", *run, "--out", str(tmp_path)]) == 0
+    words = ["evaluate", str(tmp_path / "model"), "--subset", "4", "--set", "steps=1", "--checks", "0", "--out"]
+    assert main([*words, str(tmp_path / "own"), "--threat", "L2", "--eps", "0.5"]) == 0
+    told = capfd.readouterr()
+    assert "L2, eps 0.5" in told.out and "trained in" not in told.err
+    assert main([*words, str(tmp_path / "other")]) == 0
+    assert "was trained in the ball L2 0.5, and is attacked in Linf 0.15" in capfd.readouterr().err
+    assert main([*words, str(tmp_path / "none"), "--threat", "L2"]) == 2
+    assert "--threat L2 without --eps" in capfd.readouterr().err
+    assert main([*words, str(tmp_path / "none"), "--threat", "L2", "--eps", "1", "--defend"]) == 2
+    assert "allowed: Linf, the ball of input entropy reduction" in capfd.readouterr().err
+    assert not (tmp_path / "none").exists()

@@ -141,5 +141,8 @@ def train(
     if distributed.main:
         model = load_model(trainer.best) if trainer.best.exists() else model
         save_model(model, folder)
-        write_json(folder / TRAINED, {name: getattr(recipe, name) for name in ("data", "data_seed", "validation")})
+        source = {name: getattr(recipe, name) for name in ("data", "data_seed", "validation")}
+        attacked = any(phase.attack_steps for phase in recipe.training.phases)
+        threat = describe(recipe.training.threat) if attacked else None
+        write_json(folder / TRAINED, {**source, "threat": threat})
     return trainer.history

@@ -41,7 +41,10 @@ def test_an_image_outside_the_ball_or_the_box_is_rejected(model, points, tmp_pat
     shares = found.shares()
     assert shares["cheat"] == shares["clean"] == shares["nan"]
     assert found.to_dict()["totals"]["cheat"]["rejected"] == shares["clean"].count
-    assert "lay outside the threat model" in found.table()
+    assert "lay outside the threat model; their samples stand" in found.table()
+    (flag,) = (flag for flag in found.flags if flag.fired)
+    assert flag.name == "rejected" and "images of cheat, " in flag.text and "RED FLAG rejected" in found.table()
+    assert found.robustbench()["unreliable"]
     assert all(torch.equal(images[:], points[0]) for images in found.images.values())
 
 

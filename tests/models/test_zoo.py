@@ -1,10 +1,12 @@
 """Models by name and in folders: what comes back is what was saved, and whatever cannot be read says why."""
 
 import json
+import warnings
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_models import own
 from torch import nn
 
 from robustdeq.analysis import variant
@@ -290,3 +292,15 @@ def test_into_takes_back_what_was_saved_of_the_same_module(tmp_path, wrap):
     back = load_model(save_model(model, tmp_path), into=other)
     assert back is other and not back.training
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
+
+
+@pytest.mark.parametrize("other", [{"steps": 3}, {"solver": "picard"}, {"gradient": "phantom"}])
+def test_weights_of_one_s_own_dynamics_are_not_read_into_others_without_a_word(tmp_path, other):
+    """Another solver with these weights is another model, and fifteen points of accuracy were lost unseen."""
+    options = {"solver": {"name": "anderson", "memory": 3}, "steps": 5}
+    folder = save_model(own(**options), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_model(folder, into=own(**options))
+    with pytest.warns(UserWarning, match=f"was saved with {next(iter(other))}=.*, which `into` has not"):
+        load_model(folder, into=own(**{**options, **other}))

@@ -15,9 +15,10 @@ from robustdeq.report.again import evaluate_command, reproduce_command, train_co
 from robustdeq.report.runs import read_runs
 
 
-def test_an_evaluation_made_again_has_the_same_outcomes(whole, digits, tmp_path):
+@pytest.mark.parametrize("threat", [rd.Linf(0.15), rd.L2(0.5)], ids=lambda threat: threat.name)
+def test_an_evaluation_made_again_has_the_same_outcomes(threat, whole, digits, tmp_path):
     model, out = rd.load_model(whole / "model"), tmp_path / "quick"
-    options = {"suite": "quick", "threat": rd.Linf(0.15), "batch_size": 3, "seed": 4, "checks": 0}
+    options = {"suite": "quick", "threat": threat, "batch_size": 3, "seed": 4, "checks": 0}
     first = rd.evaluate(model, digits.take(slice(4)), out=out, **options)
     (run,) = read_runs([out])
     line = evaluate_command(run.evaluations[0], model, str(whole / "model"), "digits")
@@ -26,7 +27,7 @@ def test_an_evaluation_made_again_has_the_same_outcomes(whole, digits, tmp_path)
     words[words.index("--out") + 1] = str(tmp_path / "again")
     assert main([*words, "--checks", "0"]) == 0
     again = Evaluation.read(tmp_path / "again")
-    assert again.shares() == first.shares()
+    assert again.shares() == first.shares() and again.record.identity.threat == first.record.identity.threat
     assert {name: robust.tolist() for name, robust in again.robust.items()} == {
         name: robust.tolist() for name, robust in first.robust.items()
     }
@@ -43,7 +44,7 @@ def test_an_evaluation_of_the_command_line_keeps_its_command(whole, tmp_path):
 def test_what_the_record_does_not_tell_is_in_capitals(whole):
     (run,) = read_runs([whole / "bare"])
     line = evaluate_command(run.evaluations[0], None, "", None)
-    assert "evaluate MODEL --suite SUITE" in line and "of no suite at its defaults" in line
+    assert "evaluate MODEL --suite SUITE --data DATA " in line and "of no suite at its defaults" in line
 
 
 @pytest.mark.parametrize("every, updates", [(2, 10), (1, 10), (2, 3)])

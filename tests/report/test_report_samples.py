@@ -78,6 +78,8 @@ def test_another_model_and_other_images_are_not_taken(whole, tmp_path, digits):
     with pytest.raises(Missing, match="the model that was judged was not found; 1 others were; give --model"):
         kept.model(assessed, digits.images(slice(1)))
     assert Kept([whole / "model"], None, []).model(assessed, digits.images(slice(1)))[1] == str(whole / "model")
+    mine = rd.load_model(whole / "model")  # as one that is put together by hand must be given
+    assert Kept([mine], None, []).model(assessed, digits.images(slice(1))) == (mine, "")
     assert len(kept.images(assessed)[0]) == 12
     evaluation.record.identity.images = "0" * 64
     with pytest.raises(Missing, match=r"the images that were judged were not found \(those of digits are others\)"):

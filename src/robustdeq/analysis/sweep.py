@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..attacks import PGD, Frozen, Linf
+from ..attacks import PGD, Frozen, Linf, Threat
 from ..attacks.losses import right
 from ..checks import check_count
 from ..defences import EntropyReduction
@@ -127,7 +127,7 @@ class Sweep:
 
 
 def sweep(
-    model: DEQClassifier, points: Points, threat: Linf, *, settings: Sequence[Setting] | None = None,
+    model: DEQClassifier, points: Points, threat: Threat, *, settings: Sequence[Setting] | None = None,
     attack_steps: int = ATTACK_STEPS, batch_size: int = 100, seed: int = 0, out: str | Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> Sweep:  # fmt: skip

@@ -76,7 +76,7 @@ class Analyze(InBall):
 
     def run(self) -> None:
         self.check_place(PLAN)
-        (model, (test,)), threat = self.load(available(self.device), "test"), self.threat
+        (model, (test,)), threat = self.load(available(self.device), "test"), self.ball
         if not structure(model).states or structure(model).defence is not None:
             raise ValueError(f"analyze: the model is a {type(model).__name__}; allowed: a DEQClassifier.")
         assert isinstance(model, DEQClassifier)
@@ -113,13 +113,14 @@ class Analyze(InBall):
 
     def _written(self, seen: dict[str, Measured], first: DEQClassifier, test: Any, progress: Progress) -> str:
         """All files but the table, which is returned. first: the model under the first solver."""
-        name, threat, images = next(iter(seen)), self.threat, samples(test)
+        name, threat, images = next(iter(seen)), self.ball, samples(test)
         options: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed}
         every_state = readouts(
             first, test, threat=threat, steps=self.steps, samples=images, out=self._folder("readouts", name),
             progress=lambda done, total, text: progress(done, total, f"every z^[t], {text}"), **options,
         )  # fmt: skip
-        parts = [table(seen), f"{NOTE} Images: {markdown(images)}; L-inf, eps {threat.eps:.4g}, PGD-{self.steps}."]
+        ball = f"{threat.name}, eps {threat.eps:.4g}"
+        parts = [table(seen), f"{NOTE} Images: {markdown(images)}; {ball}, PGD-{self.steps}."]
         parts += [f"Every z^[t], {markdown(name)}:", every_state.table()]
         swept: Sweep | None = None
         if self.sweep:
@@ -133,8 +134,8 @@ class Analyze(InBall):
         if swept is not None:
             write_text(self.out / "sweep.csv", swept.frame().to_csv(index=False))
         write_json(self.out / "analysis.json", {
-            "model": self.model, "samples": images, "eps": threat.eps, "steps": self.steps, "seed": self.seed,
-            "defend": self.defend, "solvers": {solver: summary(of) for solver, of in seen.items()},
+            "model": self.model, "samples": images, "threat": threat.name, "eps": threat.eps, "steps": self.steps,
+            "seed": self.seed, "defend": self.defend, "solvers": {solver: summary(of) for solver, of in seen.items()},
             "readouts": {"solver": name, **every_state.to_dict()},
             "sweep": None if swept is None else {"solver": name, "rows": swept.frame().to_dict("records")},
             "environment": environment(),

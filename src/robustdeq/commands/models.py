@@ -86,7 +86,7 @@ class Evaluate(InBall):
         with launched(self.device) as distributed, bar(name, distributed.main) as progress:
             model, sets = self.load(distributed.device, "test", *(["validation"] if self.states else []))
             options |= {
-                "threat": self.threat, "batch_size": self.batch_size, "seed": self.seed, "out": self.out,
+                "threat": self.ball, "batch_size": self.batch_size, "seed": self.seed, "out": self.out,
                 "samples": samples(sets[0]), "distributed": distributed, "progress": progress,
             }  # fmt: skip
             if self.states:
@@ -135,7 +135,7 @@ class Attack(InBall):
 
     def run(self) -> None:
         self.check_place(RECORD)
-        (model, (test,)), threat = self.load(available(self.device), "test"), self.threat
+        (model, (test,)), threat = self.load(available(self.device), "test"), self.ball
         size = threat.eps / 4 if self.step_size is None else self.step_size
         attack = PGD(threat, size, self.steps, restarts=self.restarts, seed=self.seed, loss=self.loss)
         entry = Entry(f"pgd-{self.steps}", "PGD", attack, self._seen)

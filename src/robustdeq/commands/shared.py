@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import constants as hub
 from tyro.conf import Positional
 
-from ..attacks import Linf
+from ..attacks import THREATS, Threat
 from ..checks import Count, PositiveDistance, Seed
 from ..data import load
 from ..data.sources import SHORT
@@ -24,6 +24,7 @@ from ..evaluation.record import RECORD
 from ..files import read_json, write_text
 from ..models import load_model
 from ..models.zoo import TRAINED, model_folder
+from ..options import describe
 from ..text import printable
 
 TABLES = {
@@ -132,14 +133,29 @@ class OnModel(Command):
 
 @dataclass(kw_only=True)
 class InBall(OnModel):
-    """Options of the verbs that attack: the radius of an L-inf ball as well."""
+    """Options of the verbs that attack: the ball as well."""
 
+    threat: Literal["Linf", "L2"] = "Linf"
     eps: PositiveDistance | None = None
-    """Radius of the L-inf ball, pixels in [0, 1], a number or a fraction; default 0.15 for digits, 8/255 for others."""
+    """Radius of the ball, in pixels of [0, 1], a number or a fraction; of Linf by default 0.15 for digits, 8/255 for
+    others."""
 
     @property
-    def threat(self) -> Linf:
-        return Linf((0.15 if self.data == "digits" else 8 / 255) if self.eps is None else self.eps)
+    def ball(self) -> Threat:
+        if self.threat != "Linf" and (asked := [name for name in ("defend", "sweep") if getattr(self, name, False)]):
+            given = f"--{asked[0]} with --threat {self.threat}"
+            raise ValueError(f"{given}; allowed: Linf, the ball of input entropy reduction.")
+        if self.threat == "L2" and self.eps is None:
+            raise ValueError("--threat L2 without --eps; allowed: its radius, such as --eps 0.5.")
+        return THREATS[self.threat]((0.15 if self.data == "digits" else 8 / 255) if self.eps is None else self.eps)
+
+    def load(self, device: torch.device, *names: str) -> tuple[torch.nn.Module, list[Any]]:
+        ball = describe(self.ball)
+        loaded, trained = super().load(device, *names), self._plan().get("threat")
+        if trained is not None and trained != ball:
+            one, other = (" ".join(map(str, of.values())) for of in (trained, ball))
+            self.doubt = f"the model was trained in the ball {one}, and is attacked in {other}"
+        return loaded
 
 
 def _source(data: Any) -> Any:

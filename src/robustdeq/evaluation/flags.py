@@ -24,8 +24,8 @@ FOLLOWING = ("PGD", "joint", "AA", "white-box", "frozen", "end-to-end")
 FIXED_POINT = ("residual", "joint")
 """Flags about attacks that assume a fixed point; the others do not need one."""
 ZERO_GRADIENTS, BATCH, LEFT, GAP, RESIDUAL, TIES = 5.0, 5.0, 2.0, 5.0, 0.5, 2.0
-"""Allowed: percent of zero gradients, percent that a batch moves, percent left in a huge ball, points between two
-gradients, relative residual, percent of ties (half precision has some)."""
+"""Allowed: percent of zero gradients, percent that a batch moves, percent left in a huge ball or outside of its own,
+points between two gradients, relative residual, percent of ties (half precision has some)."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,12 @@ def _outputs(record: Record) -> list[Flag]:
     if probabilities and probabilities == total - broken:
         text = "outputs are probabilities, not logits: where they saturate, gradients vanish and attacks stand still"
         fired.append(Flag("probabilities", True, 100.0, 0.0, text))
+    shown = {name: int((record.attacks[name].outcomes >= 0).sum()) for name in record.columns}
+    outside = {name: record.attacks[name].rejected for name in record.columns if record.attacks[name].rejected}
+    if many := {name: percent for name, n in outside.items() if (percent := 100 * n / shown[name]) > LEFT}:
+        which = ", ".join(f"{outside[name]} of {shown[name]} images of {name}" for name in many)
+        text = f"{which} lie outside the ball or the box: their samples count as standing"
+        fired.append(Flag("rejected", True, max(many.values()), LEFT, text))
     if ties and (percent := 100 * ties / total) > TIES:
         text = f"{ties} of {total} clean samples have their largest logit twice: which class is taken is an accident"
         fired.append(Flag("ties", True, percent, TIES, text))

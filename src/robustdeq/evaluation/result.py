@@ -193,7 +193,7 @@ class Evaluation:
         for name, column in self.columns.items():
             attack, called = record.attacks[name], markdown(name)
             if attack.rejected:
-                lines.append(f"{called}: {attack.rejected} images lay outside the threat model and were not counted.")
+                lines.append(f"{called}: {attack.rejected} images lay outside the threat model; their samples stand.")
             own = (attack.options or {}).get("threat", threat)
             if own != threat:
                 lines.append(f"{called}: made for {own['name']}, eps {own['eps']:.4g}, another threat model.")

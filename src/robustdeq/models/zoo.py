@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor, nn
 
 from ..checks import Seed
-from ..files import first_line, looks_local, read_json, read_tensors, write_json, write_tensors
+from ..files import first_line, looks_local, plain, read_json, read_tensors, write_json, write_tensors
 from ..options import check_options, choose, convert, describe
 from ..text import shown
 from .modes import unwrapped
@@ -107,7 +107,8 @@ def save_model(model: nn.Module, folder: str | Path) -> Path:
     """Write config.json and model.safetensors into ``folder``, each to a temporary name first; wrappers are left out.
 
     A model that create_model or load_official made is rebuilt from the folder by ``load_model(folder)``. Of a model put
-    together by hand only the weights can be kept: ``load_model(folder, into=model)`` reads them back.
+    together by hand only the weights can be kept: ``load_model(folder, into=model)`` reads them back, and warns where
+    solver, steps or gradient of that one are others.
     """
     if not isinstance(model, nn.Module) or not isinstance(folder, str | Path) or not str(folder):
         raise ValueError(f"save_model: {shown(model)} into {shown(folder)}; allowed: a module, and a folder.")
@@ -131,7 +132,11 @@ def config_of(model: nn.Module) -> dict[str, Any] | None:
 
 def stored_config(model: nn.Module) -> dict[str, Any]:
     """What config.json says of a model."""
-    config = config_of(model) or {"model": None, "class": type(model).__qualname__}
+    config = config_of(model)
+    if config is None:  # put together by hand: what decides its map beside the weights
+        deq = all(hasattr(model, name) for name in SETTABLE)
+        own = {name: plain(describe(getattr(model, name))) for name in SETTABLE if deq}
+        config = {"model": None, "class": type(model).__qualname__, **own}
     classes = getattr(model, "classes", None)
     return {**config, "classes": list(classes)} if classes else config
 
@@ -159,6 +164,10 @@ def load_model(path_or_hub_id: str | Path, into: N | None = None, **overrides: A
         raise ValueError(f"{file} has no 'model' or no list of classes; allowed: the JSON that save_model wrote.")
     state, _ = read_tensors(weights, "allowed: the file that save_model wrote", foreign=True)
     model: Any = _rebuild(file, config, overrides, stripped(state)) if into is None else unwrapped(into)
+    has = {name: plain(describe(getattr(model, name, None))) for name in config.keys() & set(SETTABLE)}
+    if into is not None and (others := [f"{name}={shown(config[name])}" for name in has if has[name] != config[name]]):
+        warnings.warn(f"{file.parent} was saved with {', '.join(sorted(others))}, which `into` has not: it computes "
+                      "something else with these weights.", stacklevel=2)  # fmt: skip
     if state.keys() != model.state_dict().keys():  # a module of one's own may be called ``module`` itself
         state = stripped(state)
     if classes:

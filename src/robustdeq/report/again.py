@@ -46,7 +46,8 @@ def evaluate_command(assessed: Assessed, deployed: nn.Module | None, place: str,
         return commands[-1]
     identity, name = record.identity, _suite(record, deployed)
     words: list[Any] = ["robustdeq", "evaluate", place or "MODEL", "--suite", name or "SUITE"]
-    words += ["--data", data] if data else []
+    words += ["--data", data or "DATA"]
+    words += [] if identity.norm == "Linf" else ["--threat", identity.norm]
     words += ["--eps", identity.eps_words, "--subset", identity.points]
     words += ["--batch-size", identity.batch_size, "--seed", identity.seed]
     words += ["--defend"] if identity.defence is not None else []
@@ -54,7 +55,7 @@ def evaluate_command(assessed: Assessed, deployed: nn.Module | None, place: str,
         words += ["--beside", "EVALUATION_OF_THE_OTHER"]
     words += ["--images"] if record.images else []
     lines = [_line(*words, "--out", "runs/again")]
-    if identity.norm != "Linf" or name is None:
+    if name is None:
         lines.append("# the attacks are of no suite at its defaults: give them with --set, or to robustdeq.evaluate")
     if (of := identity.defence) is not None:
         reduces = METHODS.get(of.name) is EntropyReduction and identity.eps <= 1  # which takes no larger ball

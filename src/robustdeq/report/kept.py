@@ -27,20 +27,22 @@ class Missing(ValueError):
 
 
 class Kept:
-    """Models and image sets by where they lie, each read once. models: folders or hub ids, data: sources of
+    """Models and image sets by where they lie, each read once. models: folders, hub ids, or models; data: sources of
     ``data.load``, that the user named; plans: config.json or recipe.json of the runs, which name a source too."""
 
-    def __init__(self, models: Iterable[str | Path], data: str | None, plans: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, models: Iterable[str | Path | nn.Module], data: str | None, plans: Iterable[Mapping[str, Any]]
+    ) -> None:
         self.models, self.data, self.plans = [*models], data, [*plans]
         self._models: dict[str, nn.Module | None] = {}  # None: cannot be read
         self._sets: dict[str, Any] = {}  # an ImageSet, or why it cannot be read
 
     @classmethod
-    def beside(cls, runs: Iterable[Run], models: Iterable[str | Path], data: str | None) -> Kept:
+    def beside(cls, runs: Iterable[Run], models: Iterable[str | Path | nn.Module], data: str | None) -> Kept:
         """What the user named, which must be readable, and what the trainings among the runs made and came from."""
         models, trained = [*models], [training for run in runs for training in run.trainings]
         kept = cls([*models, *(one.folder / "model" for one in trained)], data, [one.plan for one in trained])
-        kept._models = {str(place): load_model(place) for place in models}
+        kept._models = {str(place): load_model(place) for place in models if not isinstance(place, nn.Module)}
         if data is not None:
             kept._sets[_key(data, {})] = load(data).test
         return kept
@@ -85,7 +87,8 @@ class Kept:
             yield "digits", {}
 
     def model(self, assessed: Assessed, x: Tensor) -> tuple[nn.Module, str]:
-        """The deployed model, with its defence, and where it lay; a Missing where none gives the logits of the record.
+        """The deployed model, with its defence, and where it lay (nowhere: ""); a Missing where none gives the logits of
+        the record.
 
         x: the first of the images that were judged, (1, C, H, W).
         """
@@ -98,11 +101,13 @@ class Kept:
             bare = self._load(place)
             tried += bare is not None
             if bare is not None and _same(bare, x, identity):
-                return _defended(bare, identity.defence), str(place)
+                return _defended(bare, identity.defence), "" if place is bare else str(place)
         others = f"; {tried} others were" if tried else ""
         raise Missing(f"the model that was judged was not found{others}; give --model with its folder.")
 
-    def _load(self, place: str | Path) -> nn.Module | None:
+    def _load(self, place: str | Path | nn.Module) -> nn.Module | None:
+        if isinstance(place, nn.Module):
+            return place
         if isinstance(place, Path) and not (place / "model.safetensors").exists():
             return None
         if (key := str(place)) not in self._models:

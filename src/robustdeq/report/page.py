@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from torch import nn
 
 from ..charts import HEIGHT, LEFT, RIGHT, WIDTH, Chart
 from ..checks import check_count
@@ -37,7 +38,7 @@ FIRST = b"<!DOCTYPE html>"
 
 
 def write_report(
-    folders: Sequence[str | Path], out: str | Path | None = None, *, models: Sequence[str | Path] = (),
+    folders: Sequence[str | Path], out: str | Path | None = None, *, models: Sequence[str | Path | nn.Module] = (),
     data: str | None = None, count: int = SAMPLES, figures: bool = False, progress: Progress | None = None,
 ) -> Path:  # fmt: skip
     """Write the report of one run or several side by side, and return where it lies.
@@ -45,9 +46,9 @@ def write_report(
     folders: what ``train``, ``evaluate`` or ``reproduce`` wrote; one that is unfinished, damaged or of another version
     gives what is there, and the page says what is missing. out: the HTML file, default report.html in the folder of a
     single run, else in the current one. models: folders or hub ids in which the judged models may lie besides the
-    usual places; data: the source of the judged images, as ``data.load`` takes it. Both must be readable, and are used
-    only where logits and digest are those on record. count: samples shown of each evaluation. figures: write figures
-    for papers as well, PNG and SVG, into a folder beside the file.
+    usual places, or the bare models themselves; data: the source of the judged images, as ``data.load`` takes it. Both
+    must be readable, and are used only where logits and digest are those on record. count: samples shown of each
+    evaluation. figures: write figures for papers as well, PNG and SVG, into a folder beside the file.
     Raises a ValueError where a folder holds no run, or a model or source cannot be read.
     """
     check_count("report", "samples", count, 0)

@@ -48,6 +48,8 @@ FLAGS = {
     "statistics do that, and a stopping rule that looks at the whole batch.",
     "gradient mode": "The model computes something else where a gradient is asked for, and attacks see only that.",
     "ties": "Several classes share the largest logit, and the first counts. Rounded logits do that, and votes.",
+    "rejected": "An image outside the threat model is no attack on it. Project what the attack gives, or state its "
+    "threat; until then its column says nothing.",
     "not finite": "The model overflows on clean images. Those samples count as wrong.",
     "idle defence": "The rows of the defence are the bare model's. It needs every below N, eps and step_size above 0.",
     "probabilities": "Attack losses expect logits. Take the softmax out of the model, and evaluate again.",
@@ -69,6 +71,7 @@ CHECKED = {
     "gradients differ": "the unrolled and the phantom gradient agree",
     "batch": "an image has the same logits alone",
     "gradient mode": "attacks see the deployed logits",
+    "rejected": "attacks stay in the ball and the box",
     "not finite": "logits are finite",
     "probabilities": "outputs are logits",
     "idle defence": "the defence changes the input",
