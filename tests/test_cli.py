@@ -50,7 +50,10 @@ def _run(*arguments):
         (["train", "smoke", "--out", "OUT", "--set", "phases=5"], "phases=5; allowed: a list"),
         (["train", "smoke", "--out", "OUT", "--set", "phases=[5]"], "allowed: the fields of Phase by name"),
         (["train", "smoke", "--out", "OUT", "--set", "model_options=null"], "allowed: options by name"),
-        (["train", "smoke", "--out", "OUT", "--set", 'solver="picard"'], "unknown option 'solver'"),
+        (["train", "smoke", "--out", "OUT", "--set", 'solver="picard"'], 'allowed: model_options={"solver": ...}'),
+        (["train", "smoke", "--out", "OUT", "--set", "epochs=3"], 'allowed: phases=[{"epochs": ..., ...}]'),
+        (["evaluate", "MODEL", "--out", "OUT", "--steps", "3"], "unknown option '--steps'; allowed: --set steps=..."),
+        (["train", "smoke", "--out", "OUT", "--clean", "--objective", "trades"], "--clean with --objective,"),
         (["train", "smoke", "--out", "OUT", "--set", "eps=0.1", 'threat={"name": "L2", "eps": 1}'], "allowed: one of"),
         (["train", "smoke", "--out", "OUT", "--solver", "picard", "--set", 'model_options={"solver": "anderson"}'],
          "--solver and --set model_options= with a solver"),
@@ -73,6 +76,7 @@ def _run(*arguments):
         (["certify", "MODEL", "--out", "OUT", "--attacked", "0", "--suite", "standard", "--steps", "9"],
          "--attacked 0 with --suite, --steps"),
         (["train", "smoke", "--out", "OUT", "--clean", "--attack-gradient", "phantom"], "--clean with --attack-grad"),
+        (["certify", "MODEL", "--out", "OUT", "--sigma", "25"], "--sigma=25; allowed: a number in (0, 10]"),
         (["bench", "--out", "OUT", "--json", "--compare", "old.json"], "--json with --compare"),
         (["view", "MODEL", "--space", "OUT", "--port", "8000", "--browser"], "--space with --port, --browser"),
         (["evaluate", "MODEL", "--out", "OUT", "--states", "--set", "queries=3"], "unknown option 'queries'"),
@@ -287,3 +291,16 @@ def test_a_ball_is_the_one_that_was_asked_for_and_another_than_that_of_the_train
     assert main([*words, str(tmp_path / "none"), "--threat", "L2", "--eps", "1", "--defend"]) == 2
     assert "allowed: Linf, the ball of input entropy reduction" in capfd.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_the_folder_of_a_training_is_told_from_a_model_and_from_a_recipe(folder, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "model")
+    (run / "config.json").write_text("{}")
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 2
+    assert f"is the folder of a training; allowed: its model, {run / 'model'}" in capfd.readouterr().err
+    assert main(["train", str(run), "--out", str(tmp_path / "out")]) == 2
+    assert f"is a folder, no recipe; allowed: {run / 'config.json'}" in capfd.readouterr().err
+    shutil.rmtree(run / "model")
+    assert main(["evaluate", str(run / "model"), "--out", str(tmp_path / "out")]) == 2
+    assert f"the training in {run} has not ended" in capfd.readouterr().err

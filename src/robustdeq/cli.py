@@ -94,7 +94,7 @@ def _command(name: str, *arguments: str) -> Any:
     first = next((field.name for field in fields(command) if "Positional" in str(field.type)), None)
     flags = [f"--{field.name.replace('_', '-')}" for field in fields(command) if field.name != first]
     given = [word.split("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
-    check_options(f"robustdeq {name}", given, [*flags, "--help"])
+    check_options(f"robustdeq {name}", given, [*flags, "--help"], getattr(command, "elsewhere", None))
     if "--help" in given or "-h" in arguments:
         shown_as = (tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction)
         return tyro.cli(command, prog=f"robustdeq {name}", args=["--help"], config=shown_as)

@@ -102,11 +102,15 @@ def suggestion(name: object, allowed: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def check_options(owner: str, names: Iterable[str], allowed: Iterable[str]) -> None:
-    """Raise a ValueError for the first name that is not allowed."""
+def check_options(
+    owner: str, names: Iterable[str], allowed: Iterable[str], elsewhere: Mapping[str, str] | None = None
+) -> None:  # fmt: skip
+    """Raise a ValueError for the first name that is not allowed. elsewhere: how what such a name means is given."""
     allowed = list(allowed)
     for name in names:
         if name not in allowed:
+            if name in (elsewhere or {}):
+                raise ValueError(f"{owner}: unknown option {shown(name)}; allowed: {elsewhere[name]}.")
             near = suggestion(name, allowed)
             raise ValueError(f"{owner}: unknown option {shown(name)}{near}; allowed: {', '.join(allowed) or 'none'}.")
 

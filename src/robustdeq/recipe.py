@@ -16,11 +16,11 @@ from .defences import EntropyReduction
 from .distributed import SINGLE, Distributed
 from .files import write_json
 from .models import create_model, load_model, save_model
-from .models.zoo import TRAINED
+from .models.zoo import SETTABLE, TRAINED
 from .options import check_options, checked, describe
 from .progress import Progress
 from .text import shown
-from .training import RandomState, TrainConfig, Trainer
+from .training import MART, PGDAT, TRADES, Phase, RandomState, TrainConfig, Trainer
 
 PLAN = ("data", "validation", "data_seed", "image_size", "streaming", "image_column", "label_column", "model",
         "model_options")  # fmt: skip
@@ -83,7 +83,10 @@ class Recipe:
         """With fields of ``PLAN``, of the budgets, or of the training config set by name; options join those there,
         those of the model only where it stays the same."""
         ours = [*PLAN, "defence", "auto_attacks", "auto_points", "test_points"]
-        check_options(f"recipe {self.name}", settings, [*ours, *(f.name for f in dataclasses.fields(TrainConfig))])
+        known = [*ours, *(field.name for field in dataclasses.fields(TrainConfig))]
+        inside = {field.name: f'phases=[{{"{field.name}": ..., ...}}]' for field in dataclasses.fields(Phase)}
+        inside |= {name: f'model_options={{"{name}": ...}}' for name in SETTABLE}
+        check_options(f"recipe {self.name}", settings, known, inside)
         fields = {name: settings[name] for name in ours if name in settings}
         before = replace(self, model_options={}) if fields.get("model", self.model) != self.model else self
         for name in fields.keys() & {"model_options", "defence"}:  # what is not named stays
@@ -98,19 +101,28 @@ class Recipe:
 
 
 def clean(config: TrainConfig) -> TrainConfig:
-    """The same run without attacks."""
-    return replace(config, phases=tuple(replace(phase, attack_steps=0) for phase in config.phases))
+    """The same run without attacks, on cross-entropy where the objective is one of a pair of images."""
+    objective = config.objective
+    if isinstance(objective, TRADES | MART):  # which would compare every image with itself
+        objective = PGDAT(label_smoothing=getattr(objective, "label_smoothing", 0.0))
+    phases = tuple(replace(phase, attack_steps=0) for phase in config.phases)
+    return replace(config, phases=phases, objective=objective)
 
 
 def trainer_of(
     recipe: Recipe, out: Path, data: Splits[Any], distributed: Distributed = SINGLE, wandb: bool = False,
     compiled: bool = False, graphs: bool = False,
 ) -> Trainer:  # fmt: skip
-    """What trains a recipe's model, which has its first weights, in ``out``. data: of the recipe.
+    """What trains a recipe's model, which has its first weights, in ``out``. data: of the recipe; the model is made for
+    its images and classes.
 
     Raises a ValueError if model, images and config do not fit each other, and writes nothing.
     """
-    options = {"num_classes": len(data.train.classes), "seed": recipe.training.seed, **recipe.model_options}
+    fitting = {
+        "image_shape": tuple(data.train.take(slice(1)).images().shape[1:]),
+        "num_classes": len(data.train.classes),
+    }
+    options = {**fitting, "seed": recipe.training.seed, **recipe.model_options}
     model = create_model(recipe.model, **options).to(distributed.device)
     model.classes = tuple(data.train.classes)
     if compiled:

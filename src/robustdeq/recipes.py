@@ -170,6 +170,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 def recipe(name: str) -> Recipe:
     """A recipe by name, or the one that a run wrote down as config.json; a ValueError of one line if it is not one."""
     if not name.endswith(".json"):
+        if (file := Path(name) / "config.json").exists():
+            raise ValueError(f"{name} is a folder, no recipe; allowed: {file}, or {', '.join(RECIPES)}.")
         return choose("recipe", name, RECIPES)()
     plan = read_json(Path(name), "allowed: the config.json of a run")
     if not isinstance(plan, dict) or "recipe" not in plan:

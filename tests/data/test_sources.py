@@ -201,6 +201,8 @@ def test_image_size_brings_all_images_to_one_square(tmp_path):
         (("cifar10", (50, 10), 10, (3, 32, 32), False), "CIFAR-10"),
         (("mine", (50_000, 10_000), 10, (3, 32, 32), True), "CIFAR-10 (JPEG)"),
         (("mine", (50_000, 9_000), 10, (3, 32, 32), True), "mine (JPEG)"),
+        (("cifar10/", (50, 10), 10, (3, 32, 32), False), "cifar10"),
+        (("mine/", (50_000, 10_000), 10, (3, 32, 32), True), "CIFAR-10 (JPEG)"),
         (("CIFAR_100", (50_000, 10_000), 100, (3, 32, 32), False), "CIFAR-100"),
         (("imagenet-1k", (9, 9), 1000, (3, 375, 500), True), "ImageNet-1k"),
     ],
@@ -214,9 +216,9 @@ def test_the_source_of_jpeg_files_says_so(tmp_path):
     for split in ("train", "test"):
         write(tmp_path / "cifar10" / f"{split}.parquet", table(jpegs))
     for streaming in (False, True):
-        assert load(str(tmp_path / "cifar10"), validation=1, streaming=streaming).test.source == "CIFAR-10 (JPEG)"
+        assert load(str(tmp_path / "cifar10"), validation=1, streaming=streaming).test.source == "cifar10 (JPEG)"
     write(tmp_path / "cifar10" / "train.parquet", table([*jpegs, encoded(numbered(0, (32, 32)))]))
-    assert load(str(tmp_path / "cifar10"), validation=1).test.source == "CIFAR-10"
+    assert load(str(tmp_path / "cifar10"), validation=1).test.source == "cifar10"
 
 
 def test_the_real_cifar10(cifar10, tmp_path):

@@ -292,6 +292,8 @@ def test_there_is_no_all_without_an_attack(model, points):
         ({"y": None}, "Tensor and no labels; allowed: a tensor x and a tensor y"),
         ({"images": True}, "images=True without out"),
         ({"suite": "standard", "stpes": 3}, "did you mean 'steps'"),
+        ({"cheks": 3}, "did you mean 'checks'"),
+        ({"eps": 0.1}, r"unknown option 'eps'; allowed: threat=Linf\(eps\) or L2\(eps\)"),
         ({"suite": [Entry("a", "A", _shift(0.0), Frozen)]}, "allowed: Defended"),
         ({"suite": [Entry("a", "A", _shift(0.0))] * 2}, "every name once"),
         ({"steps": 0}, "suite quick: steps=0; allowed: a whole number >= 1"),
@@ -331,3 +333,14 @@ def test_a_seed_that_no_attack_of_a_list_has_is_refused():
     for seed in (0, 5):
         rd.evaluate(net, x, y, suite=entries, seed=seed, checks=0)
     assert rd.evaluate(net, x, y, suite=entries[1:], seed=2, checks=0).record.identity.seed == 2
+
+
+def test_a_frame_has_a_row_for_each_sample_and_what_every_attack_did_to_it(model, points):
+    entries = [Entry("pgd", "PGD", PGD(THREAT, 0.05, 5)), Entry("few", "AA", PGD(THREAT, 0.05, 5), points=3)]
+    found = _evaluate(model, points, entries)
+    frame = found.frame()
+    assert list(frame) == ["sample", "label", "prediction", "pgd", "few"] and len(frame) == len(points[1])
+    assert ((frame["label"] == frame["prediction"]).to_numpy() == found.clean.numpy()).all()
+    assert (frame["pgd"] == 1).sum() == found.shares()["PGD"].count
+    assert (frame["pgd"] == -1).sum() == (~found.clean).sum()
+    assert frame["few"].notna().sum() == 3 and (frame["few"] == 1).sum() == found.shares()["AA"].count

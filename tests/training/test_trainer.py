@@ -10,6 +10,7 @@ from torch import nn
 
 import robustdeq as rd
 from robustdeq.attacks import PGD, Linf
+from robustdeq.recipe import clean, trainer_of
 from robustdeq.recipes import recipe
 from robustdeq.training import PGDAT, TRADES, JacobianPenalty, Phase, TrainConfig, Trainer
 from robustdeq.training.optim import OneCycle
@@ -300,3 +301,16 @@ def test_a_run_of_a_model_put_together_by_hand_goes_on_with_the_same_alone(image
     }  # fmt: skip
     with pytest.raises(ValueError, match=changed.replace("-", "_").split()[0]):
         trainer(**others[changed]).run()
+
+
+def test_a_recipe_s_model_is_made_for_the_images_that_it_is_given(tmp_path):
+    """Grey pictures of eight pixels were refused by a recipe for colour ones of 32, and no option said so."""
+    chosen = recipe("cifar10-small").changed({"data": "digits"})
+    assert trainer_of(chosen, tmp_path, chosen.load()).model.image_shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("objective, smoothing", [("trades", 0.1), ("mart", 0.0), ("pgd-at", 0.1)])
+def test_without_attacks_nothing_is_compared_with_itself(objective, smoothing):
+    options = {"name": objective, **({"label_smoothing": smoothing} if smoothing else {})}
+    plain = clean(recipe("smoke").changed({"objective": options}).training)
+    assert plain.objective == PGDAT(label_smoothing=smoothing) and not any(phase.attack_steps for phase in plain.phases)

@@ -10,7 +10,7 @@ from torch import nn
 from tyro.conf import Positional, arg
 
 from ..attacks import L2, LOSSES, PGD, ThroughGradient
-from ..checks import Count, Distance, Natural, Number, PositiveDistance
+from ..checks import Count, Distance, Natural, Number, Pixels
 from ..defences import EntropyReduction, Smoothing
 from ..distributed import available, launched
 from ..evaluation import SUITES, Compared, Entry, Evaluation, certify, compare, evaluate, readouts, suite
@@ -52,6 +52,7 @@ class Evaluate(InBall):
     """
 
     shares: ClassVar[bool] = True
+    elsewhere: ClassVar[dict[str, str]] = {f"--{name.replace('_', '-')}": f"--set {name}=..." for name in BUDGETS}
     suite: Annotated[str, arg(help=
         f"{' | '.join(SUITES)}. quick: PGD-20 with two gradients and two losses; paper: through intermediate states; "
         "standard: quick and AutoAttack; adaptive: everything, a defended model under four threat settings"
@@ -176,7 +177,7 @@ class Certify(OnModel):
     shares: ClassVar[bool] = True
     method: Literal["smoothing", "lipschitz"] | None = None
     """Default: lipschitz where the model knows a bound, else smoothing."""
-    sigma: PositiveDistance = 0.25
+    sigma: Annotated[float, Pixels(0, 10, low_open=True)] = 0.25
     """Of smoothing: standard deviation of the noise, pixels in [0, 1]."""
     clip: bool = False
     """Of smoothing: cut noisy images to [0, 1], as a part of the model; they are not otherwise."""

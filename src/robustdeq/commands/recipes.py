@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -18,7 +18,7 @@ from ..recipe import Recipe, clean, train
 from ..recipes import RECIPES, recipe
 from ..reproduction import Repeated, Reproduction
 from ..text import printable
-from ..training import CHECKPOINT, OBJECTIVES, STATE_SAMPLERS, TrainConfig, summary
+from ..training import CHECKPOINT, MART, OBJECTIVES, STATE_SAMPLERS, TRADES, TrainConfig, summary
 from .shared import Command
 
 
@@ -91,8 +91,9 @@ class Train(_OfRecipe):
         if self.clean:
             if "phases" in settled:
                 raise ValueError("--clean and --set phases=; allowed: one of them (attack_steps=0 is a clean phase).")
-            self.check_idle("--clean", "without it", "attack_gradient")
-            chosen = chosen.changed({"phases": clean(chosen.training).phases})
+            paired = isinstance(chosen.training.objective, TRADES | MART)
+            self.check_idle("--clean", "without it", "attack_gradient", *(["objective"] if paired else []))
+            chosen = replace(chosen, training=clean(chosen.training))
         if self.resume and not (self.out / CHECKPOINT).exists():
             raise ValueError(f"--resume, but {self.out} holds no {CHECKPOINT}; allowed: the folder of a run.")
         folder = self.out / "model"

@@ -73,6 +73,8 @@ def load(
         raise ValueError(f"load: source={source!r:.100}; allowed: digits, a folder, or a name on the Hugging Face hub.")
     wanted = {name.removesuffix("_column"): column for name, column in columns.items() if column is not None}
     if source == "digits":
+        if Path("digits").is_dir():
+            say("digits: scikit-learn's are taken; the folder of that name here is ./digits.")
         if streaming or image_size or wanted:
             raise ValueError("digits: image_size, streaming and columns do not apply: they are 8x8 pixels in memory.")
         return digits(validation=100 if validation is None else validation, seed=seed)
@@ -105,7 +107,7 @@ def _find(source: str | Path, streaming: bool, wanted: Mapping[str, str]) -> tup
         files = tree(path)
         tables = parquet_files(path, files)
         splits = parquet(str(path), tables, wanted) if tables else image_folders(path, files, wanted)
-        return str(path), printable(path.resolve().name or str(path)), splits
+        return str(path), printable(f"{path.resolve().name or path}/"), splits
     finally:
         if bars:
             utils.enable_progress_bars()
@@ -226,11 +228,12 @@ def _build(
 
 
 def title(name: str, counts: tuple[int, int], classes: int, shape: tuple[int, ...], jpeg: bool) -> str:
-    """The name of a set in tables. counts: training and test images. shape: (C, H, W) as stored.
+    """The name of a set in tables; of a folder, which ends in /, its own. counts: training and test images. shape:
+    (C, H, W) as stored.
 
     JPEG-coded images of 32x32 are told from the exact ones, since accuracies on them cannot be compared.
     """
-    called = TITLES.get(re.sub(r"[^a-z0-9]", "", name.lower()), name)
+    called = TITLES.get(re.sub(r"[^a-z0-9]", "", name.lower()), name) if not name.endswith("/") else name[:-1]
     if shape == (3, 32, 32) and classes == 10 and counts == (50_000, 10_000):
         called = "CIFAR-10"
     return f"{called} (JPEG)" if shape[1:] == (32, 32) and jpeg else called

@@ -67,6 +67,9 @@ def evaluate(
     threat = _threat(suite) if threat is None else threat
     points, kind = points_of("evaluate", x, y), structure(model, opaque=opaque)
     if isinstance(suite, str):
+        budgets = [budget.name for budget in fields(suites.Budget) if budget.name not in HINTS]
+        balls = dict.fromkeys(("eps", "norm"), "threat=Linf(eps) or L2(eps)")
+        check_options("evaluate", options, [*HINTS, *budgets], balls)
         suite = suites.suite(suite, kind, threat, step_size=step_size, seed=seed, batch_size=batch_size, **options)
     else:
         check_options("evaluate with a list of entries", [*options, *([] if step_size is None else ["step_size"])], [])

@@ -6,7 +6,7 @@ import io
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from .identity import Identity
 from .images import KeptImages
 from .record import RECORD, Record
 from .share import Share
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 EXCLUDED = "The model optimises its input at inference, and RobustBench excludes such defences."
 SQUARE_SURPLUS = 0.002
@@ -49,6 +52,18 @@ class Evaluation:
         if missing:
             raise ValueError(f"{folder} is unfinished: {', '.join(missing)}; evaluate with the same out= to go on.")
         return cls(record, folder)
+
+    def frame(self) -> DataFrame:
+        """A row for each sample: sample, label, prediction (-1: a logit that is not finite), and a column for every
+        attack, 1 stands, 0 fell to it, -1 not attacked; blank beyond the first points that it was made on."""
+        from pandas import DataFrame, array
+
+        told = {"sample": range(len(self.clean)), "label": self.record.labels.tolist()}
+        told["prediction"] = self.predictions.tolist()
+        for name in self.columns:
+            outcomes = self.record.attacks[name].outcomes.tolist()
+            told[name] = array([*outcomes, *[None] * (len(self.clean) - len(outcomes))], dtype="Int8")
+        return DataFrame(told)
 
     @property
     def columns(self) -> dict[str, str]:

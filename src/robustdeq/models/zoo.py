@@ -215,8 +215,14 @@ def model_folder(path_or_hub_id: str | Path, **hub_options: Any) -> Path:
     if not isinstance(path_or_hub_id, str | Path) or not str(path_or_hub_id).strip():
         raise ValueError(f"load_model: {shown(path_or_hub_id)}; allowed: a folder, or a hub id (owner/name).")
     name, folder = str(path_or_hub_id), Path(path_or_hub_id)
+    if folder.is_dir() and not (folder / WEIGHTS).exists() and (folder / "model" / WEIGHTS).exists():
+        raise ValueError(f"{folder} is the folder of a training; allowed: its model, {folder / 'model'}.")
     if folder.is_dir():
         return folder
+    if folder.name == "model" and (folder.parent / CONFIG).exists():
+        raise ValueError(
+            f"{folder}: no such folder; the training in {folder.parent} has not ended, and leaves it there."
+        )
     if folder.exists():
         raise ValueError(
             f"{folder} is a file; allowed: a folder with {CONFIG} and {WEIGHTS}, or a hub id. "

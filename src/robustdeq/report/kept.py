@@ -87,7 +87,7 @@ class Kept:
             yield "digits", {}
 
     def model(self, assessed: Assessed, x: Tensor) -> tuple[nn.Module, str]:
-        """The deployed model, with its defence, and where it lay (nowhere: ""); a Missing where none gives the logits of
+        """The deployed model, with its defence, and where it lay, if anywhere; a Missing where none gives the logits of
         the record.
 
         x: the first of the images that were judged, (1, C, H, W).
