@@ -118,6 +118,9 @@ def trainer_of(
 
     Raises a ValueError if model, images and config do not fit each other, and writes nothing.
     """
+    if not len(data.train):
+        given = "no training images, a test split alone"
+        raise ValueError(f"{recipe.data}: {given}; allowed: train, and test or validation.")
     fitting = {
         "image_shape": tuple(data.train.take(slice(1)).images().shape[1:]),
         "num_classes": len(data.train.classes),

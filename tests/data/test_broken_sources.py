@@ -118,17 +118,17 @@ def test_missing_splits_and_shards(tmp_path):
     parquet_set(tmp_path)
     (tmp_path / "test.parquet").unlink()
     assert "no validation split; there: train" in message(tmp_path)
-    (tmp_path / "train.parquet").rename(tmp_path / "test.parquet")
-    assert "no train split; there: test" in message(tmp_path)
-    (tmp_path / "test.parquet").rename(tmp_path / "train-00000-of-00003.parquet")
+    (tmp_path / "train.parquet").rename(tmp_path / "validation.parquet")
+    assert "no train split; there: validation" in message(tmp_path)
+    (tmp_path / "validation.parquet").rename(tmp_path / "train-00000-of-00003.parquet")
     write(tmp_path / "train-00002-of-00003.parquet", table(pngs(0, 5)))
     assert "shard 1 of 3 is missing" in message(tmp_path)
     write(tmp_path / "train.parquet", table(pngs(0, 5)))
     assert "not shards of one split" in message(tmp_path)
     write(tmp_path / "b/train.parquet", table(pngs(0, 5)))
     assert "in several folders" in message(tmp_path)
-    write(tmp_path / "c/test.parquet", table(pngs(0, 2)).set_column(1, "label", [["cat", "dog"]]))
-    assert "no train split; there: test" in message(tmp_path / "c")
+    write(tmp_path / "c/validation.parquet", table(pngs(0, 2)).set_column(1, "label", [["cat", "dog"]]))
+    assert "no train split; there: validation" in message(tmp_path / "c")
 
 
 def test_splits_of_several_sizes(tmp_path):

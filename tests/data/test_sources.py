@@ -15,6 +15,8 @@ from PIL import Image
 import robustdeq as rd
 from robustdeq.data import load
 from robustdeq.data.sources import title
+from robustdeq.recipe import trainer_of
+from robustdeq.recipes import recipe
 
 BOTH = pytest.mark.parametrize("streaming", [False, True])
 SPLITS = ("train", "validation", "test")
@@ -254,3 +256,18 @@ def test_a_published_validation_set_is_mixed(tmp_path):
 def test_the_number_that_white_has_belongs_to_a_set():
     digits = rd.data.digits().test
     assert digits.digest() != replace(digits, white=255).digest()
+
+
+@BOTH
+def test_a_test_split_alone_can_be_judged_on_and_not_be_trained_on(tmp_path, streaming):
+    parquet_set(tmp_path)
+    whole = load(str(tmp_path), validation=1, streaming=streaming).test
+    (tmp_path / "train.parquet").unlink()
+    for validation in (None, 7):
+        splits = load(str(tmp_path), streaming=streaming, validation=validation)
+        assert splits.test.digest() == whole.digest() or streaming
+        assert torch.equal(splits.test.take(slice(6)).pixels, whole.take(slice(6)).pixels)
+        assert (len(splits.train), len(splits.validation), len(splits.test)) == (0, 0, 6)
+    chosen = recipe("cifar10-small").changed({"data": str(tmp_path), "streaming": streaming})
+    with pytest.raises(ValueError, match="no training images, a test split alone; allowed: train, and test"):
+        trainer_of(chosen, tmp_path / "out", chosen.load())

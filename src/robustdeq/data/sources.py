@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -63,6 +64,8 @@ def load(
     Classes are named as in the file. Class folders and text labels: numbers in their order, then the rest
     alphabetically. Integers without names: "0" to the largest.
 
+    Of a source that has a test split and no other, train and validation are empty: it can be judged on.
+
     Raises a ValueError, one line that names the file (or split) and row: a source, split or column that is not there, a
     broken image, a label that is no class, mixed sizes, an empty split, a damaged file, a hub that cannot be reached.
     """
@@ -78,8 +81,10 @@ def load(
         if streaming or image_size or wanted:
             raise ValueError("digits: image_size, streaming and columns do not apply: they are 8x8 pixels in memory.")
         return digits(validation=100 if validation is None else validation, seed=seed)
-    where, name, splits = _find(source, streaming, wanted)
-    return _build(name, *_roles(where, named(where, splits)), validation, seed, image_size, streaming)
+    where, name, stored = _find(source, streaming, wanted)
+    train, middle, test = _roles(where, named(where, stored))
+    splits = _build(name, train, middle, test, 0 if train is test else validation, seed, image_size, streaming)
+    return replace(splits, train=splits.validation) if train is test else splits
 
 
 def _find(source: str | Path, streaming: bool, wanted: Mapping[str, str]) -> tuple[str, str, dict[str, Stored]]:
@@ -164,10 +169,12 @@ def hub(name: str, streaming: bool, wanted: Mapping[str, str]) -> dict[str, Stor
 
 
 def _roles(where: str, splits: Mapping[str, Stored]) -> tuple[Stored, Stored | None, Stored]:
-    """What is trained, validated (None: cut from the training set) and tested on."""
+    """What is trained, validated (None: cut from the training set) and tested on. Where nothing else is there, the test
+    images stand for the training images too."""
     hidden = "test" in splits and splits["test"].labels == {-1}
     tested = "test" if "test" in splits and not hidden else "validation"
-    names = ["train", tested] + (["validation"] if tested == "test" and "validation" in splits else [])
+    trained = "test" if set(splits) == {"test"} and not hidden else "train"
+    names = [trained, tested] + (["validation"] if tested == "test" and "validation" in splits else [])
     for name in names:
         if name not in splits:
             there = ", ".join(splits) + (" (labels of test withheld)" if hidden else "")
@@ -176,7 +183,7 @@ def _roles(where: str, splits: Mapping[str, Stored]) -> tuple[Stored, Stored | N
             raise ValueError(f"{where}: the {name} split is empty; allowed: at least one image.")
     if unused := sorted(set(splits) - set(names)):
         say(f"{where}: not used: {', '.join(unused)}{' (labels withheld)' * hidden}.")
-    return splits["train"], splits["validation"] if len(names) == 3 else None, splits[tested]
+    return splits[trained], splits["validation"] if len(names) == 3 else None, splits[tested]
 
 
 def _build(
@@ -193,6 +200,8 @@ def _build(
     if (count := usual if validation is None else validation) > most:
         raise ValueError(f"load: validation={validation} of {len(pool)} images; allowed: at most {most}.")
     stored = {"train": train, "test": test} | ({"validation": middle} if middle else {})
+    if train is test:  # which is not read twice
+        del stored["test"]
     total = sum(map(len, stored.values()))
     if size and not streaming:  # before anything is decoded
         check_memory(train.where, total, size, size)
@@ -224,7 +233,7 @@ def _build(
     # All of a published one is mixed, too: it may be stored by class, and a training judges the first of them.
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
     held, rest = cut(whole, (count,), seed) if count < len(pool) else (whole.take(order), whole)
-    return Splits(sets["train"] if middle else rest, held, sets["test"], seed)
+    return Splits(sets["train"] if middle else rest, held, sets.get("test", sets["train"]), seed)
 
 
 def title(name: str, counts: tuple[int, int], classes: int, shape: tuple[int, ...], jpeg: bool) -> str:
