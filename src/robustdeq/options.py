@@ -109,7 +109,7 @@ def check_options(
     allowed = list(allowed)
     for name in names:
         if name not in allowed:
-            if name in (elsewhere or {}):
+            if elsewhere and name in elsewhere:
                 raise ValueError(f"{owner}: unknown option {shown(name)}; allowed: {elsewhere[name]}.")
             near = suggestion(name, allowed)
             raise ValueError(f"{owner}: unknown option {shown(name)}{near}; allowed: {', '.join(allowed) or 'none'}.")

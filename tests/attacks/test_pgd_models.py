@@ -22,7 +22,7 @@ def test_leaves_the_model_as_it_was_when_it_breaks_down(fail_at, loss):
     model = Watched(nano(steps=2), fail_at)
     lived_in(model)
     with left_untouched(model), pytest.raises(RuntimeError, match="broken down"):
-        PGD(Linf(0.05), steps=5, loss=loss)(model, images_for(model.inner), zeros(3))
+        PGD(Linf(0.05), 2 / 255, steps=5, loss=loss)(model, images_for(model.inner), zeros(3))
 
 
 def test_images_and_labels_are_left_alone():

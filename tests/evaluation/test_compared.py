@@ -129,7 +129,7 @@ def test_the_attacks_beside_a_certificate_take_the_options_of_their_suite(folder
         (["--method", "lipschitz"], "a DEQClassifier, which knows no bound"),
         (["--method", "linf"], "allowed: smoothing, lipschitz"),
         (["--eps", "0.1"], "unknown option '--eps'"),
-        (["--sigma", "0"], "--sigma=0; allowed: a number > 0"),
+        (["--sigma", "0"], "--sigma=0; allowed: a number in (0, 10]"),
         (["--n", "9"], "allowed: n >= 10"),
         (["--alpha", "1"], "--alpha=1"),
         (["--suite", "quik"], "did you mean 'quick'"),

@@ -90,6 +90,7 @@ def _wrong_annotated(kind: Any, check: Any, depth: int) -> st.SearchStrategy[Any
         above = st.floats(min_value=check.high, exclude_min=not check.high_open) if high else st.nothing()
         others = text_or(st.none(), st.booleans(), st.sampled_from([math.nan, math.inf]), low, above, containers())
         taken = lambda value: isinstance(check, Pixels) and isinstance(value, str) and "/" in value  # noqa: E731
+        others = others.filter(lambda value: value is not None or not getattr(check, "unset", False))
         return others.filter(lambda value: not taken(value) or Pixels.read(value) == value)
     of_list = get_origin(kind) is not None  # a list of checked values, of a length
     return wrong(kind, depth) | (st.just([]) if of_list else st.nothing())

@@ -66,14 +66,8 @@ def evaluate(
         raise ValueError("evaluate: images=True without out; allowed: a folder to keep them in.")
     threat = _threat(suite) if threat is None else threat
     points, kind = points_of("evaluate", x, y), structure(model, opaque=opaque)
-    if isinstance(suite, str):
-        budgets = [budget.name for budget in fields(suites.Budget) if budget.name not in HINTS]
-        balls = dict.fromkeys(("eps", "norm"), "threat=Linf(eps) or L2(eps)")
-        check_options("evaluate", options, [*HINTS, *budgets], balls)
-        suite = suites.suite(suite, kind, threat, step_size=step_size, seed=seed, batch_size=batch_size, **options)
-    else:
-        check_options("evaluate with a list of entries", [*options, *([] if step_size is None else ["step_size"])], [])
-        _check_seed(seed, suite)
+    given = {"step_size": step_size, "seed": seed, **options}
+    suite = _suite(suite, kind, threat, batch_size, given) if isinstance(suite, str) else _listed(suite, given)
     entries = _entries({**_beside(beside, kind, suite), **(transfers or {})}, suite)
     first = loaded(points, slice(min(FIRST, batch_size)), kind.deployed)
     identity = identity_of("evaluate", kind, points, first, threat, seed=seed, batch_size=batch_size)
@@ -121,12 +115,22 @@ HINTS: dict[str, Any] = {
 PACKAGE = __name__.partition(".")[0]
 
 
-def _check_seed(seed: int, entries: Sequence[Entry]) -> None:
-    """A ValueError where a seed was asked for that none of the attacks has that have one."""
+def _suite(name: str, kind: Structure, threat: Threat, batch_size: int, options: Mapping[str, Any]) -> list[Entry]:
+    budgets = [budget.name for budget in fields(suites.Budget) if budget.name not in HINTS]
+    ball = "threat=Linf(eps) or L2(eps)"
+    check_options("evaluate", options, [*HINTS, *budgets], {"eps": ball, "norm": ball})
+    return suites.suite(name, kind, threat, batch_size=batch_size, **options)
+
+
+def _listed(entries: Sequence[Entry], options: Mapping[str, Any]) -> Sequence[Entry]:
+    """A ValueError for options of a suite, and for a seed that none of the attacks has that have one."""
+    seed, asked = options["seed"], {name for name, value in options.items() if name != "seed" and value is not None}
+    check_options("evaluate with a list of entries", asked, [])
     seeds = dict.fromkeys(own for entry in entries if (own := getattr(entry.attack, "seed", None)) is not None)
     if seed and seeds and seed not in seeds:
         given = f"seed={seed} with entries whose attacks have seed {', '.join(map(str, seeds))}"
         raise ValueError(f"evaluate: {given}; allowed: attacks with that seed, as in PGD(..., seed={seed}).")
+    return entries
 
 
 def _threat(suite: str | Sequence[Entry]) -> Threat:

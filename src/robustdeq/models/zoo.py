@@ -118,9 +118,9 @@ def save_model(model: nn.Module, folder: str | Path) -> Path:
         warnings.warn(f"of the {type(model).__name__} only the weights are kept, for load_model(..., into=); "
                       "the model inside can be saved so that it is rebuilt.", stacklevel=2)  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TRAINED).unlink(missing_ok=True)  # of the weights that were there
     write_tensors(folder / WEIGHTS, model.state_dict(), format="pt")
     write_json(folder / CONFIG, config)
+    (folder / TRAINED).unlink(missing_ok=True)  # of the weights that were there
     return folder
 
 
