@@ -52,7 +52,7 @@ def _run(*arguments):
         (["train", "smoke", "--out", "OUT", "--set", "model_options=null"], "allowed: options by name"),
         (["train", "smoke", "--out", "OUT", "--set", 'solver="picard"'], 'allowed: model_options={"solver": ...}'),
         (["train", "smoke", "--out", "OUT", "--set", "epochs=3"], 'allowed: phases=[{"epochs": ..., ...}]'),
-        (["evaluate", "MODEL", "--out", "OUT", "--steps", "3"], "unknown option '--steps'; allowed: --set steps=..."),
+        (["evaluate", "MODEL", "--out", "OUT", "--steps", "3"], "unknown option '--steps'; allowed: --set steps=VALUE"),
         (["train", "smoke", "--out", "OUT", "--clean", "--objective", "trades"], "--clean with --objective,"),
         (["train", "smoke", "--out", "OUT", "--set", "eps=0.1", 'threat={"name": "L2", "eps": 1}'], "allowed: one of"),
         (["train", "smoke", "--out", "OUT", "--solver", "picard", "--set", 'model_options={"solver": "anderson"}'],

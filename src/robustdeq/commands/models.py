@@ -52,7 +52,7 @@ class Evaluate(InBall):
     """
 
     shares: ClassVar[bool] = True
-    elsewhere: ClassVar[dict[str, str]] = {f"--{name.replace('_', '-')}": f"--set {name}=..." for name in BUDGETS}
+    elsewhere: ClassVar[dict[str, str]] = {f"--{name.replace('_', '-')}": f"--set {name}=VALUE" for name in BUDGETS}
     suite: Annotated[str, arg(help=
         f"{' | '.join(SUITES)}. quick: PGD-20 with two gradients and two losses; paper: through intermediate states; "
         "standard: quick and AutoAttack; adaptive: everything, a defended model under four threat settings"
@@ -149,7 +149,8 @@ class Attack(InBall):
         tensors = {"images": whole.images(), "labels": whole.labels, "robust": evaluation.robust[entry.name]}
         tensors["adversarial"] = evaluation.images[entry.name][:]
         write_tensors(file, tensors)
-        print(f"{evaluation.table()}\n{printable(str(file))}")
+        self.conclude(evaluation.table())
+        print(printable(str(file)))
 
     def _seen(self, model: nn.Module) -> nn.Module:
         if not structure(model).states and self.gradient != "unrolled":
