@@ -192,9 +192,9 @@ def run(name: str, data: str, out: Path, seed: int) -> None:
 
 
 def spread(values: list[float], digits: int = 1) -> str:
-    """The mean, and the smallest and largest."""
+    """The mean, and of several the smallest and largest."""
     shown = [f"{value:.{digits}f}" for value in (mean(values), min(values), max(values))]
-    return f"{shown[0]} ({shown[1]} to {shown[2]})"
+    return f"{shown[0]} ({shown[1]} to {shown[2]})" if len(values) > 1 else shown[0]
 
 
 def table(out: Path) -> str:

@@ -209,18 +209,27 @@ def test_a_model_is_judged_on_what_its_run_held_out(tmp_path, capfd):
     """The digits are cut by ``data_seed``, which the run tells, beside the model and wherever that is moved to."""
     run = ["--set", "data_seed=1", 'phases=[{"epochs":1,"attack_steps":0}]', "validation_points=0"]
     assert main(["train", "smoke", *run, "--out", str(tmp_path)]) == 0
-    tests, moved = {}, tmp_path / "far" / "away"
+    tests, said, moved = {}, {}, tmp_path / "far" / "away"
     shutil.copytree(tmp_path / "model", moved)
     cases = {"own": (tmp_path / "model", []), "moved": (moved, []), "other": (moved, ["--data-seed", "0"])}
     for name, (model, more) in cases.items():
         out = tmp_path / name
         words = ["--set", "steps=1", "--subset", "50", "--checks", "0", *more, "--out", str(out)]
         assert main(["evaluate", str(model), *words]) == 0
-        assert "trained on" not in capfd.readouterr().err
+        said[name] = capfd.readouterr().err
+        assert ("trained on" in said[name]) == (name == "other")
         tests[name] = json.loads((out / "evaluation.json").read_text())["identity"]["images"]
     few = [rd.data.load("digits", seed=seed).test.take(slice(50)).digest() for seed in (1, 1, 0)]
     assert list(tests.values()) == few and few[0] != few[2]
-    rd.save_model(rd.load_model(moved), moved)  # which may have been trained since
+    assert "was trained on images cut by --data-seed 1; they may be among those" in said["other"]
+    rd.save_model(rd.load_model(moved), moved)  # it is still that model
+    assert (moved / "trained-on.json").read_bytes() == (tmp_path / "model" / "trained-on.json").read_bytes()
+    for damage in ('{"data": "digits"}', '{"data": "digits", "data_seed": "x", "validation": null, "threat": null}',
+                   '{"data": "digits", "data_seed": 1, "validation": null, "threat": "Linf"}', "[]"):  # fmt: skip
+        (moved / "trained-on.json").write_text(damage)
+        assert main(["evaluate", str(moved), *words[:6], "--out", str(tmp_path / "damaged")]) == 2
+        assert "trained-on.json" in capfd.readouterr().err
+    (moved / "trained-on.json").unlink()
     assert main(["evaluate", str(moved), *words[:6], "--out", str(tmp_path / "unknown")]) == 0
     assert "they may be among those that it is judged on, cut by --data-seed 0" in capfd.readouterr().err
 

@@ -4,6 +4,8 @@ takes; every relative link leads somewhere, its anchor included."""
 import json
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -146,3 +148,10 @@ def test_every_decision_stands_in_their_list():
 def test_every_example_stands_in_their_list():
     listed = (ROOT / "examples" / "README.md").read_text()
     assert [page.name for page in (ROOT / "examples").glob("*.py") if f"({page.name})" not in listed] == []
+
+
+def test_the_tables_of_tailored_trainings_are_those_of_the_records_beside_them():
+    command = [sys.executable, "benchmarks/tailored.py", "--out", "results/tailored"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n\n")
+    page = (ROOT / "results" / "tailored.md").read_text()
+    assert len(printed) == 2 and all(table.strip() in page for table in printed)

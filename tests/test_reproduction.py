@@ -194,6 +194,11 @@ def test_what_a_seed_lacks_is_not_taken_from_the_next_column(whole):
     assert sorted(names) == ["AA", "All", "PGD", "clean", "joint"]
     assert [by_seed.strip().startswith("-; ") for name, by_seed in mine if name.strip() == "PGD"] == [True]
     whole_pairs = {pair.column: pair for pair in paired(rows["random states"], rows["baseline"])}
+    gone = {name: of for name, of in rows.items() if name != "baseline"}  # whose seed has nothing beside it
+    lines = seeds_table({0: rows, 1: gone, 2: {}, 3: rows}).splitlines()
+    lines = [line for line in lines if line.startswith("| random")]
+    assert all(line.split("|")[3].split(";")[1:3] == [" -", " -"] for line in lines if ";" in line) and len(lines) > 5
+    assert lines[0].split("|")[2].split(")")[1].split(",")[2] == " -"
     for name, by_seed in mine:
         pair = whole_pairs[name.strip()]
         assert by_seed.strip().endswith(f"; {pair.first}, {pair.second}")

@@ -117,10 +117,14 @@ ImageShape = Annotated[Sequence[Count], Length(3)]
 """(C, H, W)."""
 
 
+class Quarter(float):
+    """A step size that was not given: a quarter of eps, which it follows where that is replaced."""
+
+
 def set_step_size(owner: Any, eps: float) -> None:
     """Of a frozen dataclass: a quarter of eps where no step size was given."""
-    if owner.step_size is None:
-        object.__setattr__(owner, "step_size", eps / 4)
+    if owner.step_size is None or isinstance(owner.step_size, Quarter):
+        object.__setattr__(owner, "step_size", Quarter(eps / 4))
 
 
 def described(value: Any) -> str:

@@ -14,9 +14,8 @@ from .data import ImageSet, Splits, StreamedSet, load
 from .data.sources import OPTIONS
 from .defences import EntropyReduction
 from .distributed import SINGLE, Distributed
-from .files import write_json
 from .models import create_model, load_model, save_model
-from .models.zoo import SETTABLE, TRAINED
+from .models.zoo import SETTABLE
 from .options import check_options, checked, describe
 from .progress import Progress
 from .text import shown
@@ -155,9 +154,9 @@ def train(
     model: Any = trainer.run(progress, recipe.plan())
     if distributed.main:
         model = load_model(trainer.best) if trainer.best.exists() else model
-        save_model(model, folder)
         source = {name: getattr(recipe, name) for name in ("data", "data_seed", "validation")}
         attacked = any(phase.attack_steps for phase in recipe.training.phases)
         threat = describe(recipe.training.threat) if attacked else None
-        write_json(folder / TRAINED, {**source, "threat": threat})
+        model.trained_on = {**source, "threat": threat}
+        save_model(model, folder)
     return trainer.history

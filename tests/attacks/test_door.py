@@ -1,6 +1,7 @@
 """What an attack is given, and what the model gives it: one line of ours for whatever does not fit."""
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from robustdeq.analysis.detector import Evading
 from robustdeq.attacks import L2, PGD, AutoAttack, EndToEnd, IntermediateState, Linf, Summed, predictions
 from robustdeq.defences import EntropyReduction
 from robustdeq.evaluation.suites import Budget
+from robustdeq.recipes import recipe
 from robustdeq.training import TrainConfig
 
 X, Y = images(3), torch.tensor([0, 1, 2])
@@ -265,3 +267,8 @@ def test_a_step_is_a_quarter_of_eps_unless_it_is_said():
         owners = [PGD(threat), Evading(threat), Budget(threat).pgd, config.phases[0]]
         assert [owner.step_size for owner in owners] == [threat.eps / 4] * 4
     assert EntropyReduction(eps=0.2).step_size == 0.05 and EntropyReduction().step_size == 2 / 255
+    for attack in (PGD(Linf(8 / 255)), Evading(L2(2.0))):  # it follows the ball
+        assert replace(attack, threat=L2(1.0)).step_size == 0.25
+    assert replace(PGD(Linf(0.1), 0.01), threat=L2(1.0)).step_size == 0.01
+    plain = recipe("smoke").changed({"phases": [{"epochs": 1, "attack_steps": 2}]}).changed({"eps": 0.6})
+    assert plain.training.phases[0].step_size == 0.15

@@ -271,3 +271,9 @@ def test_a_test_split_alone_can_be_judged_on_and_not_be_trained_on(tmp_path, str
     chosen = recipe("cifar10-small").changed({"data": str(tmp_path), "streaming": streaming})
     with pytest.raises(ValueError, match="no training images, a test split alone; allowed: train, and test"):
         trainer_of(chosen, tmp_path / "out", chosen.load())
+
+
+def test_class_folders_of_a_test_split_alone_name_the_classes(tmp_path):
+    splits = load(str(image_folder(tmp_path, splits=("test",))))
+    assert splits.test.classes == load(str(image_folder(tmp_path / "whole"))).test.classes
+    assert (len(splits.train), len(splits.test)) == (0, 4 * len(NAMES))

@@ -74,10 +74,10 @@ def test_a_certificate_of_another_model_or_labels_is_refused():
     certificate = certify(model, x, y)
     other = Bounded(Linear.random(4, size=64, seed=1).weight.detach())
     for wrong, labels in ((other, y), (model, (y + 1) % 4)):
-        with pytest.raises(ValueError, match="compare: the attacked model is another one than the certificate's, or"):
+        with pytest.raises(ValueError, match="compare: the evaluation is of another model, or of other images, than"):
             compare(certificate, wrong, x, labels, radii=(0.1,), steps=1)
     for others in (x.flip(0), x.flip(0)[:4]):
-        with pytest.raises(ValueError, match="or its images are; allowed: the model and the first of the images"):
+        with pytest.raises(ValueError, match="than the certificate; allowed: the certified model, on the first of"):
             compare(certificate, model, others, y[: len(others)], radii=(0.1,), steps=1)
     assert compare(certificate, model, x, y, radii=()).table() == certificate.table()
 
@@ -89,7 +89,7 @@ def test_a_certificate_is_not_read_beside_attacks_on_another_model(tmp_path):
     assert Compared.read(tmp_path).points == len(x)
     (tmp_path / "certificate.json").unlink()
     certify(Bounded(Linear.random(4, size=64, seed=1).weight.detach()), x, y, out=tmp_path)
-    with pytest.raises(ValueError, match=r"attacked-0\.1 is another one than the certificate's"):
+    with pytest.raises(ValueError, match=r"attacked-0\.1 is of another model, or of other images, than"):
         Compared.read(tmp_path)
 
 

@@ -23,7 +23,7 @@ from ..evaluation.readouts import READOUTS
 from ..evaluation.record import RECORD
 from ..files import read_json, write_text
 from ..models import load_model
-from ..models.zoo import TRAINED, model_folder
+from ..models.zoo import TRAINED, check_trained, model_folder
 from ..options import describe
 from ..text import printable
 
@@ -81,20 +81,21 @@ class OnModel(Command):
     subset: Count | None = None
     """Take only the first so many test images. (Those of the digits and of a folder of images are in random order,
     others as they are stored: if that is by class, the first ones are no fair sample.)"""
-    doubt = ""
-    """What a reader of the results must know of the images; a line at the end."""
     data_seed: Seed | None = None
     """How the source is cut where it has no test or validation set; default as for the model's training, or 0."""
     batch_size: Count = 100
     seed: Seed = 0
+    doubt = ""  # what a reader of the results must know of the images; a line at the end
 
     def load(self, device: torch.device, *names: str) -> tuple[torch.nn.Module, list[Any]]:
         """The model on the device, and of the splits named the first ``subset`` images each."""
         plan = self._plan()
-        if not plan and self.data_seed is None and (self.data == "digits" or "validation" in names):
-            self.doubt = f"nothing beside {self.model} says which images it was trained on; they may be among "
-            self.doubt += "those that it is judged on, cut by --data-seed 0"
-        seed = plan.get("data_seed", 0) if self.data_seed is None else self.data_seed
+        trained = plan.get("data_seed", 0 if plan else None)
+        seed = (trained or 0) if self.data_seed is None else self.data_seed
+        if trained != seed and (self.data == "digits" or "validation" in names):  # which the seed cuts
+            told = f"{self.model} was trained on images cut by --data-seed {trained}"
+            told = told if plan else f"nothing beside {self.model} says which images it was trained on"
+            self.doubt = f"{told}; they may be among those that it is judged on, cut by --data-seed {seed}"
         splits = load(
             self.data, seed=seed, validation=plan.get("validation"), image_size=self.image_size,
             streaming=self.streaming, image_column=self.image_column, label_column=self.label_column,
@@ -113,6 +114,8 @@ class OnModel(Command):
         for file in near:  # of train and reproduce, as they write it and as they wrote it
             if file.exists():
                 plan = read_json(file, "remove it, or say --data-seed")
+                if file.name == TRAINED:
+                    check_trained(file, plan)
                 if isinstance(plan, dict) and _source(plan.get("data")) == _source(self.data):
                     return plan
         return {}

@@ -122,7 +122,7 @@ def image_folders(folder: Path, files: Mapping[Path, list[Path]], wanted: Mappin
         if loose := images[place.name,]:
             raise ValueError(f"{loose[0]}: an image in no class folder; allowed: {place}/CLASS/{loose[0].name}.")
         folders = {names[1] for names in images if len(names) == 2 and names[0] == place.name}
-        classes = in_order(folders) if split == "train" else classes
+        classes = classes if "train" in splits and split != "train" else in_order(folders)
         if strange := sorted(folders - set(classes)) if "train" in splits else []:
             raise ValueError(f"{place / strange[0]}: no class of the training set; allowed: {', '.join(classes)}.")
         images_of = {name: sorted(images[place.name, name]) for name in classes if name in folders}

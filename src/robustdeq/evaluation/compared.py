@@ -131,7 +131,7 @@ def compare(
             model, x, y, suite=suite, threat=L2(radius), checks=0, distributed=distributed, progress=progress,
             out=None if out is None else Path(out) / f"{PLACE}{radius:g}", **options,
         )  # fmt: skip
-        _check_beside("compare: the attacked model", certificate, evaluation)
+        _check_beside("compare: the evaluation", certificate, evaluation)
     return Compared(certificate, attacked)
 
 
@@ -139,5 +139,5 @@ def _check_beside(owner: str, certificate: Certificate, evaluation: Evaluation) 
     labels, whole = evaluation.record.labels, certificate.labels
     same = same_beginning(certificate.record.identity, evaluation.record.identity)
     if not same or len(labels) > len(whole) or not torch.equal(labels, whole[: len(labels)]):
-        wanted = "the model and the first of the images that are certified"
-        raise ValueError(f"{owner} is another one than the certificate's, or its images are; allowed: {wanted}.")
+        wanted = "the certified model, on the first of the certified images"
+        raise ValueError(f"{owner} is of another model, or of other images, than the certificate; allowed: {wanted}.")

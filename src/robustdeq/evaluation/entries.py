@@ -21,6 +21,8 @@ from ..text import shown
 Attack = Callable[..., Tensor]
 Model = nn.Module | Structure
 View = Callable[[Any], nn.Module]
+TAKEN = ("clean", "All", "sample", "label", "prediction")
+"""Names that columns of tables and frames have already."""
 
 
 @checked
@@ -60,8 +62,8 @@ class Entry:
         if not isinstance(self.surrogate, nn.Module | None):
             raise ValueError(f"Entry {self.name}: surrogate={shown(self.surrogate)}; allowed: a torch.nn.Module.")
         for field in ("name", "column"):
-            if (value := getattr(self, field)) in ("clean", "All"):
-                raise ValueError(f"Entry {self.name}: {field}={value!r}; allowed: neither clean nor All.")
+            if (value := getattr(self, field)) in TAKEN:
+                raise ValueError(f"Entry {self.name}: {field}={value!r}; allowed: none of {', '.join(TAKEN)}.")
 
 
 def exact(model: nn.Module) -> nn.Module:

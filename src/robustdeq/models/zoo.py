@@ -15,7 +15,7 @@ from huggingface_hub import constants as hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
-from ..checks import Seed
+from ..checks import Natural, Seed
 from ..files import first_line, looks_local, plain, read_json, read_tensors, write_json, write_tensors
 from ..options import check_options, choose, convert, describe
 from ..text import shown
@@ -120,7 +120,10 @@ def save_model(model: nn.Module, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS, model.state_dict(), format="pt")
     write_json(folder / CONFIG, config)
-    (folder / TRAINED).unlink(missing_ok=True)  # of the weights that were there
+    if trained := getattr(model, "trained_on", None):
+        write_json(folder / TRAINED, trained)
+    else:
+        (folder / TRAINED).unlink(missing_ok=True)  # of the weights that were there
     return folder
 
 
@@ -172,9 +175,23 @@ def load_model(path_or_hub_id: str | Path, into: N | None = None, **overrides: A
         state = stripped(state)
     if classes:
         model.classes = tuple(classes)
+    if (trained := folder / TRAINED).exists():
+        model.trained_on = check_trained(trained, read_json(trained, "remove it"))
     check_keys(model.state_dict(), state, str(weights))
     model.load_state_dict(state)
     return (model if into is None else into).eval()
+
+
+def check_trained(file: Path, value: Any) -> dict[str, Any]:
+    """What ``TRAINED`` says: ``data``, ``data_seed``, ``validation``, and the ``threat`` by name and eps, or null."""
+    kinds: dict[str, Any] = {"data": str, "data_seed": Seed, "validation": Natural | None}  # type: ignore[operator]
+    if not isinstance(value, dict) or value.keys() != {*kinds, "threat"}:
+        raise ValueError(f"{file} holds {shown(value)}; allowed: {', '.join(kinds)} and threat, or remove it.")
+    for name, kind in kinds.items():
+        convert(str(file), name, value[name], kind)
+    if value["threat"] is not None and not isinstance(value["threat"], dict):
+        raise ValueError(f"{file}: threat={shown(value['threat'])}; allowed: its name and eps, or null.")
+    return value
 
 
 def stripped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

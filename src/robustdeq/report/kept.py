@@ -18,6 +18,7 @@ from ..evaluation.identity import Described, Identity, on_record, same_logits
 from ..files import first_line, read_json
 from ..models import load_model
 from ..models.modes import evaluating
+from ..models.structure import structure
 from ..options import make
 from .runs import Assessed, Run
 
@@ -101,13 +102,13 @@ class Kept:
             bare = self._load(place)
             tried += bare is not None
             if bare is not None and _same(bare, x, identity):
-                return _defended(bare, identity.defence), "" if place is bare else str(place)
+                return _defended(bare, identity.defence), "" if isinstance(place, nn.Module) else str(place)
         others = f"; {tried} others were" if tried else ""
         raise Missing(f"the model that was judged was not found{others}; give --model with its folder.")
 
     def _load(self, place: str | Path | nn.Module) -> nn.Module | None:
         if isinstance(place, nn.Module):
-            return place
+            return structure(place, opaque=True).bare
         if isinstance(place, Path) and not (place / "model.safetensors").exists():
             return None
         if (key := str(place)) not in self._models:

@@ -38,20 +38,21 @@ FIRST = b"<!DOCTYPE html>"
 
 
 def write_report(
-    folders: Sequence[str | Path], out: str | Path | None = None, *, models: Sequence[str | Path | nn.Module] = (),
+    folders: Sequence[str | Path], out: str | Path | None = None, *, models: Any = (),
     data: str | None = None, count: int = SAMPLES, figures: bool = False, progress: Progress | None = None,
 ) -> Path:  # fmt: skip
     """Write the report of one run or several side by side, and return where it lies.
 
     folders: what ``train``, ``evaluate`` or ``reproduce`` wrote; one that is unfinished, damaged or of another version
     gives what is there, and the page says what is missing. out: the HTML file, default report.html in the folder of a
-    single run, else in the current one. models: folders or hub ids in which the judged models may lie besides the
-    usual places, or the bare models themselves; data: the source of the judged images, as ``data.load`` takes it. Both
+    single run, else in the current one. models: folders or hub ids, one or several, in which the judged models may lie
+    besides the usual places, or bare models; data: the source of the judged images, as ``data.load`` takes it. Both
     must be readable, and are used only where logits and digest are those on record. count: samples shown of each
     evaluation. figures: write figures for papers as well, PNG and SVG, into a folder beside the file.
     Raises a ValueError where a folder holds no run, or a model or source cannot be read.
     """
     check_count("report", "samples", count, 0)
+    models = [models] if isinstance(models, str | Path | nn.Module) else models
     runs = read_runs(folders)
     path = Path(out) if out is not None else (runs[0].folder if len(runs) == 1 else Path()) / "report.html"
     if path.is_dir():

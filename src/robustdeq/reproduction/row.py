@@ -47,7 +47,7 @@ class Job:
         return self.place("analysis", row).with_suffix(".json")
 
 
-def described(bare: Evaluation) -> str:
+def auto_attacks_of(bare: Evaluation) -> str:
     """Which attacks of AutoAttack were run on an undefended row, and on how many images."""
     attacks = {name: bare.record.attacks[name].points for name, column in bare.columns.items() if column == "AA"}
     points = max(attacks.values(), default=0)
@@ -88,7 +88,7 @@ class Row:
         if dynamics and not self.job.analysis(self.name).exists():
             return False
         names = AutoAttack(self.threat, attacks=None if self.job.full else self.recipe.auto_attacks).names
-        asked, made = (f"{', '.join(names)} on {self.points} of {len(self.test)} images", described(bare))
+        asked, made = (f"{', '.join(names)} on {self.points} of {len(self.test)} images", auto_attacks_of(bare))
         if made != asked:
             todo = f"allowed: {made}, or another --out, where it is trained anew"
             raise ValueError(f"reproduce: {asked}, and of the row {self.name} only a record is kept; {todo}.")

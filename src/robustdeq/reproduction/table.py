@@ -90,11 +90,10 @@ def seeds_table(seeds: Mapping[int, Mapping[str, Evaluation]]) -> str:
     """Markdown. seeds: rows by name, by seed. Means and counts of every column, and every row beside the baseline."""
     rows, beside = [], []
     for name in dict.fromkeys(name for evaluations in seeds.values() for name in evaluations):
-        both = [(of[name], of.get(BASE)) for of in seeds.values() if name in of]
-        shares = [evaluation.shares() for evaluation, _ in both]
-        cells = [_cell([share[column] for share in shares if column in share]) for column in COLUMNS]
-        rows.append([markdown(name), *cells])
-        pairs = [{pair.column: pair for pair in paired(of, base)} for of, base in both if base is not None]
+        shares = [of[name].shares() if name in of else {} for of in seeds.values()]
+        rows.append([markdown(name), *(_cell([share.get(column) for share in shares]) for column in COLUMNS)])
+        both = [(of.get(name), of.get(BASE)) for of in seeds.values()]
+        pairs = [{p.column: p for p in paired(row, base)} if row and base else {} for row, base in both]
         for column in dict.fromkeys(column for seed in pairs for column in seed) if name != BASE else ():
             beside.append([markdown(name), column, *_beside([seed.get(column) for seed in pairs])])
     head = [f"beside {BASE}", "column", "gained, lost by seed", "p by seed", "in all", "p"]
@@ -104,13 +103,14 @@ def seeds_table(seeds: Mapping[int, Mapping[str, Evaluation]]) -> str:
     return "\n\n".join([table(["row", *COLUMNS], rows), means, table(head, beside), told]) + "\n"
 
 
-def _cell(shares: Sequence[Share]) -> str:
-    if not shares:
+def _cell(by_seed: Sequence[Share | None]) -> str:
+    """None: a seed without that column."""
+    if not (shares := [share for share in by_seed if share]):
         return "-"
     percents, totals = [share.percent for share in shares], [share.total for share in shares]
-    counts = ", ".join(str(share.count) for share in shares) + f" of {totals[0]}"
+    counts = ", ".join(str(share.count) if share else "-" for share in by_seed) + f" of {totals[0]}"
     if len(set(totals)) > 1:
-        counts = ", ".join(f"{share.count} of {share.total}" for share in shares)
+        counts = ", ".join(f"{share.count} of {share.total}" if share else "-" for share in by_seed)
     return f"{mean(percents):.1f} ({min(percents):.1f} to {max(percents):.1f}) {counts}"
 
 

@@ -7,7 +7,19 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from ..attacks import THREATS
-from ..checks import Count, Decay, Distance, Length, Natural, NonNegative, Pixels, Positive, Seed, StepSize
+from ..checks import (
+    Count,
+    Decay,
+    Distance,
+    Length,
+    Natural,
+    NonNegative,
+    Pixels,
+    Positive,
+    Seed,
+    StepSize,
+    set_step_size,
+)  # fmt: skip
 from ..defences import EntropyReduction
 from ..dynamics import SOLVERS
 from ..gradients import GRADIENTS, Unrolled
@@ -127,10 +139,9 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: eps={shown(eps)} with threat={threat}; allowed: one of them, or a name.")
         object.__setattr__(self, "threat", threat)
         object.__setattr__(self, "eps", threat.eps)
-        sizes = [self.eps / 4 if phase.step_size is None else phase.step_size for phase in self.phases]
-        phases = tuple(replace(phase, step_size=size) for phase, size in zip(self.phases, sizes))
-        object.__setattr__(self, "phases", phases)
+        object.__setattr__(self, "phases", tuple(replace(phase) for phase in self.phases))  # of this config alone
         for phase in self.phases:
+            set_step_size(phase, self.eps)
             if phase.attack_steps:
                 phase.attack.check(step_size=phase.step_size, eps=self.eps, states=self.states)
         object.__setattr__(self, "optimizer", Optimizer.resolve(self.optimizer))
