@@ -262,7 +262,8 @@ def test_the_plan_beside_a_model_is_found_however_its_source_is_written(tmp_path
     for written, asked in (("images", str(tmp_path / "images/")), ("uoft-cs/cifar10", "cifar10")):
         (tmp_path / "run" / "config.json").write_text(json.dumps({"data": written, "data_seed": 7}))
         for data, seed in ((asked, 7), (written, 7), ("digits", None)):
-            assert Evaluate(model="run/model", out=Path("out"), data=data)._plan().get("data_seed") == seed
+            verb = Evaluate(model="run/model", out=Path("out"), data=data)
+            assert verb._plan(Path("run/model")).get("data_seed") == seed
 
 
 def test_no_verb_takes_the_folder_of_another(folder, tmp_path, capfd):
@@ -295,6 +296,9 @@ def test_a_ball_is_the_one_that_was_asked_for_and_another_than_that_of_the_train
     assert "L2, eps 0.5" in told.out and "trained in" not in told.err
     assert main([*words, str(tmp_path / "other")]) == 0
     assert "was trained in the ball L2 0.5, and is attacked in Linf 0.15" in capfd.readouterr().err
+    assert main([*words, str(tmp_path / "both"), "--data-seed", "3"]) == 0  # neither hides the other
+    told = capfd.readouterr().err
+    assert "was trained in the ball L2 0.5" in told and "was trained on images cut by --data-seed 0" in told
     assert main([*words, str(tmp_path / "none"), "--threat", "L2"]) == 2
     assert "--threat L2 without --eps" in capfd.readouterr().err
     assert main([*words, str(tmp_path / "none"), "--threat", "L2", "--eps", "1", "--defend"]) == 2

@@ -265,7 +265,6 @@ def test_a_test_split_alone_can_be_judged_on_and_not_be_trained_on(tmp_path, str
     (tmp_path / "train.parquet").unlink()
     for validation in (None, 7):
         splits = load(str(tmp_path), streaming=streaming, validation=validation)
-        assert splits.test.digest() == whole.digest() or streaming
         assert torch.equal(splits.test.take(slice(6)).pixels, whole.take(slice(6)).pixels)
         assert (len(splits.train), len(splits.validation), len(splits.test)) == (0, 0, 6)
     chosen = recipe("cifar10-small").changed({"data": str(tmp_path), "streaming": streaming})

@@ -85,17 +85,19 @@ class OnModel(Command):
     """How the source is cut where it has no test or validation set; default as for the model's training, or 0."""
     batch_size: Count = 100
     seed: Seed = 0
-    doubt = ""  # what a reader of the results must know of the images; a line at the end
+    doubts = ()  # what a reader of the results must know of model and images; a line each, at the end
 
     def load(self, device: torch.device, *names: str) -> tuple[torch.nn.Module, list[Any]]:
         """The model on the device, and of the splits named the first ``subset`` images each."""
-        plan = self._plan()
+        folder = model_folder(self.model)
+        plan = self._plan(folder)
         trained = plan.get("data_seed", 0 if plan else None)
         seed = (trained or 0) if self.data_seed is None else self.data_seed
+        self.doubts = self._doubts(plan)
         if trained != seed and (self.data == "digits" or "validation" in names):  # which the seed cuts
             told = f"{self.model} was trained on images cut by --data-seed {trained}"
             told = told if plan else f"nothing beside {self.model} says which images it was trained on"
-            self.doubt = f"{told}; they may be among those that it is judged on, cut by --data-seed {seed}"
+            self.doubts += (f"{told}; they may be among those that it is judged on, cut by --data-seed {seed}",)
         splits = load(
             self.data, seed=seed, validation=plan.get("validation"), image_size=self.image_size,
             streaming=self.streaming, image_column=self.image_column, label_column=self.label_column,
@@ -105,11 +107,14 @@ class OnModel(Command):
         sets = [getattr(splits, name) for name in names]
         if self.subset is not None:  # a streamed set is not taken into memory as a whole
             sets = [images.take(slice(self.subset)) for images in sets]
-        return load_model(self.model).to(device), [images.to(device) for images in sets]
+        return load_model(folder).to(device), [images.to(device) for images in sets]
 
-    def _plan(self) -> dict[str, Any]:
+    def _doubts(self, plan: dict[str, Any]) -> tuple[str, ...]:
+        """plan: of the run that made the model."""
+        return ()
+
+    def _plan(self, folder: Path) -> dict[str, Any]:
         """What the run that made the model says of its data, where that is these: in the model's folder, or nearby."""
-        folder = model_folder(self.model)
         near = (folder / TRAINED, folder.parent / "config.json", folder.parent.parent / "recipe.json")
         for file in near:  # of train and reproduce, as they write it and as they wrote it
             if file.exists():
@@ -130,8 +135,8 @@ class OnModel(Command):
         """Print the table and leave it in the folder, when everything else is there."""
         write_text(self.out / "table.md", table + "\n")
         print(table)
-        if self.doubt:
-            warnings.warn(printable(self.doubt), stacklevel=2)
+        for doubt in self.doubts:
+            warnings.warn(printable(doubt), stacklevel=2)
 
 
 @dataclass(kw_only=True)
@@ -152,13 +157,12 @@ class InBall(OnModel):
             raise ValueError("--threat L2 without --eps; allowed: its radius, such as --eps 0.5.")
         return THREATS[self.threat]((0.15 if self.data == "digits" else 8 / 255) if self.eps is None else self.eps)
 
-    def load(self, device: torch.device, *names: str) -> tuple[torch.nn.Module, list[Any]]:
-        ball = describe(self.ball)
-        loaded, trained = super().load(device, *names), self._plan().get("threat")
-        if trained is not None and trained != ball:
-            one, other = (" ".join(map(str, of.values())) for of in (trained, ball))
-            self.doubt = f"the model was trained in the ball {one}, and is attacked in {other}"
-        return loaded
+    def _doubts(self, plan: dict[str, Any]) -> tuple[str, ...]:
+        trained, ball = plan.get("threat"), describe(self.ball)
+        if trained is None or trained == ball:
+            return ()
+        one, other = (" ".join(map(str, of.values())) for of in (trained, ball))
+        return (f"the model was trained in the ball {one}, and is attacked in {other}",)
 
 
 def _source(data: Any) -> Any:

@@ -207,7 +207,8 @@ def _rehearse(views: Mapping[str, nn.Module], x: Tensor) -> None:
 
 
 def _told(view: nn.Module, asked: Sequence[nn.Module | None]) -> bool:
-    """Whether a record says all of a view: it is what is asked, or a way of looking at that and has told settings."""
+    """Whether a record says all of a view: it is one of the modules ``asked`` of the judged model, or looks at one of
+    them in a way that its settings tell."""
     if any(view is one for one in asked):
         return True
     if isinstance(view, Summed):

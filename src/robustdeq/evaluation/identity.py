@@ -125,9 +125,10 @@ def same_beginning(one: Identity, other: Identity) -> bool:
     """Whether both are of one deployed model and of the same first images, as far as their logits tell these."""
     if (one.deployed, one.defence, one.steps) != (other.deployed, other.defence, other.steps):
         return False
+    if not same_logits(one.logits, other.logits) or (one.points == other.points and one.images != other.images):
+        return False
     few = min(len(one.peaks), len(other.peaks))
-    moved = _moved(one.peaks[:few], other.peaks[:few]) if same_logits(one.logits, other.logits) else few + 1
-    return moved <= SLACK * few and (one.points != other.points or one.images == other.images)
+    return _moved(one.peaks[:few], other.peaks[:few]) <= SLACK * few
 
 
 def check_same(path: Path, before: Identity, now: Identity) -> None:

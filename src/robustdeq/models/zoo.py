@@ -23,7 +23,8 @@ from .modes import unwrapped
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TRAINED = "trained-on.json"
-"""Beside a trained model: its source of images, and how that was cut, so that it is judged on others wherever it is."""
+"""Beside a trained model: its source of images, and how that was cut, so that it is judged on others wherever it lies.
+A folder of images is known by its path as it was given."""
 MOST_KEYS = 12  # that an error lists
 SETTABLE = ("solver", "steps", "gradient")
 """Of a config: attributes of a DEQ that may be given another value."""

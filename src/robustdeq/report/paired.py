@@ -66,6 +66,6 @@ def _attacks(of: Evaluation, column: str) -> list[str]:
     names = [name for name, at in of.columns.items() if column in (at, "All")]
     attacks = [of.record.attacks[name] for name in names]
     told = [{k: v for k, v in (a.options or {}).items() if k not in ("seed", "batch_size")} for a in attacks]
-    digests = [{} if a.column in OWN else {batch.transferred: 0 for batch in a.batches.values()} for a in attacks]
-    each = zip(attacks, told, digests)
-    return sorted(repr((a.column, a.attack, o, a.view, a.settings, a.points, [*of])) for a, o, of in each)
+    images = [{str(batch.transferred) for batch in a.batches.values() if a.column not in OWN} for a in attacks]
+    each = zip(attacks, told, images)
+    return sorted(repr((a.column, a.attack, o, a.view, a.settings, a.points, sorted(of))) for a, o, of in each)

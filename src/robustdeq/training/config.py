@@ -19,7 +19,7 @@ from ..checks import (
     Seed,
     StepSize,
     set_step_size,
-)  # fmt: skip
+)
 from ..defences import EntropyReduction
 from ..dynamics import SOLVERS
 from ..gradients import GRADIENTS, Unrolled
